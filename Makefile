@@ -1,0 +1,63 @@
+# Every target sets up what it needs: Debian packages (as root, by apt), then .venv (by pip). The second time is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+ROUNDS ?= 100
+ARGS ?=
+SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build.py)
+
+# A .venv of another place, of a Python that is gone, or without the extension is no .venv.
+STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
+
+.PHONY: help venv demo test test-all rounds lint bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
+		while read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+	@echo '  Further words for the command go into ARGS, as in: make demo ARGS=--keep, make test ARGS="-k bitmap -x"'
+
+venv: $(VENV)/dev.stamp ## .venv with pydrbd, and all that the tests and checks need
+	@echo "$(VENV) is ready"
+
+demo: $(VENV)/run.stamp ## two nodes, a client, two crashes, and a comparison: see it work
+	@$(VENV)/bin/pydrbd demo $(ARGS)
+
+test: $(VENV)/dev.stamp ## all tests but the slow ones
+	@tools/setup packages test
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/dev.stamp ## all tests
+	@tools/setup packages test
+	@$(PY) -m pytest $(ARGS)
+
+rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
+	@$(PY) -m pytest tests/chaos -q --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)
+
+lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m tests.tidy_rules
+
+bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
+	@tools/setup packages bench
+	@$(PY) -m benchmarks $(ARGS)
+
+clean: ## remove all that make made, .venv too
+	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -f pydrbd/_native*.so pydrbd/_native*.c pydrbd/_native*.o native/*.o
+	@find pydrbd native tests benchmarks fence -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/run.stamp: $(SOURCES)
+	@tools/setup packages build
+	@tools/setup venv
+	@touch $@
+
+$(VENV)/dev.stamp: $(SOURCES)
+	@tools/setup packages build
+	@tools/setup venv test,lint
+	@touch $(VENV)/run.stamp $@

@@ -1,0 +1,99 @@
+"""A pydrbd pair on this machine: two `pydrbd serve`, loopback between them, everything on; the first is the Primary."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.rows import Row
+from benchmarks.servers import ServerError, fill
+from pydrbd.admin.demo_pair import RESOURCE, LocalNode, LocalPair
+from pydrbd.admin.exit_codes import CommandFailed
+from pydrbd.errors import PydrbdError
+from pydrbd.units import MIB, SECTOR_SIZE_BYTES
+
+__all__ = ["PydrbdPair"]
+
+_META_ROOM_BYTES = MIB
+"""Internal meta-data for up to 8 GiB: 32 KiB of activity log, 32 KiB of bitmap a GiB, the superblock."""
+
+_QUIET_TIMEOUT_S = 10.0
+
+
+class PydrbdPair:
+    """Two nodes in sync. Every run is followed by a comparison of the two data areas."""
+
+    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
+        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered")
+        stack.callback(self._pair.stop_all, orderly=True)
+        self._primary, self._secondary = self._pair
+        try:
+            self._bring_up(size_bytes)
+        except (PydrbdError, CommandFailed) as error:
+            raise ServerError(f"the pair does not come up: {error}") from error
+        self.uri = f"nbd+unix:///{RESOURCE}?socket={self._primary.nbd_socket}"
+
+    def _bring_up(self, size_bytes: int) -> None:
+        """From empty disks, with different data on each, to a pair in sync."""
+        self._pair.create_meta_data()
+        for seed, node in enumerate(self._pair):
+            fill(node.disk_path, size_bytes, random.Random(seed))
+        self._primary.start()
+        self._primary.grant("primary", force=True)
+        self._secondary.start()
+        self._pair.wait_until(self._in_sync, "the initial sync")
+        self._data_bytes = self._primary.volume()["size_sectors"] * SECTOR_SIZE_BYTES
+        assert self._data_bytes >= size_bytes
+        self._compare("the initial sync")
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(node.process.pid for node in self._pair if node.process is not None)
+
+    def counters(self) -> Mapping[str, int]:
+        """The Primary's NBD requests and the wake-ups they took; packets that came to each node, and wake-ups."""
+        here, there = self._primary.status(), self._secondary.status()
+        return {
+            "nbd_requests": here["nbd_statistics"]["requests"],
+            "nbd_wakeups": here["nbd_statistics"]["wakeups"],
+            "primary_packets": here["link_statistics"]["packets"],
+            "primary_wakeups": here["link_statistics"]["wakeups"],
+            "secondary_packets": there["link_statistics"]["packets"],
+            "secondary_wakeups": there["link_statistics"]["wakeups"],
+            "log_writes": here["volumes"][0]["counters"]["al_writes"],
+        }
+
+    def verify(self, row: Row, counted: Mapping[str, int], requests: int) -> None:
+        """The nodes are connected, every write went to the peer, and the copies are the same. Raises ServerError."""
+        try:
+            self._pair.wait_until(self._in_sync, "the pair to be in sync", _QUIET_TIMEOUT_S)
+        except (PydrbdError, CommandFailed) as error:
+            raise ServerError(f"{row.name}: {error}") from error
+        if row.writes and counted["secondary_packets"] < requests:
+            raise ServerError(
+                f"{row.name}: {requests} writes, but {counted['secondary_packets']} packets came to the Secondary: the "
+                f"pair was not connected all the time; the Primary says:\n{self._primary.log_end()}"
+            )
+        self._compare(row.name)
+
+    def _in_sync(self) -> bool:
+        """Whether both are connected and UpToDate, and nobody waits for anything."""
+        return all(_is_quiet(node) for node in self._pair)
+
+    def _compare(self, when: str) -> None:
+        # What was acknowledged is in the page cache of both files at least: nothing has to be flushed for this.
+        found = self._pair.compare(self._data_bytes)
+        if found.difference_count:
+            raise ServerError(
+                f"WRONG: after {when} the copies differ in {found.difference_count} of {found.block_count} blocks "
+                f"of 4 KiB, first at bytes {', '.join(map(str, found.first_offsets))}"
+            )
+
+
+def _is_quiet(node: LocalNode) -> bool:
+    volume = node.volume()
+    return (volume["cstate"], volume["disk"], volume["peer_disk"]) == ("Connected", "UpToDate", "UpToDate") and not any(
+        volume["pending"].values()
+    )

@@ -1,0 +1,37 @@
+"""What is measured: one row of the table each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ROWS", "Row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kind of work. `flush`: every write is followed by a FLUSH. `unit`: what its rate is shown in."""
+
+    name: str
+    title: str
+    pattern: Literal["randwrite", "write", "randread"]
+    block_bytes: int
+    depth: int
+    flush: bool = False
+    unit: Literal["/s", "MB/s"] = "/s"
+
+    @property
+    def writes(self) -> bool:
+        return self.pattern != "randread"
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("write-4k-1", "4k random write, depth 1", "randwrite", 4096, 1),
+        Row("write-4k-32", "4k random write, depth 32", "randwrite", 4096, 32),
+        Row("seqwrite-128k-8", "128k sequential write, depth 8", "write", 128 * 1024, 8, unit="MB/s"),
+        Row("read-4k-32", "4k random read, depth 32", "randread", 4096, 32),
+        Row("flush-4k-1", "4k random write + FLUSH each, depth 1", "randwrite", 4096, 1, flush=True),
+    )
+}

@@ -1,0 +1,105 @@
+/* pydrbd's native code: the whole contract, and (as it stands) cffi's cdef.
+ *
+ * Pure functions on buffers that the caller owns: no allocation, no globals, no Python. A length that does not fit is
+ * the caller's bug and is asserted on the Python side (pydrbd/native.py), where each function has its documentation
+ * and, in pydrbd/reference.py, its twin. Negative results are the error codes below.
+ */
+
+enum {
+    PYDRBD_NATIVE_VERSION = 1,
+    PYDRBD_BATCH_MAX = 64,
+    PYDRBD_E_MAGIC = -1,   /* not the magic number that must stand here */
+    PYDRBD_E_LENGTH = -2,  /* a length that the protocol or our limits do not allow */
+    PYDRBD_E_CODE = -3,    /* a bit code that does not decode, or runs past the end */
+};
+
+/* One request, packet or acknowledgement inside a receive buffer. 48 bytes. */
+struct pydrbd_record {
+    uint64_t offset;    /* bytes on the device; 0 for packets without a place */
+    uint64_t id;        /* NBD cookie or DRBD block_id, as a big-endian number; echoed */
+    uint64_t data;      /* where the payload starts in the buffer */
+    uint32_t length;    /* bytes: of the request (READ, TRIM, ...), else of the payload */
+    uint32_t seq;       /* DRBD seq_num */
+    uint32_t flags;     /* NBD command flags, or DRBD dp_flags */
+    uint16_t command;   /* NBD command, or DRBD packet number */
+    uint16_t volume;
+    uint32_t digest;    /* bytes of digest just before data; 0 if none */
+    uint32_t block;     /* P_WSAME: bytes of its one block at data; else 0 */
+};
+
+/* Which members of a batch are which NBD command; `fua` says which have that flag, and overlaps with the others. */
+struct pydrbd_nbd_commands {
+    uint64_t read;
+    uint64_t write;
+    uint64_t disc;
+    uint64_t flush;
+    uint64_t trim;
+    uint64_t zeroes;
+    uint64_t other;
+    uint64_t fua;
+};
+
+/* --- crc32c.c --- */
+uint32_t pydrbd_crc32c(uint32_t crc, const uint8_t *data, size_t length);
+int pydrbd_crc32c_is_hardware(void);
+uint32_t pydrbd_crc32c_table(uint32_t crc, const uint8_t *data, size_t length);
+
+/* --- bitmap.c: bit i is bit (i % 8) of byte (i / 8) --- */
+size_t pydrbd_bitmap_set(uint8_t *bits, size_t first, size_t count);
+size_t pydrbd_bitmap_clear(uint8_t *bits, size_t first, size_t count);
+size_t pydrbd_bitmap_count(const uint8_t *bits, size_t first, size_t count);
+size_t pydrbd_bitmap_find_set(const uint8_t *bits, size_t first, size_t end);
+size_t pydrbd_bitmap_find_clear(const uint8_t *bits, size_t first, size_t end);
+size_t pydrbd_bitmap_merge(uint8_t *into, const uint8_t *from, size_t byte_count);
+size_t pydrbd_bitmap_set_records(uint8_t *bits, size_t bit_count, const struct pydrbd_record *records, uint32_t count,
+                                 uint64_t mask);
+
+/* --- vli.c --- */
+int64_t pydrbd_vli_encode(const uint8_t *bits, uint64_t bit_count, uint64_t first, uint8_t *out, size_t room,
+                          uint64_t *next, uint32_t *pad, uint32_t *polarity);
+int64_t pydrbd_vli_decode(uint8_t *bits, uint64_t bit_count, uint64_t first, const uint8_t *code, size_t length,
+                          uint32_t pad, uint32_t polarity, uint64_t *newly_set);
+
+/* --- frames_nbd.c --- */
+int pydrbd_nbd_split(const uint8_t *buffer, size_t start, size_t end, uint32_t length_max,
+                     struct pydrbd_record *out, uint32_t room, size_t *consumed, size_t *need);
+size_t pydrbd_nbd_replies(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint32_t error,
+                          uint8_t *out);
+size_t pydrbd_nbd_read_replies(struct pydrbd_record *records, uint32_t count, uint64_t mask, uint8_t *out);
+void pydrbd_nbd_commands(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
+                         struct pydrbd_nbd_commands *out);
+
+/* --- frames_drbd.c --- */
+int pydrbd_drbd_split(const uint8_t *buffer, size_t start, size_t end, int format, uint32_t digest_size,
+                      uint32_t payload_max, struct pydrbd_record *out, uint32_t room, size_t *consumed, size_t *need);
+size_t pydrbd_drbd_data_headers(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                                uint16_t volume, uint64_t first_id, uint32_t first_seq, uint32_t dp_flags,
+                                uint32_t digest_size, uint8_t *out);
+size_t pydrbd_drbd_acks(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                        uint16_t packet, uint32_t first_seq, uint8_t *out);
+
+/* --- records.c --- */
+int pydrbd_records_out_of_bounds(const struct pydrbd_record *records, uint32_t count, uint64_t capacity,
+                                 uint64_t *mask);
+uint64_t pydrbd_records_outside_buffer(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
+                                       uint64_t buffer_size);
+uint64_t pydrbd_records_unaligned(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
+                                  uint32_t alignment);
+uint64_t pydrbd_records_longer(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint32_t length);
+uint64_t pydrbd_records_with_command(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
+                                     uint16_t command);
+uint64_t pydrbd_records_with_flags(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint32_t flags);
+uint64_t pydrbd_records_length_sum(const struct pydrbd_record *records, uint32_t count, uint64_t mask);
+uint64_t pydrbd_records_overlap(const struct pydrbd_record *live, uint32_t live_count, uint64_t live_mask,
+                                const struct pydrbd_record *records, uint32_t count, uint64_t mask);
+uint64_t pydrbd_records_overlap_self(const struct pydrbd_record *records, uint32_t count, uint64_t mask);
+uint32_t pydrbd_records_extents(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
+                                uint32_t *out, uint32_t room);
+uint64_t pydrbd_records_dirty(const uint8_t *bits, size_t bit_count, const struct pydrbd_record *records,
+                              uint32_t count, uint64_t mask);
+
+/* --- io.c: one system call a record, errors as a mask --- */
+uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, const struct pydrbd_record *records,
+                               uint32_t count, uint64_t mask, int *first_errno);
+uint64_t pydrbd_pread_records(int fd, uint64_t base, uint8_t *buffer, const struct pydrbd_record *records,
+                              uint32_t count, uint64_t mask, int *first_errno);

@@ -1,0 +1,201 @@
+"""The command line: from words to a verb, from an error to one line on stderr and an exit code.
+
+    pydrbd [OPTIONS] VERB [OPTIONS] {all|RES...}
+
+options.py says which verbs there are; verbs_*.py carry them out. Modules are imported when a verb needs them, because
+most verbs are a question to a running process and shall be quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from pydrbd.admin.exit_codes import exit_code_of, os_error_text
+from pydrbd.admin.output import OutputError, complain, say
+from pydrbd.errors import InternalError, PydrbdError, UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from pydrbd.admin.context import Context, Target
+
+__all__ = ["main"]
+
+_EXIT_INTERNAL: Final = 70
+_EXIT_INTERRUPTED: Final = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line (default: the process's own); its exit code. Errors are said on stderr."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as leaving:  # argparse, after it has printed the help of a command
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except OutputError as error:
+        _drop_output()
+        if str(error):
+            complain(str(error))
+        return error.exit_code
+    except Exception as error:
+        return _report(error)
+
+
+def _drop_output() -> None:
+    """What is left in the buffer must not fail again at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(error: Exception) -> int:
+    known = [found for found in _leaves(error) if isinstance(found, PydrbdError | OSError)]
+    if len(known) == sum(1 for _ in _leaves(error)) and not any(isinstance(one, InternalError) for one in known):
+        for one in dict.fromkeys(known):
+            complain(os_error_text(one) if isinstance(one, OSError) else str(one))
+        return exit_code_of(known[0])
+    import traceback
+
+    traceback.print_exception(error)
+    complain("this is an error in pydrbd itself: please report it with the lines above")
+    return _EXIT_INTERNAL
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups; Trio raises what happened at once as one group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _run(words: list[str]) -> int:
+    from pydrbd.admin.options import COMMANDS, find_command, help_text, parse, suggestion
+
+    place = find_command(words)
+    if place is None:
+        if "--version" in words or "-V" in words:
+            from pydrbd import __version__
+
+            say(f"pydrbd {__version__}")
+            return 0
+        if "--help" in words or "-h" in words:
+            say(help_text())
+            return 0
+        raise UsageError("no command: 'pydrbd --help' lists them")
+    verb, before, after = words[place], words[:place], words[place + 1 :]
+    if verb == "help":
+        say(help_text())
+        return 0
+    if verb not in COMMANDS:
+        raise UsageError(f"unknown command '{verb}'{suggestion(verb, COMMANDS)}; 'pydrbd --help' lists them")
+    if verb == "demo":
+        from pydrbd.admin import demo
+
+        return demo.main([*before, *after])
+    from pydrbd.admin.context import Context
+
+    arguments = parse(verb, before + after)
+    context = Context(arguments.config_path, arguments.node, arguments.run_dir)
+    return _dispatch(context, verb, arguments)
+
+
+def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
+    match verb:
+        case "serve":
+            from pydrbd.admin import verbs_process
+
+            return verbs_process.serve(context, context.targets(arguments.names)[0].resource)
+        case "status":
+            from pydrbd.admin import verbs_show
+
+            return verbs_show.status(
+                context,
+                arguments.names,
+                as_json=arguments.json,
+                verbose=arguments.verbose,
+                statistics=arguments.statistics,
+            )
+        case "dump":
+            from pydrbd.admin import verbs_show
+
+            return verbs_show.dump(context, arguments.names)
+    from pydrbd.admin.options import COMMANDS
+
+    targets = context.targets(arguments.names, volumes=COMMANDS[verb].names == "volumes")
+    return _for_each(targets, _action(context, verb, arguments))
+
+
+def _for_each(targets: Sequence[Target], action: Callable[[Target], int]) -> int:
+    """Do it to every target, also when one fails; the exit code is the first failure's."""
+    codes = []
+    for target in targets:
+        try:
+            codes.append(action(target))
+        except (PydrbdError, OSError) as error:
+            if len(targets) == 1 or isinstance(error, InternalError | OutputError):
+                raise
+            codes.append(_report(error))
+    return next((code for code in codes if code), 0)
+
+
+def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
+    """What a verb does to one target."""
+    if verb in ("up", "down"):
+        from pydrbd.admin import verbs_process
+
+        if verb == "up":
+            return lambda target: verbs_process.up(context, target.resource)
+        return lambda target: verbs_process.down(context, target.resource, force=arguments.force)
+    if verb in ("role", "cstate", "dstate"):
+        from pydrbd.admin import verbs_show
+
+        show = {"role": verbs_show.role, "cstate": verbs_show.cstate, "dstate": verbs_show.dstate}[verb]
+        return lambda target: show(context, target)
+    if verb in ("wait-connect", "wait-sync"):
+        return _waiting(context, verb, arguments)
+    if verb in ("create-md", "dump-md", "apply-al", "get-gi", "show-gi"):
+        return _on_meta_data(context, verb, arguments)
+    from pydrbd.admin import verbs_state
+
+    names = {"force", "discard_my_data"}
+    options = {name: value for name, value in vars(arguments).items() if name in names}
+    return lambda target: verbs_state.request(context, target.resource, verb, options)
+
+
+def _waiting(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
+    from pydrbd.admin import verbs_wait
+
+    def timeout_s(target: Target) -> float:
+        if arguments.timeout_s is not None:
+            return float(arguments.timeout_s)
+        return float(context.config.resource(target.resource).startup.wfc_timeout_s) if context.has_config else 0.0
+
+    if verb == "wait-connect":
+        return lambda target: verbs_wait.wait_connect(context, target.resource, timeout_s(target))
+    return lambda target: verbs_wait.wait_sync(context, target.resource, timeout_s(target), quiet=arguments.quiet)
+
+
+def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
+    if verb in ("get-gi", "show-gi"):
+        from pydrbd.admin import verbs_gi
+
+        return lambda target: verbs_gi.show_gi(context, target, picture=verb == "show-gi")
+    from pydrbd.admin import verbs_metadata
+
+    if verb == "dump-md":
+        return lambda target: verbs_metadata.dump_meta_data(context, target, force=arguments.force)
+    if verb == "apply-al":
+        return lambda target: verbs_metadata.apply_al(context, target)
+    return lambda target: verbs_metadata.create_md(
+        context,
+        target,
+        force=arguments.force,
+        al_stripes=arguments.al_stripes,
+        al_stripe_size_kib=arguments.al_stripe_size_kib,
+    )

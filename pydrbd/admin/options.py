@@ -1,0 +1,193 @@
+"""The words of the command line: which commands there are, what each takes, and the help that says so."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from pydrbd.admin.exit_codes import exit_codes_text
+from pydrbd.errors import UsageError
+
+__all__ = ["COMMANDS", "Command", "find_command", "help_text", "parse", "suggestion"]
+
+Arguments = argparse.Namespace
+_Adder = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One verb: what it is for, what it names, and its own options."""
+
+    summary: str
+    names: str
+    """`one` resource, `some` (or all) of them, `volumes` (RES or RES/VNR), `any` (none means all), `none`."""
+    add_options: _Adder = lambda _parser: None
+    group: str = "state"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def _force(words: str) -> _Adder:
+    return lambda parser: _flag(parser, "--force", words)
+
+
+def _flag(parser: argparse.ArgumentParser, name: str, words: str) -> None:
+    parser.add_argument(name, action="store_true", help=words)
+
+
+def _timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        "--wfc-timeout",
+        dest="timeout_s",
+        type=_seconds,
+        metavar="SECONDS",
+        help="give up after this long; 0 is never (default: wfc-timeout of the configuration)",
+    )
+
+
+def _wait_sync(parser: argparse.ArgumentParser) -> None:
+    _timeout(parser)
+    _flag(parser, "--quiet", "show no progress")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--json", "in drbdsetup 9's schema")
+    _flag(parser, "--verbose", "also what is as usual, and the NBD addresses")
+    _flag(parser, "--statistics", "also what was read, written, sent, ...")
+
+
+def _create_md(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--force", "overwrite what is there")
+    parser.add_argument("--al-stripes", type=_count, default=1, metavar="N", help="stripes of the activity log (1)")
+    parser.add_argument(
+        "--al-stripe-size-kB", dest="al_stripe_size_kib", type=_count, default=32, metavar="N", help="size of each (32)"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"
+_count.__name__ = "number"
+
+
+def _connect(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--discard-my-data", "after a split brain: give up what was written here alone")
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "up": Command("start a resource's process in the background", "some", group="process"),
+    "down": Command("stop it", "some", _force("although clients have it open"), "process"),
+    "serve": Command("be that process, in the foreground", "one", group="process"),
+    "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
+    "primary": Command("make it writable here", "some", _force("although its data is not known to be good")),
+    "secondary": Command("give that up", "some", _force("although clients have it open")),
+    "connect": Command("look for the peer", "some", _connect),
+    "disconnect": Command("leave the peer", "some", _force("without asking the peer")),
+    "attach": Command("take up the local disk", "some"),
+    "detach": Command("give up the local disk", "some", _force("without asking the peer")),
+    "invalidate": Command("forget the local data: sync all of it from the peer", "some"),
+    "outdate": Command("mark the local data as out of date", "some"),
+    "status": Command("what is running, and how it is", "any", _status, "show"),
+    "role": Command("Primary/Secondary", "volumes", group="show"),
+    "cstate": Command("the connection, as in Connected", "volumes", group="show"),
+    "dstate": Command("the disks, as in UpToDate/UpToDate", "volumes", group="show"),
+    "wait-connect": Command("wait for the peer", "some", _timeout, "show"),
+    "wait-sync": Command("wait until both copies are the same", "some", _wait_sync, "show"),
+    "dump": Command("the configuration as it is understood", "any", group="show"),
+    "create-md": Command("write fresh meta-data to a disk", "volumes", _create_md, "meta-data"),
+    "dump-md": Command("print the meta-data as text", "volumes", _force("although its log is unapplied"), "meta-data"),
+    "apply-al": Command("apply the activity log after a crash (attach does it too)", "volumes", group="meta-data"),
+    "get-gi": Command("the generation identifiers", "volumes", group="meta-data"),
+    "show-gi": Command("the same, explained", "volumes", group="meta-data"),
+}
+"""Every verb, in the order of the help."""
+
+_GROUPS: Final = (
+    ("process", "The process of a resource"),
+    ("state", "Changes of state"),
+    ("show", "Looking and waiting"),
+    ("meta-data", "Meta-data on disk"),
+)
+_NAMES: Final = {"one": "RES", "some": "{all|RES...}", "volumes": "{all|RES[/VNR]...}", "any": "[all|RES...]"}
+_COMMON_WITH_VALUE: Final = ("-c", "--config-file", "--node", "--run-dir")
+_COMMON_HELP: Final = """\
+Options of every command, before or after it:
+  -c FILE           the configuration (default: /etc/pydrbd.conf, else /etc/drbd.conf)
+  --node NAME       which 'on' section of it this node is (default: the host's name)
+  --run-dir DIR     where sockets, logs and pid files are (default: /run/pydrbd for root,
+                    $XDG_RUNTIME_DIR/pydrbd otherwise)
+"""
+
+
+def help_text() -> str:
+    """`pydrbd --help`."""
+    parts = ["pydrbd COMMAND [OPTIONS] {all|RES...}: one block device on two machines, served over NBD\n"]
+    for key, title in _GROUPS:
+        lines = [f"  {name:<17} {command.summary}" for name, command in COMMANDS.items() if command.group == key]
+        parts.append(f"{title}:\n" + "\n".join(lines) + "\n")
+    parts.append("'pydrbd COMMAND --help' shows the options of a command.\n")
+    parts.append(_COMMON_HELP)
+    parts.append("Exit codes:\n" + exit_codes_text())
+    return "\n".join(parts)
+
+
+def find_command(words: list[str]) -> int | None:
+    """Where in the command line the verb is; None if there is none."""
+    index = 0
+    while index < len(words):
+        word = words[index]
+        if not word.startswith("-"):
+            return index
+        index += 2 if word in _COMMON_WITH_VALUE else 1
+    return None
+
+
+def parse(verb: str, words: list[str]) -> Arguments:
+    """The options and names of one verb; `words` is the command line without it. Raises UsageError.
+
+    A request for help prints it and leaves by SystemExit(0).
+    """
+    command = COMMANDS[verb]
+    parser = _Parser(
+        prog=f"pydrbd {verb}",
+        usage=f"pydrbd {verb} [OPTIONS] {_NAMES[command.names]}",
+        description=f"{verb}: {command.summary}.",
+        epilog="Exit codes: see 'pydrbd --help'.",
+        allow_abbrev=False,
+    )
+    command.add_options(parser)
+    parser.add_argument("-c", "--config-file", dest="config_path", metavar="FILE", help="the configuration")
+    parser.add_argument("--node", metavar="NAME", help="which 'on' section of it this node is")
+    parser.add_argument("--run-dir", metavar="DIR", help="where sockets, logs and pid files are")
+    if command.names == "one":
+        parser.add_argument("names", metavar="RES", nargs=1)
+    else:
+        parser.add_argument("names", metavar="RES", nargs="*" if command.names == "any" else "+")
+    return parser.parse_intermixed_args(words)
+
+
+def suggestion(word: str, known: Mapping[str, Any]) -> str:
+    """`; did you mean 'status'?`, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), 1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,111 @@
+"""create-md, dump-md, apply-al: work on the meta-data of a disk that no process has attached."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+
+from pydrbd.admin.context import Context, Target
+from pydrbd.admin.meta_disk import MetaDisk, open_meta_disk, places_of, refuse_if_attached
+from pydrbd.admin.output import complain, say
+from pydrbd.errors import MetaDataError
+from pydrbd.metadata.create import conflicts, detect, plan_create
+from pydrbd.metadata.dump import bitmap_dump_bytes, dump_md
+from pydrbd.metadata.layout import Layout, MetaKind
+from pydrbd.metadata.opening import open_meta_data
+from pydrbd.units import BIT_SIZE_BYTES, KIB, ceil_div
+
+__all__ = ["apply_al", "create_md", "dump_meta_data"]
+
+
+def create_md(context: Context, target: Target, *, force: bool, al_stripes: int, al_stripe_size_kib: int) -> int:
+    """Write fresh meta-data. Without `force`, anything that is found on the disk is named and refused."""
+    places = places_of(context, target)
+    for volume, _place in places:
+        refuse_if_attached(context, volume)
+    for volume, place in places:
+        with open_meta_disk(volume, place, read_only=False) as disk:
+            layout = _new_layout(disk, al_stripes, al_stripe_size_kib)
+            _check_empty(disk, layout, force=force)
+            data_sectors = None if layout.kind is MetaKind.INTERNAL else disk.data_sectors
+            writes = plan_create(layout, data_sectors=data_sectors, device_uuid=secrets.randbits(64) | 1)
+            disk.write(writes[:1])
+            disk.write(writes[1:-1])
+            disk.write(writes[-1:])
+        say(f"{volume}: New drbd meta data block successfully created ({layout.kind.value}, on {place.md_path}).")
+    return 0
+
+
+def _new_layout(disk: MetaDisk, al_stripes: int, al_stripe_size_kib: int) -> Layout:
+    """The geometry that the meta-data will have; raises MetaDataError if there is no room for it."""
+    stripe_size_4k = ceil_div(al_stripe_size_kib, BIT_SIZE_BYTES // KIB)
+    try:
+        if disk.place.kind is MetaKind.INTERNAL:
+            return Layout.internal(disk.meta_sectors, al_stripes, stripe_size_4k)
+        if disk.place.kind is MetaKind.FLEXIBLE:
+            return Layout.flexible(disk.meta_sectors, al_stripes, stripe_size_4k)
+        if (al_stripes, stripe_size_4k) != (1, 8):
+            raise MetaDataError("an indexed meta-disk has a fixed activity log: it can't be striped")
+        return Layout.indexed(disk.place.index, disk.meta_sectors)
+    except MetaDataError as error:
+        raise MetaDataError(f"{disk.name}: {error}") from error
+
+
+def _check_empty(disk: MetaDisk, layout: Layout, *, force: bool) -> None:
+    """Raises MetaDataError over what is found, unless forced: then what may be lost is said."""
+    findings = detect(disk.read, disk.meta_sectors)
+    if not findings:
+        return
+    lost = conflicts(findings, layout)
+    found = "; ".join(finding.text for finding in findings)
+    if not force:
+        damage = f" This would damage it: {'; '.join(lost)}." if lost else ""
+        raise MetaDataError(
+            f"{disk.name}: found {found}.{damage} Nothing was written; 'pydrbd create-md --force {disk.target}' does it"
+        )
+    complain(f"{disk.name}: found {found}: writing meta-data all the same (--force)")
+
+
+def dump_meta_data(context: Context, target: Target, *, force: bool) -> int:
+    """Print the meta-data in drbdmeta's text form; refused while its activity log is not applied, unless `force`."""
+    for volume, place in places_of(context, target):
+        refuse_if_attached(context, volume)
+        with open_meta_disk(volume, place, read_only=True) as disk:
+            superblock, layout = disk.superblock()
+            if not (superblock.is_clean or force):
+                raise MetaDataError(
+                    f'{disk.name}: Found meta data is "unclean", please apply-al first (pydrbd apply-al {volume}), '
+                    f"or see it as it is with --force"
+                )
+            bitmap = disk.read(layout.bitmap_offset_bytes, bitmap_dump_bytes(superblock))
+        now = time.time()
+        say(
+            f"# DRBD meta data dump\n# {time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(now))} [{int(now)}]\n"
+            f"# {socket.gethostname()}> pydrbd dump-md {volume}\n#\n"
+        )
+        say(dump_md(superblock, layout, bitmap))
+    return 0
+
+
+def apply_al(context: Context, target: Target) -> int:
+    """Turn what the activity log says into out-of-sync bits, as attaching does too."""
+    for volume, place in places_of(context, target):
+        refuse_if_attached(context, volume)
+        with open_meta_disk(volume, place, read_only=False) as disk:
+            try:
+                opened = open_meta_data(disk.read, place.kind, place.index, disk.meta_sectors, disk.data_sectors)
+            except MetaDataError as error:
+                raise MetaDataError(f"{disk.name}: {error}") from error
+            for stage in opened.applied.stages:
+                disk.write(stage)
+        for note in opened.applied.notes:
+            complain(f"{volume}: {note}")
+        if not opened.applied.stages:
+            say(f"{volume}: Nothing to apply: the activity log is clean.")
+        elif opened.applied.newly_marked_bits:
+            kib = opened.applied.newly_marked_bits * BIT_SIZE_BYTES // KIB
+            say(f"{volume}: Marked additional {kib} KB as out-of-sync based on AL.")
+        else:
+            say(f"{volume}: The activity log is applied; nothing new is out of sync.")
+    return 0

@@ -1,0 +1,79 @@
+"""role, cstate, dstate, status, dump: what is, as drbdadm and drbdsetup print it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydrbd.admin.context import Context, Target
+from pydrbd.admin.control_client import SOCKET_SUFFIX
+from pydrbd.admin.output import say
+from pydrbd.admin.status_json import status_json
+from pydrbd.admin.status_text import status_text
+from pydrbd.errors import UsageError
+
+__all__ = ["cstate", "dstate", "dump", "role", "status", "volumes_of"]
+
+
+def role(context: Context, target: Target) -> int:
+    """`Primary/Secondary`: this node and its peer, a line for each volume."""
+    for volume in volumes_of(context.ask_running(target.resource), target):
+        say(f"{volume['role']}/{volume['peer_role']}")
+    return 0
+
+
+def cstate(context: Context, target: Target) -> int:
+    """`Connected`, `SyncTarget`, `WFConnection`, ...: a line for each volume."""
+    for volume in volumes_of(context.ask_running(target.resource), target):
+        say(volume["cstate"])
+    return 0
+
+
+def dstate(context: Context, target: Target) -> int:
+    """`UpToDate/Inconsistent`: this node's disk and its peer's, a line for each volume."""
+    for volume in volumes_of(context.ask_running(target.resource), target):
+        say(f"{volume['disk']}/{volume['peer_disk']}")
+    return 0
+
+
+def volumes_of(data: dict[str, Any], target: Target) -> list[dict[str, Any]]:
+    """The volumes of a snapshot that a target names; raises UsageError if it has none of that number."""
+    found = [volume for volume in data["volumes"] if target.vnr in (None, volume["vnr"])]
+    if not found:
+        known = ", ".join(str(volume["vnr"]) for volume in data["volumes"])
+        raise UsageError(f"{target.resource} has no volume {target.vnr} (it has {known})")
+    return found
+
+
+def status(context: Context, names: list[str], *, as_json: bool, verbose: bool, statistics: bool) -> int:
+    """One paragraph for each resource; without a name, for each one that runs here."""
+    if names and names != ["all"]:
+        found = [context.ask_running(target.resource) for target in context.targets(names)]
+    else:
+        everything = (context.running(name) for name in _names_here(context))
+        found = [data for data in everything if data is not None]
+    if as_json:
+        say(json.dumps([status_json(data) for data in found], indent=2))
+    elif found:
+        texts = [status_text(data, verbose=verbose, statistics=statistics) for data in found]
+        say("\n".join(texts))
+    else:
+        say("# No resource is running here.")
+    return 0
+
+
+def _names_here(context: Context) -> list[str]:
+    """What may be running: whatever has a control socket. The configuration may be broken by now."""
+    return sorted(path.name.removesuffix(SOCKET_SUFFIX) for path in context.run_dir.glob(f"*{SOCKET_SUFFIX}"))
+
+
+def dump(context: Context, names: list[str]) -> int:
+    """The configuration as it was understood, in drbdadm's layout."""
+    from pydrbd.config.dump import dump_config, dump_resource
+
+    if not names or names == ["all"]:
+        say(dump_config(context.config))
+        return 0
+    for target in context.targets(names):
+        say("\n".join(dump_resource(context.config.resource(target.resource))))
+    return 0

@@ -1,0 +1,40 @@
+"""attach, detach, connect, disconnect, primary, secondary, invalidate, outdate: requests to the running process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydrbd.admin.context import Context
+from pydrbd.admin.control_client import VERB_TIMEOUT_S
+from pydrbd.errors import NotRunningError, StateRefused
+
+__all__ = ["request"]
+
+_ATTACH_TIMEOUT_S: Final = 600.0
+
+_HINTS: Final[Mapping[tuple[str, int], str]] = {
+    ("primary", -1): "its peer is Primary: pydrbd secondary there first",
+    ("primary", -2): "connect it to a peer that has the data, or say --force if this copy is the one to keep",
+    ("primary", -7): "the peer may be Primary too: fence or outdate it first, or say --force",
+    ("secondary", -12): "an NBD client is connected: end it first, or say --force (it will get errors)",
+    ("disconnect", -10): "the peer needs this disk: demote it there first, or say --force",
+    ("detach", -2): "this is the only good copy in use: pydrbd secondary first",
+}
+"""What to do about a refusal, by verb and DRBD's code."""
+
+
+def request(context: Context, resource: str, verb: str, arguments: dict[str, Any]) -> int:
+    """Have the process carry out a verb. Raises StateRefused with DRBD's words, CommandFailed, NotRunningError."""
+    timeout_s = _ATTACH_TIMEOUT_S if verb == "attach" else VERB_TIMEOUT_S
+    try:
+        context.client(resource).grant(verb, arguments, timeout_s)
+    except NotRunningError:
+        context.check_name(resource)
+        raise
+    except StateRefused as error:
+        hint = _HINTS.get((verb, error.code))
+        if hint is None:
+            raise
+        raise StateRefused(error.code, f"{error}: {hint}") from None
+    return 0

@@ -1,0 +1,102 @@
+"""wait-connect and wait-sync: until the peer is there, until both copies are the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from pydrbd.admin.context import Context
+from pydrbd.admin.control_client import ControlClient
+from pydrbd.admin.exit_codes import CommandFailed, StandAloneError, WaitTimedOut
+from pydrbd.admin.progress import Progress
+from pydrbd.errors import StateRefused
+from pydrbd.units import BIT_SIZE_BYTES
+
+__all__ = ["wait_connect", "wait_sync"]
+
+_SLICE_S: Final = 0.25
+"""How long the process is asked to wait at a time; in between we look at its state."""
+
+_STANDALONE_GRACE_S: Final = 1.0
+"""A process that just starts is StandAlone for a moment."""
+
+
+def wait_connect(context: Context, resource: str, timeout_s: float) -> int:
+    """Wait until every volume is connected; 0 waits for ever. Raises WaitTimedOut, StandAloneError."""
+    return _wait(context, resource, "wait-connect", timeout_s, None)
+
+
+def wait_sync(context: Context, resource: str, timeout_s: float, *, quiet: bool = False) -> int:
+    """Wait until every volume is connected and no resync runs, and show how far it is."""
+    return _wait(context, resource, "wait-sync", timeout_s, None if quiet else _Bar(resource))
+
+
+class _Bar:
+    """The progress of all resyncs of a resource together."""
+
+    def __init__(self, resource: str) -> None:
+        self._title = f"{resource} resync"
+        self._progress: Progress | None = None
+
+    def show(self, data: dict[str, Any]) -> None:
+        running = [volume["resync"] for volume in data["volumes"] if volume["resync"]]
+        if not running:
+            return
+        total = sum(resync["total_bits"] for resync in running) * BIT_SIZE_BYTES
+        left = sum(resync["left_bits"] for resync in running) * BIT_SIZE_BYTES
+        if self._progress is None:
+            self._progress = Progress(self._title, total)
+        self._progress.update(max(0, total - left), total)
+
+    def end(self, *, good: bool) -> None:
+        if self._progress is not None and good:
+            self._progress.update(self._progress.total_bytes)
+            self._progress.finish()
+        elif self._progress is not None:
+            self._progress.clear()
+
+
+def _wait(context: Context, resource: str, verb: str, timeout_s: float, bar: _Bar | None) -> int:
+    context.ask_running(resource)
+    client = context.client(resource)
+    deadline = time.monotonic() + timeout_s if timeout_s > 0 else float("inf")
+    good = False
+    try:
+        _wait_in_slices(client, verb, timeout_s, deadline, bar)
+        good = True
+    finally:
+        if bar is not None:
+            bar.end(good=good)
+    return 0
+
+
+def _wait_in_slices(client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: _Bar | None) -> None:
+    alone_since: float | None = None
+    while True:
+        now = time.monotonic()
+        slice_s = max(0.0, min(_SLICE_S, deadline - now))
+        answer = client.ask(verb, {"timeout_s": slice_s})
+        if answer.code > 0:
+            return
+        if answer.code < 0:
+            raise StateRefused(answer.code, f"{client.resource}: {answer.text}")
+        data = client.status()
+        if bar is not None:
+            bar.show(data)
+        if data["connection"] != "StandAlone":
+            alone_since = None
+        elif alone_since is None:
+            alone_since = now
+        elif now - alone_since >= _STANDALONE_GRACE_S:
+            raise StandAloneError(
+                f"{client.resource}: is StandAlone (disconnected, or the data of both nodes differ: see its log): "
+                f"pydrbd connect {client.resource}"
+            )
+        if time.monotonic() >= deadline:
+            raise WaitTimedOut(f"{client.resource}: {verb}: not within {timeout_s:g} s ({_state(data)})")
+        if time.monotonic() - now < slice_s / 2:
+            raise CommandFailed(f"{client.resource}: {verb}: {answer.text or 'the process does not wait'}")
+
+
+def _state(data: dict[str, Any]) -> str:
+    return ", ".join(sorted({str(volume["cstate"]) for volume in data["volumes"]}))

@@ -1,0 +1,132 @@
+"""`pydrbd.toml` beside the configuration: what DRBD's language has no words for.
+
+[resource.r0]
+nbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809"]    # besides the default socket in the run directory
+io = "auto"                                           # auto, direct (O_DIRECT) or buffered
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydrbd.config.values import did_you_mean
+from pydrbd.errors import ConfigError
+from pydrbd.limits import CONFIG_FILE_BYTES_MAX
+
+__all__ = ["SETTINGS_FILE_NAME", "NbdListen", "ResourceSettings", "Settings", "load_settings", "parse_settings"]
+
+SETTINGS_FILE_NAME: Final = "pydrbd.toml"
+_IO_MODES: Final = ("auto", "direct", "buffered")
+_UNIX_PATH_BYTES_MAX: Final = 107
+
+
+@dataclass(frozen=True, slots=True)
+class NbdListen:
+    """Where NBD clients may connect: a Unix socket's `path`, or (with path "") a TCP `host` and `port`."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSettings:
+    """`[resource.NAME]`."""
+
+    nbd: tuple[NbdListen, ...] = ()
+    io: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole file; `resource(name)` gives the defaults for one that it does not name."""
+
+    resources: Mapping[str, ResourceSettings] = field(default_factory=lambda: MappingProxyType({}))
+
+    def resource(self, name: str) -> ResourceSettings:
+        return self.resources.get(name, ResourceSettings())
+
+
+def load_settings(config_path: str | Path) -> Settings:
+    """The settings beside the configuration file at `config_path`; the defaults if there are none."""
+    file = Path(config_path).parent / SETTINGS_FILE_NAME
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(CONFIG_FILE_BYTES_MAX + 1)
+        if len(content) > CONFIG_FILE_BYTES_MAX:
+            raise _error(str(file), f"is longer than {CONFIG_FILE_BYTES_MAX} bytes")
+        text = content.decode()
+    except FileNotFoundError:
+        return Settings()
+    except UnicodeDecodeError as error:
+        raise _error(str(file), f"is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise _error(str(file), f"can't be read: {error.strerror}") from error
+    return parse_settings(text, str(file))
+
+
+def parse_settings(text: str, file: str = SETTINGS_FILE_NAME) -> Settings:
+    """The settings in a TOML text; ConfigError names the key (`resource.r0.nbd[1]`) and what is wrong with it."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _error(file, f"is not TOML: {error}") from error
+    _check_keys(document, ("resource",), "", file)
+    tables = _table(document.get("resource", {}), "resource", file)
+    return Settings(MappingProxyType({name: _read_resource(name, table, file) for name, table in tables.items()}))
+
+
+def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
+    key = f"resource.{name}"
+    table = _table(value, key, file)
+    _check_keys(table, ("nbd", "io"), f"{key}.", file)
+    listens = table.get("nbd", [])
+    if not isinstance(listens, list):
+        raise _error(file, f"{key}.nbd must be a list of strings")
+    io = table.get("io", "auto")
+    if io not in _IO_MODES:
+        guess = did_you_mean(str(io), _IO_MODES)
+        raise _error(file, f"{key}.io can't be {io!r} (but auto, direct or buffered){guess}")
+    parsed = tuple(_parse_listen(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
+    return ResourceSettings(parsed, io)
+
+
+def _parse_listen(entry: object, key: str, file: str) -> NbdListen:
+    scheme, _, rest = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+    if scheme == "unix" and rest:
+        if "\0" in rest or len(rest.encode()) > _UNIX_PATH_BYTES_MAX:
+            raise _error(file, f"{key}: a socket's path has at most {_UNIX_PATH_BYTES_MAX} bytes")
+        return NbdListen(path=rest)
+    host, _, port = rest.rpartition(":")
+    bare_host = host.removeprefix("[").removesuffix("]")
+    if scheme != "tcp" or not bare_host or (":" in host and not host.startswith("[")):
+        raise _error(file, f"{key} can't be {entry!r} (but unix:PATH, tcp:HOST:PORT or tcp:[IPV6]:PORT)")
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise _error(file, f"{key}: '{port}' is not a TCP port: 1 to 65535")
+    return NbdListen(host=bare_host, port=int(port))
+
+
+def _error(file: str, message: str) -> ConfigError:
+    return ConfigError(f"{file}: {message}")
+
+
+def _table(value: object, key: str, file: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _error(file, f"{key} must be a table")
+    return value
+
+
+def _check_keys(table: Mapping[str, object], known: tuple[str, ...], prefix: str, file: str) -> None:
+    for key in table:
+        if key not in known:
+            raise _error(file, f"unknown key '{prefix}{key}'{did_you_mean(key, known)}")

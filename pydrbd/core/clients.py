@@ -1,0 +1,215 @@
+"""NBD clients at the door: what is let in, what is refused with which error, what must wait.
+
+    not Primary, or being demoted        ESHUTDOWN
+    outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
+    unknown command or flag              EINVAL
+    not whole sectors                    EINVAL (the export announces a minimum block of 512)
+    length 0                             success, nothing done
+    I/O frozen (WIRE 5.5)                held until it thaws
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydrbd import native
+from pydrbd.core.effects import Part, Reply
+from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
+from pydrbd.core.states import Role
+from pydrbd.core.volume import Volume
+from pydrbd.limits import DISCARD_CHUNK_BYTES, DRBD_IO_BYTES_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.native import Batch
+from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.wire import nbd
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["Clients"]
+
+_EINVAL = int(nbd.NbdError.EINVAL)
+_ENOSPC = int(nbd.NbdError.ENOSPC)
+_ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
+_KNOWN_FLAGS = {
+    nbd.Command.READ: nbd.CommandFlag.FUA,
+    nbd.Command.WRITE: nbd.CommandFlag.FUA,
+    nbd.Command.FLUSH: nbd.CommandFlag.FUA,
+    nbd.Command.TRIM: nbd.CommandFlag.FUA,
+    nbd.Command.WRITE_ZEROES: nbd.CommandFlag.FUA | nbd.CommandFlag.NO_HOLE,
+}
+_ALL_FLAGS = 0xFFFF
+
+
+class _LongRequest:
+    """A TRIM or WRITE_ZEROES that is carried out piece by piece; one reply when all are done."""
+
+    __slots__ = ("batch", "failed", "member", "next_offset", "session", "volume")
+
+    def __init__(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        self.volume = volume
+        self.session = session
+        self.batch = batch
+        self.member = 1 << index
+        self.next_offset = batch.records[index].offset
+        self.failed = 0
+
+
+class Clients:
+    """The requests of all NBD clients of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def on_opened(self, event: SessionOpened) -> None:
+        self._node.volumes[event.volume].sessions.add(event.session)
+
+    def on_closed(self, event: SessionClosed) -> None:
+        self._node.volumes[event.volume].sessions.discard(event.session)
+
+    def on_batch(self, event: ClientBatch) -> None:
+        """One wake-up's requests of one client."""
+        volume = self._node.volumes[event.volume]
+        batch, session = event.batch, event.session
+        if volume.state.role != Role.Primary or self._node.operator.demoting:
+            self.reply(volume, session, batch, batch.all, _ESHUTDOWN)
+        elif volume.frozen:
+            volume.held.append((session, batch))
+        else:
+            self._dispatch(volume, session, batch)
+
+    def thaw(self, volume: Volume) -> None:
+        """I/O goes on: what was held comes in now, in order."""
+        while volume.held and not volume.frozen:
+            session, batch = volume.held.popleft()
+            self.on_batch(ClientBatch(session, volume.vnr, batch))
+
+    def refuse_held(self, volume: Volume) -> None:
+        """The node is no longer Primary: nothing that waits may go on."""
+        while volume.held:
+            session, batch = volume.held.popleft()
+            self.reply(volume, session, batch, batch.all, _ESHUTDOWN)
+
+    def _dispatch(self, volume: Volume, session: Any, batch: Batch) -> None:
+        node = self._node
+        good = batch.all & ~self._refuse(volume, session, batch)
+        reads = native.records_with_command(batch, good, nbd.Command.READ)
+        if reads:
+            node.reads.submit(volume, session, batch, reads)
+            good &= ~reads
+        if not good:
+            return
+        writes = native.records_with_command(batch, good, nbd.Command.WRITE)
+        others = good & ~writes
+        long_writes = native.records_longer(batch, writes, DRBD_IO_BYTES_MAX)
+        if writes & ~long_writes:
+            node.writes.submit(volume, session, batch, writes & ~long_writes)
+        for index in native.indices(long_writes):
+            _LongWrite(self, volume, session, batch, index).submit()
+        for index in native.indices(others):
+            if batch.records[index].command == nbd.Command.FLUSH:
+                node.flushes.submit(volume, session, batch, index)
+            else:
+                self._advance(_LongRequest(volume, session, batch, index), 0)
+
+    def _refuse(self, volume: Volume, session: Any, batch: Batch) -> int:
+        """Answer what can't be done at all; the members that were answered."""
+        outside = native.records_out_of_bounds(batch, batch.all, volume.size_bytes)
+        invalid = unknown = batch.all
+        for command, flags in _KNOWN_FLAGS.items():
+            members = native.records_with_command(batch, unknown, command)
+            if not members:
+                continue
+            unknown &= ~members
+            wrong = native.records_with_flags(batch, members, _ALL_FLAGS & ~int(flags))
+            invalid &= ~(members & ~wrong)
+            if not unknown:
+                break
+        invalid |= native.records_unaligned(batch, batch.all & ~invalid & ~outside, SECTOR_SIZE_BYTES)
+        empty = native.records_empty(batch, batch.all & ~invalid)
+        empty &= ~native.records_with_command(batch, empty, nbd.Command.FLUSH)
+        if not outside and not invalid and not empty:
+            return self._refuse_long_reads(volume, session, batch)
+        outside &= ~invalid
+        reads = native.records_with_command(batch, outside, nbd.Command.READ)
+        self.reply(volume, session, batch, invalid | reads, _EINVAL)
+        self.reply(volume, session, batch, outside & ~reads, _ENOSPC)
+        self.reply(volume, session, batch, empty & ~outside, 0)
+        return outside | invalid | empty
+
+    def _refuse_long_reads(self, volume: Volume, session: Any, batch: Batch) -> int:
+        too_long = native.records_longer(batch, batch.all, NBD_REQUEST_BYTES_MAX)
+        too_long = native.records_with_command(batch, too_long, nbd.Command.READ)
+        self.reply(volume, session, batch, too_long, _EINVAL)
+        return too_long
+
+    # --- TRIM and WRITE_ZEROES ---
+
+    def _advance(self, long: _LongRequest, failed: int) -> None:
+        """The next piece, or the reply."""
+        long.failed |= failed
+        record = long.batch.records[long.member.bit_length() - 1]
+        end = record.offset + record.length
+        if long.failed or long.next_offset >= end:
+            self.reply(long.volume, long.session, long.batch, long.member, nbd.NbdError.EIO if long.failed else 0)
+            return
+        border = (long.next_offset // DISCARD_CHUNK_BYTES + 1) * DISCARD_CHUNK_BYTES
+        length = min(end, border) - long.next_offset
+        piece = native.single_request(record.command, record.flags, long.next_offset, length)
+        long.next_offset += length
+        self._node.writes.submit(long.volume, _Piece(self, long), piece, 1)
+
+    def reply(self, volume: Volume, session: Any, batch: Batch, mask: int, error: int) -> None:
+        """Answer members with one error (0 is success)."""
+        if not mask or session is None:
+            return
+        if isinstance(session, _Piece | _LongWrite):
+            session.done(mask, error)
+            return
+        parts: list[Part] = [native.nbd_replies(batch, mask, error)]
+        self._node.out.put(Reply(session, batch, mask, parts, volume.vnr, speaks=not error))
+
+
+class _Piece:
+    """Stands as the session of one piece of a long request."""
+
+    __slots__ = ("_clients", "_long")
+
+    def __init__(self, clients: Clients, long: _LongRequest) -> None:
+        self._clients = clients
+        self._long = long
+
+    def done(self, _mask: int, error: int) -> None:
+        self._clients._advance(self._long, int(error != 0))
+
+
+class _LongWrite:
+    """A WRITE of more than one P_DATA may carry: stands as the session of its pieces; one reply when all are done."""
+
+    __slots__ = ("_batch", "_clients", "_failed", "_left", "_member", "_pieces", "_session", "_volume")
+
+    def __init__(self, clients: Clients, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        self._clients = clients
+        self._volume = volume
+        self._session = session
+        self._batch = batch
+        self._member = 1 << index
+        self._failed = 0
+        whole = batch.records[index]
+        count = -(-whole.length // DRBD_IO_BYTES_MAX)
+        self._pieces = Batch(batch.buffer, native.new_records(count), count)  # in the same memory: nothing is copied
+        for number in range(count):
+            piece, position = self._pieces.records[number], number * DRBD_IO_BYTES_MAX
+            piece.command, piece.flags = whole.command, whole.flags
+            piece.offset, piece.data = whole.offset + position, whole.data + position
+            piece.length = min(DRBD_IO_BYTES_MAX, whole.length - position)
+        self._left = self._pieces.all
+
+    def submit(self) -> None:
+        self._clients._node.writes.submit(self._volume, self, self._pieces, self._pieces.all)
+
+    def done(self, mask: int, error: int) -> None:
+        self._left &= ~mask
+        self._failed |= mask if error else 0
+        if not self._left:
+            error = nbd.NbdError.EIO if self._failed else 0
+            self._clients.reply(self._volume, self._session, self._batch, self._member, error)

@@ -1,0 +1,164 @@
+"""The local disk comes, the local disk goes.
+
+Attaching turns what the meta-data says into a disk state (META 2.3); while connected the peer has a word in it first
+(Negotiating). An I/O error costs the disk (on-io-error detach): Failed, then Diskless, and the peer is told of both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.core import sizes, uuids
+from pydrbd.core.effects import DetachDisk, Level
+from pydrbd.core.events import DiskNotOpened, DiskOpened
+from pydrbd.core.states import ConnState, DiskState, Role
+from pydrbd.core.uuids import UuidSet
+from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.metadata.activity_log import ActivityLog, slot_limit
+from pydrbd.metadata.superblock import MdFlag
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["DiskEvents"]
+
+
+class DiskEvents:
+    """Attaching and losing the local disks of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def on_opened(self, event: DiskOpened) -> None:
+        """The meta-data has been read and its activity log applied."""
+        node = self._node
+        volume = node.volumes[event.volume]
+        if volume.state.conn == ConnState.WFReportParams:
+            volume.opened = event  # the peer has been told that there is no disk, and must decide on that first
+            return
+        found = event.superblock.attach_state()
+        planned = DiskState(int(found.disk))
+        if planned == DiskState.Consistent:
+            # With `fencing dont-care` nobody asks whether the peer may have gone on alone: as good as it gets.
+            planned = DiskState.UpToDate
+        refused = self._check_size(volume, event)
+        if refused:
+            node.out.put(DetachDisk(volume.vnr))
+            node.change(volume, disk=DiskState.Diskless)
+            self._attached(volume, refused)
+            return
+        full_sync = found.full_sync
+        if full_sync:
+            event.bitmap.set_all()
+        layout = event.layout
+        volume.disk = LocalDisk(
+            layout,
+            event.superblock,
+            event.bitmap,
+            ActivityLog(
+                min(volume.options.al_extents, slot_limit(layout.al_block_count)),
+                layout.al_stripes,
+                layout.al_stripe_size_4k,
+            ),
+            event.capacity_sectors,
+            found.crashed_primary,
+            planned,
+        )
+        stored = event.superblock
+        primary = volume.state.role == Role.Primary
+        volume.uuids = uuids.set_primary_bit(
+            UuidSet(stored.current_uuid, stored.bitmap_uuid, *stored.history_uuids), primary
+        )
+        if volume.state.conn < ConnState.Connected and not volume.disk_is_current:
+            volume.disk = None
+            node.out.put(DetachDisk(volume.vnr))
+            node.change(volume, disk=DiskState.Diskless)
+            older = f"volume {volume.vnr}: this disk's data is older than what clients have seen; connect first"
+            self._attached(volume, older)
+            return
+        if event.applied_extents:
+            node.log_line(
+                Level.WARNING,
+                f"volume {volume.vnr}: crashed Primary, {event.applied_extents} activity log extents marked "
+                f"out of sync ({event.bitmap.count} bits)",
+            )
+        node.peers.set_size(volume, self._size(volume, event))
+        self._enter(volume, DiskState.Outdated if found.peer_outdated else volume.state.pdsk)
+        self._attached(volume, "")
+
+    def resume(self, volume: Volume) -> None:
+        """The handshake that an attach had to wait for is over."""
+        event, volume.opened = volume.opened, None
+        assert event is not None
+        self.on_opened(event)
+
+    def _enter(self, volume: Volume, pdsk: DiskState) -> None:
+        node = self._node
+        assert volume.disk is not None
+        if volume.state.conn >= ConnState.Connected:
+            node.change(volume, disk=DiskState.Negotiating)
+            node.changes.write_superblock(volume)
+            node.peers.send_sizes(volume)
+            node.send_uuids(volume)
+            node.send_state(volume)
+        else:
+            node.change(volume, disk=volume.disk.planned, pdsk=pdsk)
+        node.changes.write_superblock(volume)
+
+    def _size(self, volume: Volume, event: DiskOpened) -> int:
+        return sizes.agreed_size(
+            event.capacity_sectors,
+            0,
+            last_agreed=event.superblock.la_size_sectors,
+            user=volume.options.size_sectors,
+        )
+
+    def _check_size(self, volume: Volume, event: DiskOpened) -> str:
+        last = event.superblock.la_size_sectors
+        if last > event.capacity_sectors and event.superblock.attach_state().disk >= DiskState.Outdated:
+            return (
+                f"volume {volume.vnr}: the disk offers {event.capacity_sectors} sectors, but the device had {last}: "
+                "it has been truncated, or this is another disk"
+            )
+        current = volume.size_sectors
+        if current and volume.state.role == Role.Primary and self._size(volume, event) < current:
+            return f"volume {volume.vnr}: the disk is smaller than the device in use ({current} sectors)"
+        return ""
+
+    def on_not_opened(self, event: DiskNotOpened) -> None:
+        """No disk, or none of ours."""
+        node = self._node
+        volume = node.volumes[event.volume]
+        node.log_line(Level.ERROR, f"volume {event.volume}: can't attach: {event.text}")
+        node.change(volume, disk=DiskState.Diskless)
+        self._attached(volume, event.text)
+
+    def _attached(self, volume: Volume, error: str) -> None:
+        then, volume.attach_request = volume.attach_request, None
+        if then is not None:
+            then(volume.vnr, error)
+
+    def on_error(self, volume: Volume, text: str) -> None:
+        """The local disk did not do what it must: give it up."""
+        node = self._node
+        if volume.disk is None or volume.state.disk <= DiskState.Failed:
+            return
+        node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
+        node.change(volume, disk=DiskState.Failed)
+        self.finish_detach(volume)
+
+    def finish_detach(self, volume: Volume) -> None:
+        """Failed becomes Diskless; what is under way on the disk ends with errors by itself."""
+        node = self._node
+        if volume.disk is not None:
+            theirs = volume.peer.uuids
+            volume.exposed_uuid = volume.uuids.current
+            volume.exposed_moves = volume.state.role == Role.Primary and volume.state.connected
+            if theirs is not None and (theirs.set.bitmap ^ volume.uuids.current) & ~1 == 0:
+                volume.exposed_uuid, volume.exposed_moves = theirs.set.current, False  # it has told us already
+            was_good = MdFlag.WAS_UP_TO_DATE in volume.disk.superblock.flags
+            volume.awaits_generation = volume.exposed_moves and was_good
+        volume.disk = None
+        node.change(volume, disk=DiskState.Diskless)
+        node.gate.retry()
+        node.resync.stop(volume)

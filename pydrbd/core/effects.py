@@ -1,0 +1,218 @@
+"""What the core asks the world to do: the closed list of effects.
+
+An effect that can end has a `then`: the shell reports the end with `events.Done(effect, failed, errno)` and the node
+calls it. Effects come out of `Node.handle` in the order in which they may begin; what must wait for a durable write
+has been held back by the outbox (see `outbox.py`), so the shell starts each one as it comes and never reorders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from pydrbd.native import Batch
+
+__all__ = [
+    "Answer",
+    "Attach",
+    "CloseLink",
+    "DetachDisk",
+    "DiskDiscard",
+    "DiskFlush",
+    "DiskRead",
+    "DiskWrite",
+    "DiskZero",
+    "Effect",
+    "Level",
+    "Log",
+    "OpenLink",
+    "Part",
+    "Persist",
+    "Reply",
+    "Send",
+    "Socket",
+    "Stage",
+    "StateChanged",
+    "Then",
+]
+
+Part = bytes | bytearray | memoryview
+Then = Callable[[int, int], None]
+"""Called with (failed_mask, errno) when the effect has ended; (0, 0) is success."""
+
+
+class Socket(IntEnum):
+    """The two connections to the peer (WIRE 1)."""
+
+    DATA = 0
+    META = 1
+
+
+class Level(IntEnum):
+    """How loud a log line is; the numbers are the logging module's."""
+
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+@dataclass(slots=True, eq=False)
+class Send:
+    """Queue these bytes on one socket to the peer, in order."""
+
+    socket: Socket
+    parts: list[Part]
+
+
+@dataclass(slots=True, eq=False)
+class DiskWrite:
+    """Write the masked members of a batch to the data area; with `fua` they are durable when it ends."""
+
+    volume: int
+    batch: Batch
+    mask: int
+    fua: bool
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class DiskRead:
+    """Read the masked members into `buffer`, each at its record's `data`."""
+
+    volume: int
+    batch: Batch
+    mask: int
+    buffer: bytearray
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class DiskFlush:
+    """Make durable what was written to the data area before this effect."""
+
+    volume: int
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class DiskDiscard:
+    """Give the range back; it may read as anything afterwards, and ours reads as zeros where the disk can."""
+
+    volume: int
+    offset_bytes: int
+    length_bytes: int
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class DiskZero:
+    """Make the range read as zeros."""
+
+    volume: int
+    offset_bytes: int
+    length_bytes: int
+    may_unmap: bool
+    fua: bool
+    then: Then
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a `Persist`: flush the data area if asked, write these places of the meta-data, make them durable."""
+
+    flush_data: bool
+    writes: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Persist:
+    """Carry out the stages one after the other, each durable before the next begins. One volume's never overlap."""
+
+    volume: int
+    stages: tuple[Stage, ...]
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """The answer to members of a batch, as finished NBD reply bytes for their client's session."""
+
+    session: Any
+    batch: Batch
+    mask: int
+    parts: list[Part]
+    volume: int = 0
+    speaks: bool = False
+    """Tells of a write or flush that succeeded: it turns into errors if a fence before it fails."""
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The end of an operator's command: DRBD's return code (1 is success, negative a refusal) and words."""
+
+    request: Any
+    code: int
+    text: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class OpenLink:
+    """Start to look for the peer: connect and accept until both sockets stand."""
+
+
+@dataclass(slots=True, eq=False)
+class CloseLink:
+    """Drop both sockets; `linger` waits for the peer to have read what was sent last."""
+
+    reason: str
+    linger: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Attach:
+    """Open the backing disk and read its meta-data; ends in `events.DiskOpened` or `events.DiskNotOpened`."""
+
+    volume: int
+
+
+@dataclass(slots=True, eq=False)
+class DetachDisk:
+    """Close the backing disk; what is still under way on it ends with an error."""
+
+    volume: int
+
+
+@dataclass(slots=True, eq=False)
+class Log:
+    """A line for the administrator."""
+
+    level: Level
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class StateChanged:
+    """Something that `status` shows has changed: whoever waits for a state looks again."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Effect = (
+    Send
+    | DiskWrite
+    | DiskRead
+    | DiskFlush
+    | DiskDiscard
+    | DiskZero
+    | Persist
+    | Reply
+    | Answer
+    | OpenLink
+    | CloseLink
+    | Attach
+    | DetachDisk
+    | Log
+    | StateChanged
+)

@@ -1,0 +1,172 @@
+"""The transfer log of the sending side: epochs of writes, and what may be forgotten when (WIRE 9.4).
+
+    open      writes join the epoch
+    closed    a write of it was completed to the application (or it is full, or a flush came): the next write belongs
+              to the next epoch, and a P_BARRIER with this epoch's number goes out before it
+    acked     the peer's P_BARRIER_ACK came: the peer has all of the epoch, durably
+    released  acked (or never sent) and finished locally: the activity log may forget its extents
+
+Until an epoch is acked, losing the peer marks every write of it out of sync, whatever acknowledgements it had.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydrbd.errors import PeerProtocolError
+
+if TYPE_CHECKING:
+    from pydrbd.core.writes import WriteBatch
+
+__all__ = ["Epoch", "TransferLog"]
+
+_NUMBER_MASK = 0xFFFF_FFFF
+
+
+@dataclass(slots=True, eq=False)
+class Epoch:
+    """Consecutive writes between two barriers. `sent_count` counts requests that went to the peer."""
+
+    number: int
+    batches: list[WriteBatch] = field(default_factory=list)
+    request_count: int = 0
+    sent_count: int = 0
+    open_batches: int = 0
+    closed: bool = False
+    barrier_sent: bool = False
+    urgent: bool = False
+    acked: bool = False
+
+
+class TransferLog:
+    """All epochs that are not released yet, oldest first; the last one is open."""
+
+    __slots__ = ("_epochs", "_max_epoch_size", "released")
+
+    def __init__(self, max_epoch_size: int) -> None:
+        self._epochs: deque[Epoch] = deque([Epoch(1)])
+        self._max_epoch_size = max_epoch_size
+        self.released = 0
+
+    @property
+    def current(self) -> Epoch:
+        return self._epochs[-1]
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def batches(self) -> Iterator[WriteBatch]:
+        for epoch in self._epochs:
+            yield from epoch.batches
+
+    def add(self, write: WriteBatch, request_count: int, *, sent: bool) -> Epoch:
+        """Let a write join the current epoch; `sent`: it goes to the peer."""
+        epoch = self._epochs[-1]
+        epoch.batches.append(write)
+        epoch.request_count += request_count
+        epoch.open_batches += 1
+        if sent:
+            epoch.sent_count += request_count
+        if epoch.request_count >= self._max_epoch_size:
+            self.close_current()
+        return epoch
+
+    def close_current(self) -> None:
+        """End the current epoch; nothing happens if it holds no write."""
+        epoch = self._epochs[-1]
+        if epoch.batches:
+            epoch.closed = True
+            self._epochs.append(Epoch(epoch.number + 1))
+
+    def press(self) -> bool:
+        """Somebody waits for the peer to have everything: the current epoch ends, the newest barrier is urgent.
+
+        Returns whether that barrier is on its way already, without saying so.
+        """
+        self.close_current()
+        for epoch in reversed(self._epochs):
+            if epoch.sent_count and not epoch.acked:
+                late = epoch.barrier_sent and not epoch.urgent
+                epoch.urgent = True
+                return late
+        return False
+
+    def take_barriers(self) -> list[tuple[int, bool]]:
+        """(number, urgent) of each closed epoch whose P_BARRIER is due now, oldest first."""
+        due: list[tuple[int, bool]] = []
+        for epoch in reversed(self._epochs):
+            if not epoch.closed:
+                continue
+            if epoch.barrier_sent or epoch.acked:
+                break
+            if epoch.sent_count:
+                epoch.barrier_sent = True
+                due.append((epoch.number & _NUMBER_MASK, epoch.urgent))
+        due.reverse()
+        return due
+
+    @property
+    def barrier_due(self) -> bool:
+        """Whether an idle sender owes a barrier."""
+        if len(self._epochs) < 2:
+            return False
+        last = self._epochs[-2]
+        return last.closed and last.sent_count > 0 and not last.barrier_sent
+
+    def on_barrier_ack(self, number: int, set_size: int) -> None:
+        """The peer has one epoch durably; anything but the oldest one, whole, is a peer that lies."""
+        for epoch in self._epochs:
+            if epoch.acked or not epoch.sent_count:
+                continue
+            if not epoch.barrier_sent or epoch.number & _NUMBER_MASK != number:
+                break
+            if epoch.sent_count != set_size:
+                raise PeerProtocolError(
+                    f"P_BARRIER_ACK {number} covers {set_size} writes, {epoch.sent_count} were sent"
+                )
+            epoch.acked = True
+            self.release()
+            return
+        raise PeerProtocolError(f"P_BARRIER_ACK {number} is not for the oldest epoch that waits for one")
+
+    def acked_up_to(self, number: int) -> bool:
+        """Whether the peer has every sent write of the epochs up to this one."""
+        return not any(epoch.sent_count and not epoch.acked for epoch in self._epochs if epoch.number <= number)
+
+    def last_unacked(self) -> int:
+        """The newest epoch that waits for the peer; 0 if none does."""
+        for epoch in reversed(self._epochs):
+            if epoch.sent_count and not epoch.acked:
+                return epoch.number
+        return 0
+
+    def on_batch_done(self, write: WriteBatch) -> None:
+        """A write has ended on both sides: its epoch may now be complete."""
+        write.epoch.open_batches -= 1
+        assert write.epoch.open_batches >= 0
+        self.release()
+
+    def lose_peer(self) -> list[WriteBatch]:
+        """The peer is gone: what it may lack. Those epochs wait for it no longer."""
+        self.close_current()
+        lost: list[WriteBatch] = []
+        for epoch in self._epochs:
+            if epoch.sent_count and not epoch.acked:
+                lost.extend(write for write in epoch.batches if write.sent)
+            epoch.sent_count = 0
+            epoch.barrier_sent = False
+        self.release()
+        return lost
+
+    def release(self) -> None:
+        """Drop finished epochs from the old end."""
+        epochs = self._epochs
+        while len(epochs) > 1:
+            head = epochs[0]
+            if not head.closed or head.open_batches or (head.sent_count and not head.acked):
+                break
+            self.released = head.number
+            epochs.popleft()

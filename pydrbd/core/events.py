@@ -1,0 +1,132 @@
+"""What can happen to a node: the closed list of events that `Node.handle` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydrbd.core.effects import Effect, Socket
+from pydrbd.metadata.bitmap import Bitmap
+from pydrbd.metadata.layout import Layout
+from pydrbd.metadata.superblock import Superblock
+from pydrbd.native import Batch
+
+__all__ = [
+    "ClientBatch",
+    "Command",
+    "DiskNotOpened",
+    "DiskOpened",
+    "Done",
+    "Event",
+    "LinkDown",
+    "LinkUp",
+    "Received",
+    "SessionClosed",
+    "SessionOpened",
+    "Tick",
+]
+
+
+@dataclass(slots=True, eq=False)
+class LinkUp:
+    """Both sockets stand. `resolve_conflicts`: we accepted the meta socket. `challenge`: 64 random bytes."""
+
+    resolve_conflicts: bool
+    challenge: bytes
+
+
+@dataclass(slots=True, eq=False)
+class LinkDown:
+    """A socket is gone; `reason` is the connection state that says why (Timeout, BrokenPipe, NetworkFailure, ...)."""
+
+    reason: int
+    text: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """Whole packets from the peer, as `native.drbd_split` cut them."""
+
+    socket: Socket
+    batch: Batch
+
+
+@dataclass(slots=True, eq=False)
+class ClientBatch:
+    """NBD requests of one client."""
+
+    session: Any
+    volume: int
+    batch: Batch
+
+
+@dataclass(slots=True, eq=False)
+class SessionOpened:
+    """An NBD client has opened the volume."""
+
+    session: Any
+    volume: int
+
+
+@dataclass(slots=True, eq=False)
+class SessionClosed:
+    """An NBD client is gone."""
+
+    session: Any
+    volume: int
+
+
+@dataclass(slots=True, eq=False)
+class Done:
+    """An effect with a `then` has ended: the members that failed (all bits for effects without members) and errno."""
+
+    effect: Effect
+    failed: int
+    errno: int
+
+
+@dataclass(slots=True, eq=False)
+class DiskOpened:
+    """The backing disk is open, its activity log applied, its meta-data read."""
+
+    volume: int
+    layout: Layout
+    superblock: Superblock
+    bitmap: Bitmap
+    capacity_sectors: int
+    applied_extents: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class DiskNotOpened:
+    volume: int
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class Command:
+    """An operator's request; it ends with an `Answer` that carries `request`."""
+
+    request: Any
+    verb: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Tick:
+    """A deadline of `Node.next_deadline` has passed."""
+
+
+Event = (
+    LinkUp
+    | LinkDown
+    | Received
+    | ClientBatch
+    | SessionOpened
+    | SessionClosed
+    | Done
+    | DiskOpened
+    | DiskNotOpened
+    | Command
+    | Tick
+)

@@ -1,0 +1,81 @@
+"""A client's FLUSH is answered when both nodes have flushed (A4+).
+
+Here: a flush of the local disk. There: the current epoch is closed with an urgent barrier, and the peer's barrier
+acknowledgement, which it sends after its own flush, covers every write that was answered before the FLUSH came.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.core.effects import DiskFlush
+from pydrbd.core.states import DiskState
+from pydrbd.core.volume import Volume
+from pydrbd.native import Batch
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["Flushes"]
+
+_EIO = 5
+
+
+class _Flush:
+    __slots__ = ("batch", "epoch", "local_busy", "local_failed", "member", "session", "volume")
+
+    def __init__(self, volume: Volume, session: Any, batch: Batch, member: int, epoch: int) -> None:
+        self.volume = volume
+        self.session = session
+        self.batch = batch
+        self.member = member
+        self.epoch = epoch
+        self.local_busy = False
+        self.local_failed = False
+
+
+class Flushes:
+    """All client flushes of a node that are under way."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._waiting: list[_Flush] = []
+
+    def submit(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        """Flush both disks for one client."""
+        node = self._node
+        if node.log.current.sent_count or node.log.last_unacked():
+            node.press_for_barrier()
+        flush = _Flush(volume, session, batch, 1 << index, node.log.last_unacked())
+        if volume.has_disk:
+            flush.local_busy = True
+            disk = volume.disk
+
+            def done(failed: int, errno: int) -> None:
+                flush.local_busy = False
+                if failed:
+                    flush.local_failed = True
+                    node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                self.check()
+
+            node.out.put(DiskFlush(volume.vnr, done))
+        else:
+            flush.local_failed = True
+        self._waiting.append(flush)
+        self.check()
+
+    def check(self) -> None:
+        """Answer the flushes that both nodes have carried out."""
+        if not self._waiting:
+            return
+        node = self._node
+        still: list[_Flush] = []
+        waiting, self._waiting = self._waiting, []
+        for flush in waiting:
+            waits = flush.volume.awaits_generation and flush.volume.state.connected
+            if flush.local_busy or waits or not node.log.acked_up_to(flush.epoch):
+                still.append(flush)
+                continue
+            good = not flush.local_failed or flush.volume.state.pdsk == DiskState.UpToDate
+            node.reply(flush.volume, flush.session, flush.batch, flush.member, 0 if good else _EIO)
+        self._waiting = still + self._waiting

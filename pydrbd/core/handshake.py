@@ -1,0 +1,206 @@
+"""From two fresh sockets to a peer that is known: features, authentication, parameters (WIRE 4).
+
+    FEATURES    both send P_CONNECTION_FEATURES (h80), and read the other's
+    CHALLENGE   with cram-hmac-alg: both send P_AUTH_CHALLENGE and answer the other's
+    RESPONSE    the other's answer is checked
+    PROTOCOL    both send P_PROTOCOL and the parameters of every volume; the first packet must be P_PROTOCOL
+    DONE        the rest is in peer_state.py
+
+Each node writes its whole block without waiting for the other's. What does not fit ends in StandAlone, as in DRBD:
+trying again would not mend a configuration.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from pydrbd.core.effects import Level, Send, Socket
+from pydrbd.errors import PeerProtocolError
+from pydrbd.wire.framing import encode_packet
+from pydrbd.wire.packet_numbers import FEATURES_KERNEL, AfterSb, ConnFlag, Feature, WireProtocol
+from pydrbd.wire.packets import AuthChallenge, AuthResponse, Features, Packet, Protocol
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["APV_MAX", "APV_MIN", "Handshake", "NetOptions", "Phase"]
+
+APV_MIN = 100
+APV_MAX = 101
+"""The protocol versions that we speak; every 8.4 module speaks both."""
+
+_PYDRBD_MARK = b"pydrbd\x00\x01"
+"""Stands in the reserved bytes of our P_CONNECTION_FEATURES, which a kernel ignores: the peer's barriers then say
+whether somebody waits for them (peer_writes.py)."""
+
+_FEATURES_RESERVED_BYTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class NetOptions:
+    """The connection's options that both sides must agree on, and its limits."""
+
+    protocol: WireProtocol = WireProtocol.C
+    after_sb_0pri: AfterSb = AfterSb.DISCONNECT
+    after_sb_1pri: AfterSb = AfterSb.DISCONNECT
+    after_sb_2pri: AfterSb = AfterSb.DISCONNECT
+    always_asbp: bool = False
+    rr_conflict: str = "disconnect"
+    allow_two_primaries: bool = False
+    cram_hmac_alg: str = ""
+    shared_secret: str = ""
+    use_rle: bool = True
+    max_epoch_size: int = 2048
+    timeout_s: float = 6.0
+    ko_count: int = 7
+
+
+class Phase(Enum):
+    """How far the handshake is."""
+
+    FEATURES = auto()
+    CHALLENGE = auto()
+    RESPONSE = auto()
+    PROTOCOL = auto()
+    DONE = auto()
+
+
+class Handshake:
+    """One connection's handshake; made anew for each pair of sockets."""
+
+    def __init__(self, node: Node, challenge: bytes, *, discard_my_data: bool) -> None:
+        self._node = node
+        self._challenge = challenge
+        self._peer_challenge = b""
+        self.discard_my_data = discard_my_data
+        self.peer_discards = False
+        self.phase = Phase.FEATURES
+        self.apv = 0
+        self.features = 0
+
+    def start(self) -> None:
+        """Say what we can."""
+        reserved = _PYDRBD_MARK.ljust(_FEATURES_RESERVED_BYTES, b"\0")
+        features = Features(APV_MIN, int(FEATURES_KERNEL), APV_MAX, reserved)
+        packet = encode_packet(Packet.P_CONNECTION_FEATURES, features.encode(), apv=80)
+        self._node.out.put(Send(Socket.DATA, [packet]))
+
+    def on_packet(self, command: int, payload: bytes) -> None:
+        """The next packet of the handshake; raises PeerProtocolError, or ends the connection in StandAlone."""
+        steps = {
+            Phase.FEATURES: (Packet.P_CONNECTION_FEATURES, self._on_features),
+            Phase.CHALLENGE: (Packet.P_AUTH_CHALLENGE, self._on_challenge),
+            Phase.RESPONSE: (Packet.P_AUTH_RESPONSE, self._on_response),
+            Phase.PROTOCOL: (Packet.P_PROTOCOL, self._on_protocol),
+        }
+        expected, step = steps[self.phase]
+        if command != expected:
+            if self.phase == Phase.CHALLENGE:
+                self._refuse("cram-hmac-alg is configured here, but the peer does not authenticate")
+                return
+            raise PeerProtocolError(f"expected {expected.name} in the handshake, got packet {command:#x}")
+        step(payload)
+
+    def _refuse(self, reason: str) -> None:
+        self.phase = Phase.DONE
+        self._node.give_up_connection(reason)
+
+    def _on_features(self, payload: bytes) -> None:
+        peer = Features.decode(payload)
+        self.apv = min(APV_MAX, peer.protocol_max or peer.protocol_min)
+        if self.apv < APV_MIN or peer.protocol_min > APV_MAX:
+            self._refuse(
+                f"the peer speaks DRBD protocol {peer.protocol_min} to {peer.protocol_max}, "
+                f"we speak {APV_MIN} to {APV_MAX}"
+            )
+            return
+        self.features = peer.feature_flags & int(FEATURES_KERNEL)
+        self._node.peer_is_pydrbd = peer.reserved.startswith(_PYDRBD_MARK)
+        self._node.set_protocol(self.apv, bool(self.features & Feature.WSAME))
+        if self._node.net.cram_hmac_alg:
+            self.phase = Phase.CHALLENGE
+            self._send(Packet.P_AUTH_CHALLENGE, AuthChallenge(self._challenge).encode())
+        else:
+            self._send_parameters()
+
+    def _on_challenge(self, payload: bytes) -> None:
+        try:
+            peer = AuthChallenge.decode(payload)
+        except PeerProtocolError as error:
+            self._refuse(str(error))
+            return
+        if peer.challenge == self._challenge:
+            self._refuse("the peer sent our own challenge back: a reflection attack, or a node talking to itself")
+            return
+        self._peer_challenge = peer.challenge
+        self.phase = Phase.RESPONSE
+        self._send(Packet.P_AUTH_RESPONSE, AuthResponse(self._hmac(peer.challenge)).encode())
+
+    def _on_response(self, payload: bytes) -> None:
+        expected = self._hmac(self._challenge)
+        response = AuthResponse.decode(payload, len(expected))
+        if not hmac.compare_digest(response.response, expected):
+            self._refuse("the peer's authentication failed: cram-hmac-alg or shared-secret differ")
+            return
+        self._node.log_line(Level.INFO, f"peer authenticated using {len(expected)} bytes HMAC")
+        self._send_parameters()
+
+    def _hmac(self, message: bytes) -> bytes:
+        net = self._node.net
+        return hmac.new(net.shared_secret.encode(), message, net.cram_hmac_alg).digest()
+
+    def _send_parameters(self) -> None:
+        node, net = self._node, self._node.net
+        self.phase = Phase.PROTOCOL
+        protocol = Protocol(
+            int(net.protocol),
+            int(net.after_sb_0pri),
+            int(net.after_sb_1pri),
+            int(net.after_sb_2pri),
+            int(ConnFlag.DISCARD_MY_DATA) if self.discard_my_data else 0,
+            int(net.allow_two_primaries),
+            "",
+        )
+        self._send(Packet.P_PROTOCOL, protocol.encode())
+        for volume in node.volumes.values():
+            node.peers.send_sync_param(volume)
+            node.peers.send_sizes(volume)
+            node.send_uuids(volume)
+            node.send_state(volume)
+        node.enter_report_params()
+
+    def _on_protocol(self, payload: bytes) -> None:
+        peer, net = Protocol.decode(payload, self.apv), self._node.net
+        mirrored = {AfterSb.DISCARD_LOCAL: AfterSb.DISCARD_REMOTE, AfterSb.DISCARD_REMOTE: AfterSb.DISCARD_LOCAL}
+        expected_0pri = mirrored.get(net.after_sb_0pri, net.after_sb_0pri)
+        self.peer_discards = bool(peer.conn_flags & ConnFlag.DISCARD_MY_DATA)
+        checks = (
+            ("protocol", WireProtocol(net.protocol).name, _protocol_name(peer.protocol)),
+            ("after-sb-0pri", int(expected_0pri), peer.after_sb_0pri),
+            ("after-sb-1pri", int(net.after_sb_1pri), peer.after_sb_1pri),
+            ("after-sb-2pri", int(net.after_sb_2pri), peer.after_sb_2pri),
+            ("allow-two-primaries", int(net.allow_two_primaries), peer.two_primaries),
+            ("data-integrity-alg", "", peer.integrity_alg or ""),
+        )
+        for name, ours, theirs in checks:
+            if ours != theirs:
+                self._refuse(f"the peer's {name} ({theirs!r}) differs from ours ({ours!r})")
+                return
+        if self.discard_my_data and self.peer_discards:
+            self._refuse("both sides want to discard their data")
+            return
+        if peer.conn_flags & ConnFlag.DRY_RUN:
+            self._node.log_line(Level.INFO, "the peer only asks what a connection would do (dry-run)")
+        self.phase = Phase.DONE
+
+    def _send(self, packet: Packet, payload: bytes) -> None:
+        self._node.out.put(Send(Socket.DATA, [self._node.packet(packet, payload, 0)]))
+
+
+def _protocol_name(number: int) -> str:
+    return WireProtocol(number).name if number in (1, 2, 3) else str(number)
+
+

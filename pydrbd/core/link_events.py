@@ -1,0 +1,122 @@
+"""The link comes up, the link goes down, the link is given up.
+
+Losing the peer, in this order: mark what it may lack; let the states fall, which begins a new generation behind a
+fence if we are Primary; then answer what waited for the peer alone. So no client hears of a write that only this node
+has before the new generation is durable (C6).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydrbd.core.effects import CloseLink, Level, OpenLink
+from pydrbd.core.events import LinkDown, LinkUp
+from pydrbd.core.handshake import Handshake, Phase
+from pydrbd.core.states import ConnState
+from pydrbd.core.volume import PeerVolume
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["LinkEvents"]
+
+
+class LinkEvents:
+    """The life of the connection to the peer."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.handshake: Handshake | None = None
+        self.peer_discards = False
+        self._teardown = False
+
+    @property
+    def handshaking(self) -> bool:
+        return self.handshake is not None and self.handshake.phase != Phase.DONE
+
+    def on_up(self, event: LinkUp) -> None:
+        """Two sockets stand: a new connection begins, with nothing left of the last one."""
+        node = self._node
+        if node.cstate != ConnState.WFConnection:
+            node.out.put(CloseLink("not waiting for a connection"))
+            return
+        node.link_generation += 1
+        node.resolve_conflicts = event.resolve_conflicts
+        node.set_protocol(80, False)
+        node.peer_is_pydrbd = False
+        self._teardown = False
+        for volume in node.volumes.values():
+            volume.peer = PeerVolume()
+        self.handshake = Handshake(node, event.challenge, discard_my_data=node.wants_discard)
+        self.handshake.start()
+
+    def on_handshake_packet(self, command: int, payload: bytes) -> None:
+        handshake = self.handshake
+        assert handshake is not None
+        handshake.on_packet(command, payload)
+        self.peer_discards = handshake.peer_discards
+
+    def on_down(self, event: LinkDown) -> None:
+        """A socket is gone: fall back, and look for the peer again."""
+        node = self._node
+        if node.cstate == ConnState.StandAlone:
+            return
+        reason = ConnState.TearDown if self._teardown else ConnState(event.reason)
+        node.log_line(Level.INFO if self._teardown else Level.WARNING, f"connection lost: {reason.name} {event.text}")
+        if not self._lose(reason):
+            return
+        node.set_cstate(ConnState.Unconnected)
+        node.set_cstate(ConnState.WFConnection)
+        node.out.put(OpenLink())
+
+    def give_up(self, reason: str, level: Level) -> None:
+        """Go to StandAlone and stay there until an operator connects again."""
+        node = self._node
+        if node.cstate == ConnState.StandAlone:
+            return
+        node.log_line(level, f"dropping the connection, going StandAlone: {reason}")
+        node.out.put(CloseLink(reason, linger=True))
+        self._lose(ConnState.Disconnecting)
+        node.wants_discard = False
+        node.set_cstate(ConnState.StandAlone)
+
+    def expect_teardown(self) -> None:
+        """The peer disconnects in good order: what follows is no failure."""
+        self._teardown = True
+
+    def _lose(self, reason: ConnState) -> bool:
+        """Forget the peer; False if an operator's disconnect, which waited for its word, has led to StandAlone."""
+        node = self._node
+        self.handshake = None
+        self.peer_discards = False
+        node.link_generation += 1
+        node.writes.lose_peer()
+        node.peer_writes.reset()
+        node.bitmaps.reset()
+        node.set_cstate(reason)
+        for volume in node.volumes.values():
+            volume.peer = PeerVolume()
+        node.writes.finish_without_peer()
+        node.flushes.check()
+        node.reads.lose_peer()
+        node.operator.lose_peer()
+        node.operator.on_idle()
+        return node.cstate != ConnState.StandAlone
+
+    # --- a peer that does not answer ---
+
+    def ko_deadline(self) -> float | None:
+        """When the oldest write that waits for the peer has waited too long."""
+        started = self._node.writes.oldest_started()
+        net = self._node.net
+        return None if started is None or not net.ko_count else started + net.ko_count * net.timeout_s
+
+    def check_ko(self) -> None:
+        """Leave a peer that has not answered a write for ko-count times timeout."""
+        deadline = self.ko_deadline()
+        if deadline is not None and self._node.now >= deadline:
+            net = self._node.net
+            self._node.out.put(
+                CloseLink(f"the peer did not answer a write for {net.ko_count} x {net.timeout_s} s (ko-count)")
+            )
+            self._node.writes.forgive_waiting(self._node.now)

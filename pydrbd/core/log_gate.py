@@ -1,0 +1,181 @@
+"""The activity log's gate: a write passes when all extents that it touches are hot, that is in the durable log (B3).
+
+One transaction makes hot what all waiting writes need, up to 64 extents. When every slot is taken by extents that the
+peer has not confirmed, the peer is pressed for a barrier, and no write passes before the one that waits for it:
+otherwise writes to hot extents could keep it out for ever. A batch that touches more extents than one transaction, or
+half of the log, can take is split; a single request never does (32 MiB are 9 extents, the smallest log has 67 slots).
+
+While I/O is frozen (WIRE 5.5) no write of ours passes at all: a disk that is being attached takes none yet, and its
+peer would not remember that it lacks one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pydrbd import native
+from pydrbd.core.volume import Volume
+from pydrbd.limits import AL_UPDATES_PER_TRANSACTION, EXTENTS_OF_BATCH_MAX
+from pydrbd.metadata.activity_log import ActivityLog, Plan
+from pydrbd.native import Batch
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["LogGate"]
+
+_Go = Callable[[int], None]
+
+
+class _Waiter:
+    """Members of a batch before the gate; `go` is called with their mask."""
+
+    __slots__ = ("epochs_back", "extents", "go", "mask", "volume")
+
+    def __init__(self, volume: Volume, mask: int, extents: list[int], epochs_back: int, go: _Go) -> None:
+        self.volume = volume
+        self.mask = mask
+        self.extents = extents
+        self.epochs_back = epochs_back
+        self.go = go
+
+
+class LogGate:
+    """The writes of a node that wait for the activity log of their volume."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._waiting: list[_Waiter] = []
+        self._frozen: list[tuple[Volume, Batch, int, _Go]] = []
+        self._logging: set[int] = set()
+        self._starving: set[int] = set()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._frozen)
+
+    def enter(self, volume: Volume, batch: Batch, mask: int, go: _Go, *, marked: bool = False) -> None:
+        """Let members through, in parts perhaps, now or later.
+
+        Their extents stay hot until the current epoch is released; with `marked`, their blocks are marked out of sync
+        already, and the extents may be evicted at any time.
+        """
+        disk = volume.disk
+        if volume.frozen and not marked:
+            self._frozen.append((volume, batch, mask, go))
+            return
+        if disk is None or not volume.has_disk or not volume.options.al_updates:
+            go(mask)
+            return
+        most = min(AL_UPDATES_PER_TRANSACTION, max(1, disk.log.slot_count // 2))
+        for members, extents in _parts(batch, mask, most):
+            waiter = _Waiter(volume, members, extents, int(marked), go)
+            if volume.vnr in self._starving or disk.log.missing(extents):
+                self._waiting.append(waiter)
+                self._advance(volume)
+            else:
+                self._pass(waiter, disk.log)
+
+    def thaw(self, volume: Volume) -> None:
+        """I/O goes on: what came to the gate while it was frozen, after having been let in before, comes again."""
+        entries, self._frozen = self._frozen, []
+        for entry in entries:
+            if entry[0] is volume:
+                self.enter(*entry)
+            else:
+                self._frozen.append(entry)
+        self.retry()
+
+    def retry(self) -> None:
+        """Let through what has become hot; begin the next transaction for what has not."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        queues: set[int] = set()
+        for waiter in waiting:
+            volume = waiter.volume
+            disk = volume.disk
+            if volume.frozen and not waiter.epochs_back:
+                self._waiting.append(waiter)
+            elif disk is None or not volume.has_disk:
+                waiter.go(waiter.mask)
+            elif volume.vnr in queues or disk.log.missing(waiter.extents):
+                self._waiting.append(waiter)
+                if volume.vnr in self._starving:
+                    queues.add(volume.vnr)
+            else:
+                self._pass(waiter, disk.log)
+        for volume in {id(waiter.volume): waiter.volume for waiter in self._waiting}.values():
+            self._advance(volume)
+
+    def _pass(self, waiter: _Waiter, log: ActivityLog) -> None:
+        log.touch(waiter.extents, self._node.log.current.number - waiter.epochs_back)
+        waiter.go(waiter.mask)
+
+    def _advance(self, volume: Volume) -> None:
+        """Begin the next transaction of a volume for everything that waits."""
+        disk = volume.disk
+        if volume.vnr in self._logging or disk is None or volume.frozen:
+            return
+        plan = self._plan(volume, disk.log)
+        if plan is None:
+            return
+        self._logging.add(volume.vnr)
+
+        def committed(failed: int, errno: int) -> None:
+            self._logging.discard(volume.vnr)
+            if volume.disk is disk:
+                if failed:
+                    # The block may have been written or not, so nobody knows which extents the log names.
+                    self._node.on_disk_error(volume, disk, f"activity log write failed (errno {errno})")
+                else:
+                    disk.log.commit(plan)
+                    volume.counters.al_writes += 1
+            self.retry()
+
+        self._node.persist_log(volume, plan, committed)
+
+    def _plan(self, volume: Volume, log: ActivityLog) -> Plan | None:
+        """For all that wait; if there is no room for that, for the first; else press the peer, and be called again."""
+        wanted: dict[int, None] = {}
+        first: list[int] = []
+        for waiter in self._waiting:
+            if waiter.volume is volume:
+                missing = log.missing(waiter.extents)
+                first = first or missing
+                wanted.update(dict.fromkeys(missing))
+        self._starving.discard(volume.vnr)
+        if not wanted:
+            return None
+        released = self._node.log.released
+        plan = log.plan(list(wanted), released) or log.plan(first, released)
+        if plan is None:
+            self._starving.add(volume.vnr)
+            self._node.press_for_barrier()
+        return plan
+
+
+def _parts(batch: Batch, mask: int, extents_most: int) -> Iterator[tuple[int, list[int]]]:
+    """(members, their extents), as few as possible with at most so many extents in each."""
+    extents = _extents(batch, mask)
+    if len(extents) <= extents_most:
+        yield mask, extents
+        return
+    members, taken = 0, set[int]()
+    for index in native.indices(mask):
+        more = set(_extents(batch, 1 << index))
+        assert len(more) <= extents_most, "one request touches more extents than the activity log can take"
+        if len(taken | more) > extents_most:
+            yield members, sorted(taken)
+            members, taken = 0, set()
+        members |= 1 << index
+        taken |= more
+    yield members, sorted(taken)
+
+
+def _extents(batch: Batch, mask: int) -> list[int]:
+    """The activity-log extents that these members touch."""
+    extents = native.records_extents(batch, mask, EXTENTS_OF_BATCH_MAX)
+    assert extents is not None, "a batch touches more extents than its requests can"
+    return extents

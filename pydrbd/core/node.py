@@ -1,0 +1,344 @@
+"""One node of a resource: where everything comes in and goes out. Start reading here.
+
+`handle(event, now)` takes what happened and returns what is to be done; `next_deadline()` says when to call again with
+a `Tick` if nothing happens. No clock, no socket, no file: time and chance come in as values.
+
+    client batch -> writes.py, reads.py, flushes.py        peer's packets -> the table below
+    operator     -> operator.py                            link up, down  -> link_events.py
+    states       -> changes.py (the funnel)                disk events    -> disk_events.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydrbd import native
+from pydrbd.core.bitmap_exchange import BitmapExchange
+from pydrbd.core.changes import Changes
+from pydrbd.core.clients import Clients
+from pydrbd.core.disk_events import DiskEvents
+from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Persist, Reply, Send, Socket, Stage
+from pydrbd.core.epochs import TransferLog
+from pydrbd.core.events import (
+    ClientBatch,
+    Command,
+    DiskNotOpened,
+    DiskOpened,
+    Done,
+    Event,
+    LinkDown,
+    LinkUp,
+    Received,
+    SessionClosed,
+    SessionOpened,
+    Tick,
+)
+from pydrbd.core.flushes import Flushes
+from pydrbd.core.handshake import NetOptions
+from pydrbd.core.link_events import LinkEvents
+from pydrbd.core.log_gate import LogGate
+from pydrbd.core.operator import Operator
+from pydrbd.core.outbox import Outbox
+from pydrbd.core.packets_in import PacketsIn
+from pydrbd.core.peer_state import PeerStates
+from pydrbd.core.peer_writes import PeerWrites
+from pydrbd.core.reads import Reads
+from pydrbd.core.resync import Resync
+from pydrbd.core.resync_source import ResyncSource
+from pydrbd.core.states import ConnState, Role, State
+from pydrbd.core.transitions import Rules
+from pydrbd.core.volume import LocalDisk, Volume, VolumeOptions
+from pydrbd.core.writes import Writes
+from pydrbd.limits import BARRIER_IDLE_S
+from pydrbd.metadata.activity_log import Plan
+from pydrbd.native import Batch
+from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.wire.framing import encode_packet, header_size
+from pydrbd.wire.nbd import NbdError
+from pydrbd.wire.packets import Barrier, BlockDesc, Data, Packet
+
+__all__ = ["Node", "NodeOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What the configuration says of this node's side of a resource."""
+
+    resource: str
+    net: NetOptions
+    volumes: tuple[VolumeOptions, ...]
+
+
+class Node:
+    """One resource on one node."""
+
+    primary_role = Role.Primary
+
+    def __init__(self, options: NodeOptions, draw_u64: Callable[[], int]) -> None:
+        self.options = options
+        self.net = options.net
+        self.draw_u64 = draw_u64
+        self.now = 0.0
+        self.cstate = ConnState.StandAlone
+        self.volumes: dict[int, Volume] = {
+            volume.vnr: Volume(volume, State()) for volume in sorted(options.volumes, key=lambda v: v.vnr)
+        }
+        self.out = Outbox(self._on_fence_failed, self._fail_reply)
+        self.log = TransferLog(options.net.max_epoch_size)
+        self.changes = Changes(self)
+        self.gate = LogGate(self)
+        self.writes = Writes(self)
+        self.reads = Reads(self)
+        self.flushes = Flushes(self)
+        self.clients = Clients(self)
+        self.peer_writes = PeerWrites(self)
+        self.peers = PeerStates(self)
+        self.bitmaps = BitmapExchange(self)
+        self.resync = Resync(self)
+        self.resync_source = ResyncSource(self)
+        self.operator = Operator(self)
+        self.links = LinkEvents(self)
+        self.disks = DiskEvents(self)
+        self.packets = PacketsIn(self)
+        self.apv = 80
+        self.header_format = 80
+        self.header_bytes = 8
+        self.long_sizes = False
+        self.peer_is_pydrbd = False
+        self.resolve_conflicts = False
+        self.wants_discard = False
+        self.link_generation = 0
+        self._barrier_deadline: float | None = None
+        self._handlers: Mapping[type[Any], Callable[[Any], None]] = {
+            ClientBatch: self.clients.on_batch,
+            Received: self.packets.on_received,
+            Done: self._on_done,
+            Tick: self._on_tick,
+            LinkUp: self.links.on_up,
+            LinkDown: self.links.on_down,
+            DiskOpened: self.disks.on_opened,
+            DiskNotOpened: self.disks.on_not_opened,
+            Command: self.operator.on_command,
+            SessionOpened: self.clients.on_opened,
+            SessionClosed: self.clients.on_closed,
+        }
+
+    # --- the door ---
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Work in one event. Raises PeerProtocolError for a peer that lies (the shell then sends LinkDown)."""
+        assert now >= self.now, "time went backwards"
+        self.now = now
+        self._handlers[type(event)](event)
+        if self.log.barrier_due and self._barrier_deadline is None:
+            self._barrier_deadline = now + BARRIER_IDLE_S
+        return self.out.take()
+
+    def next_deadline(self) -> float | None:
+        """When to come back with a Tick; None: not before something happens."""
+        candidates = (
+            self._barrier_deadline,
+            self.peer_writes.next_deadline(),
+            self.links.ko_deadline(),
+        )
+        return min((deadline for deadline in candidates if deadline is not None), default=None)
+
+    def _on_done(self, event: Done) -> None:
+        then = getattr(event.effect, "then", None)
+        assert then is not None, f"{type(event.effect).__name__} has no end"
+        then(event.failed, event.errno)
+
+    def _on_tick(self, _event: Tick) -> None:
+        if self._barrier_deadline is not None and self.now >= self._barrier_deadline:
+            self._barrier_deadline = None
+            self.send_barriers()
+        self.peer_writes.flush_due(self.now)
+        self.links.check_ko()
+
+    # --- what the parts share: states ---
+
+    def rules(self, volume: Volume, *, for_peer: bool = False) -> Rules:
+        """What configuration and surroundings say about the states of a volume."""
+        return Rules(
+            allow_two_primaries=self.net.allow_two_primaries,
+            opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,
+            other_volume_peer_primary=any(
+                other is not volume and other.state.peer == Role.Primary for other in self.volumes.values()
+            ),
+            handshake_in_flight=self.cstate == ConnState.WFReportParams
+            and volume.state.conn == ConnState.WFReportParams,
+        )
+
+    def change(self, volume: Volume, **fields: Any) -> None:
+        self.changes.change(volume, **fields)
+
+    def set_cstate(self, conn: ConnState) -> None:
+        """The connection-wide state, and that of every volume with it."""
+        self.cstate = conn
+        for volume in self.volumes.values():
+            self.change(volume, conn=conn)
+
+    @property
+    def established(self) -> bool:
+        """Whether the peer is known: the handshake is over."""
+        return any(volume.state.conn >= ConnState.Connected for volume in self.volumes.values())
+
+    @property
+    def discards_my_data(self) -> bool:
+        return self.wants_discard
+
+    @property
+    def peer_discards(self) -> bool:
+        return self.links.peer_discards
+
+    def set_protocol(self, apv: int, long_sizes: bool) -> None:
+        """What the features exchange agreed on."""
+        self.apv = apv
+        self.header_format = 100 if apv >= 100 else 95
+        self.header_bytes = header_size(apv)
+        self.long_sizes = long_sizes
+
+    def enter_report_params(self) -> None:
+        self.set_cstate(ConnState.WFReportParams)
+
+    def give_up_connection(self, reason: str, *, level: Level = Level.ERROR) -> None:
+        self.links.give_up(reason, level)
+
+    def expect_teardown(self) -> None:
+        self.links.expect_teardown()
+
+    def drop_link(self, reason: str) -> None:
+        """Close the sockets; the shell reports LinkDown, and the connection begins anew."""
+        self.out.put(CloseLink(reason))
+
+    def on_peer_known(self) -> None:
+        """The handshake of a volume is over: the one-shot wish to discard is used up."""
+        if all(volume.state.conn >= ConnState.Connected for volume in self.volumes.values()):
+            self.wants_discard = False
+
+    def on_disk_error(self, volume: Volume, disk: LocalDisk | None, text: str) -> None:
+        """Something on this disk has failed; `disk` is the volume's disk of the time when it began."""
+        if disk is volume.disk:
+            self.disks.on_error(volume, text)
+
+    def finish_detach(self, volume: Volume) -> None:
+        self.disks.finish_detach(volume)
+
+    def _on_fence_failed(self, vnr: int, errno: int) -> None:
+        self.disks.on_error(self.volumes[vnr], f"meta-data write failed (errno {errno})")
+
+    # --- what the parts share: sending ---
+
+    def packet(self, packet: int, payload: bytes, vnr: int) -> bytes:
+        return encode_packet(packet, payload, apv=self.apv, volume=vnr)
+
+    def send_data(self, packet: Packet, payload: bytes, vnr: int) -> None:
+        self.out.put(Send(Socket.DATA, [self.packet(packet, payload, vnr)]))
+
+    def send_state(self, volume: Volume) -> None:
+        self.peers.send_state(volume)
+
+    def send_uuids(self, volume: Volume) -> None:
+        self.peers.send_uuids(volume)
+
+    def send_ping(self) -> None:
+        self.out.put(Send(Socket.META, [self.packet(Packet.P_PING, b"", 0)]))
+
+    def send_blocks(self, packet: Packet, volume: Volume, batch: Batch, mask: int, buffer: bytearray) -> None:
+        """P_DATA_REPLY or P_RS_DATA_REPLY for each member, with its data."""
+        parts = self.barrier_parts()
+        data = memoryview(buffer)
+        for index in native.indices(mask):
+            record = batch.records[index]
+            head = Data(record.offset // SECTOR_SIZE_BYTES, record.id, 0, 0, b"").encode()
+            header = encode_packet(packet, head, apv=self.apv, volume=volume.vnr)
+            parts.append(_with_length(header, self.apv, len(head) + record.length))
+            parts.append(data[record.data : record.data + record.length])
+        volume.counters.sent += native.records_length_sum(batch, mask) >> 9
+        self.out.put(Send(Socket.DATA, parts))
+
+    def send_acks(self, packet: Packet, volume: Volume, batch: Batch, mask: int) -> None:
+        """A block acknowledgement for each member, on the meta socket."""
+        if mask:
+            first_seq = volume.next_seq(mask.bit_count())
+            acks = native.drbd_acks(batch, mask, format=self.header_format, packet=packet, first_seq=first_seq)
+            self.out.put(Send(Socket.META, [acks]))
+
+    def send_out_of_sync(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """P_OUT_OF_SYNC for writes that the peer will get by the resync."""
+        parts = self.barrier_parts()
+        for index in native.indices(mask):
+            record = batch.records[index]
+            first = record.offset // SECTOR_SIZE_BYTES
+            count = -(-(record.offset + record.length) // SECTOR_SIZE_BYTES) - first
+            note = BlockDesc(first, count * SECTOR_SIZE_BYTES)
+            parts.append(self.packet(Packet.P_OUT_OF_SYNC, note.encode(), volume.vnr))
+        self.out.put(Send(Socket.DATA, parts))
+
+    def barrier_parts(self) -> list[Part]:
+        """The barriers that must go out before the next packet of a new epoch."""
+        self._barrier_deadline = None
+        return [
+            self.packet(Packet.P_BARRIER, Barrier(number, int(urgent and self.peer_is_pydrbd)).encode(), 0)
+            for number, urgent in self.log.take_barriers()
+        ]
+
+    def send_barriers(self) -> None:
+        parts = self.barrier_parts()
+        if parts:
+            self.out.put(Send(Socket.DATA, parts))
+
+    def press_for_barrier(self) -> None:
+        """Somebody waits for what the peer has not confirmed: close the epoch and say that it is urgent.
+
+        A barrier that went out without hurry is followed by an empty one, which only a node of ours understands.
+        """
+        late = self.log.press()
+        parts = self.barrier_parts()
+        if late and self.peer_is_pydrbd:
+            parts.append(self.packet(Packet.P_BARRIER, Barrier(0, 1).encode(), 0))
+        if parts:
+            self.out.put(Send(Socket.DATA, parts))
+
+    # --- what the parts share: clients and logs ---
+
+    def reply(self, volume: Volume, session: Any, batch: Batch, mask: int, error: int) -> None:
+        self.clients.reply(volume, session, batch, mask, error)
+
+    def thaw(self, volume: Volume) -> None:
+        self.gate.thaw(volume)
+        self.clients.thaw(volume)
+
+    def refuse_held(self, volume: Volume) -> None:
+        self.clients.refuse_held(volume)
+
+    def on_write_finished(self) -> None:
+        self.operator.on_idle()
+
+    def on_read_finished(self) -> None:
+        self.operator.on_idle()
+
+    def persist_log(self, volume: Volume, plan: Plan, then: Callable[[int, int], None]) -> None:
+        """An activity-log transaction: what it forgets is durable first, data and bits (META 4.5)."""
+        disk = volume.disk
+        assert disk is not None
+        stages: tuple[Stage, ...] = ()
+        if plan.evicted:
+            stages = self.changes.bitmap_stage(volume, flush_data=True) or (Stage(True, ()),)
+        block = (disk.layout.al_offset_bytes + plan.ring_offset_bytes, plan.block)
+        self.out.put(Persist(volume.vnr, (*stages, Stage(False, (block,))), then))
+
+    def log_line(self, level: Level, text: str) -> None:
+        self.out.put_urgent(Log(level, text))
+
+    def _fail_reply(self, reply: Reply) -> Reply:
+        return replace(reply, parts=[native.nbd_replies(reply.batch, reply.mask, NbdError.EIO)], speaks=False)
+
+
+def _with_length(packet: bytes, apv: int, length: int) -> bytes:
+    """A packet whose header announces more payload than stands here: the data follows by itself."""
+    if apv >= 100:
+        return packet[:8] + length.to_bytes(4, "big") + packet[12:]
+    raise AssertionError("the data of an old protocol must be sent in one piece")

@@ -1,0 +1,378 @@
+"""What an operator may ask of a node, and the changes that both nodes must agree on (WIRE 6).
+
+A change that needs the peer's word is asked for with P_STATE_CHG_REQ (P_CONN_ST_CHG_REQ for the whole connection) and
+made when the peer grants it; one at a time, the others wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.core.effects import Answer, Attach, Level, OpenLink, Send, Socket
+from pydrbd.core.refusals import StateCode, decode_reply
+from pydrbd.core.states import Change, ConnState, DiskState, Role
+from pydrbd.core.transitions import check_change, sanitize
+from pydrbd.core.volume import Volume
+from pydrbd.metadata.superblock import MdFlag
+from pydrbd.wire.packets import Packet, StateChgReply, StateChgReq
+
+if TYPE_CHECKING:
+    from pydrbd.core.events import Command
+    from pydrbd.core.node import Node
+
+__all__ = ["Operator"]
+
+_Then = Callable[[StateCode], None]
+_ATTACHING = (DiskState.Attaching, DiskState.Negotiating)
+_FORCEABLE = (DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent)
+
+
+class Operator:
+    """Commands, and the requests to and from the peer that they lead to."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked: tuple[Packet, int, _Then] | None = None
+        self._queue: deque[tuple[Packet, int, Change, _Then]] = deque()
+        self._demotions: list[Command] = []
+        self._verbs: dict[str, Callable[[Command], None]] = {
+            "primary": self._primary,
+            "secondary": self._secondary,
+            "connect": self._connect,
+            "disconnect": self._disconnect,
+            "attach": self._attach,
+            "detach": self._detach,
+            "invalidate": self._invalidate,
+            "outdate": self._outdate,
+        }
+
+    @property
+    def demoting(self) -> bool:
+        return bool(self._demotions)
+
+    def on_command(self, command: Command) -> None:
+        """Carry out one command; it ends with an Answer, now or later."""
+        verb = self._verbs.get(command.verb)
+        if verb is None:
+            self._answer(command, StateCode.SS_NOT_SUPPORTED, f"unknown command {command.verb!r}")
+        else:
+            verb(command)
+
+    def _answer(self, command: Command, code: StateCode, text: str = "") -> None:
+        if not text and not code.granted:
+            text = f"State change failed: ({int(code)}) {code.message}"
+        self._node.out.put(Answer(command.request, int(code), text))
+
+    # --- roles ---
+
+    def _primary(self, command: Command) -> None:
+        node = self._node
+        force = bool(command.arguments.get("force"))
+        for volume in node.volumes.values():
+            old = volume.state
+            wanted = replace(old, role=Role.Primary)
+            if force and old.disk in _FORCEABLE:
+                wanted = replace(wanted, disk=DiskState.UpToDate)
+            code = check_change(old, sanitize(old, wanted, node.rules(volume)), node.rules(volume))
+            if old.pdsk in _ATTACHING:
+                code = StateCode.SS_IN_TRANSIENT_STATE  # the peer's data may be newer: wait until they are compared
+            if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
+                self._answer(command, code)
+                return
+        self._promote_next(command, list(node.volumes.values()), force)
+
+    def _promote_next(self, command: Command, volumes: list[Volume], force: bool) -> None:
+        """Promote the volumes one after the other: each asks the peer first, if there is one."""
+        node = self._node
+        if not volumes:
+            self._answer(command, StateCode.SS_SUCCESS)
+            return
+        volume, rest = volumes[0], volumes[1:]
+        if volume.state.role == Role.Primary:
+            self._promote_next(command, rest, force)
+            return
+        disk = DiskState.UpToDate if force and volume.state.disk in _FORCEABLE else None
+
+        def granted(code: StateCode) -> None:
+            if not code.granted:
+                self._answer(command, code)
+                return
+            if disk is None:
+                node.change(volume, role=Role.Primary)
+            else:
+                node.change(volume, role=Role.Primary, disk=disk, new_generation=True)
+            self._promote_next(command, rest, force)
+
+        if volume.state.conn >= ConnState.Connected:
+            self.ask_peer(volume.vnr, Change(role=Role.Primary, disk=disk), granted)
+        else:
+            granted(StateCode.SS_SUCCESS)
+
+    def _secondary(self, command: Command) -> None:
+        node = self._node
+        volumes = [volume for volume in node.volumes.values() if volume.state.role == Role.Primary]
+        if not volumes:
+            self._answer(command, StateCode.SS_SUCCESS)
+            return
+        if not command.arguments.get("force") and any(volume.sessions for volume in volumes):
+            self._answer(command, StateCode.SS_DEVICE_IN_USE)
+            return
+        self._demotions.append(command)
+        self.on_idle()
+
+    def on_idle(self) -> None:
+        """Demote as soon as no write is under way, and the peer has all of them durably.
+
+        A Secondary that loses its peer has no generation of its own to tell that the peer may lack something.
+        """
+        node = self._node
+        if not self._demotions or node.writes.busy:
+            return
+        if node.log.last_unacked():
+            node.press_for_barrier()
+            return
+        commands, self._demotions = self._demotions, []
+        for volume in node.volumes.values():
+            if volume.state.role == Role.Primary:
+                node.change(volume, role=Role.Secondary)
+            node.refuse_held(volume)
+        for command in commands:
+            self._answer(command, StateCode.SS_SUCCESS)
+
+    # --- connection ---
+
+    def _connect(self, command: Command) -> None:
+        node = self._node
+        if node.cstate != ConnState.StandAlone:
+            self._answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
+            return
+        node.wants_discard = bool(command.arguments.get("discard_my_data"))
+        node.set_cstate(ConnState.Unconnected)
+        node.set_cstate(ConnState.WFConnection)
+        node.out.put(OpenLink())
+        self._answer(command, StateCode.SS_SUCCESS)
+
+    def _disconnect(self, command: Command) -> None:
+        node = self._node
+        if node.cstate == ConnState.StandAlone:
+            self._answer(command, StateCode.SS_SUCCESS, "already StandAlone")
+            return
+        if node.cstate < ConnState.WFReportParams or command.arguments.get("force") or not node.established:
+            node.give_up_connection("disconnected by the operator", level=Level.INFO)
+            self._answer(command, StateCode.SS_SUCCESS)
+            return
+
+        def granted(code: StateCode) -> None:
+            # A kernel that agrees closes the sockets at once: the end of one may be seen before the word on the other.
+            if code.granted or node.links.handshake is None:
+                node.give_up_connection("disconnected by the operator", level=Level.INFO)
+                code = StateCode.SS_SUCCESS
+            self._answer(command, code)
+
+        self._request(Packet.P_CONN_ST_CHG_REQ, 0, Change(conn=ConnState.Disconnecting), granted)
+
+    # --- disk ---
+
+    def _attach(self, command: Command) -> None:
+        node = self._node
+        volumes = [volume for volume in node.volumes.values() if volume.state.disk == DiskState.Diskless]
+        if not volumes:
+            self._answer(command, StateCode.SS_SUCCESS, "already attached")
+            return
+        pending = {volume.vnr for volume in volumes}
+        failures: list[str] = []
+
+        def attached(vnr: int, error: str) -> None:
+            pending.discard(vnr)
+            if error:
+                failures.append(error)
+            if not pending:
+                code = StateCode.SS_IS_DISKLESS if failures else StateCode.SS_SUCCESS
+                self._answer(command, code, "; ".join(failures))
+
+        for volume in volumes:
+            volume.attach_request = attached
+            node.change(volume, disk=DiskState.Attaching)
+            node.out.put(Attach(volume.vnr))
+
+    def _detach(self, command: Command) -> None:
+        self._detach_next(command, [volume for volume in self._node.volumes.values() if volume.disk is not None])
+
+    def _detach_next(self, command: Command, volumes: list[Volume]) -> None:
+        node = self._node
+        if not volumes:
+            self._answer(command, StateCode.SS_SUCCESS)
+            return
+        volume, rest = volumes[0], volumes[1:]
+        old = volume.state
+        code = self._check(volume, disk=DiskState.Diskless)
+        if not code.granted and not command.arguments.get("force"):
+            self._answer(command, code)
+            return
+
+        def granted(code: StateCode) -> None:
+            if code.granted and not command.arguments.get("force"):
+                code = self._check(volume, disk=DiskState.Diskless)  # as it is by now
+                if not code.granted:
+                    node.drop_link("could not do what the peer has agreed to")
+            if not code.granted:
+                self._answer(command, code)
+                return
+            node.changes.write_bitmap(volume)
+            node.change(volume, disk=DiskState.Failed)
+            node.finish_detach(volume)
+            self._detach_next(command, rest)
+
+        if old.conn >= ConnState.Connected and not command.arguments.get("force"):
+            self.ask_peer(volume.vnr, Change(disk=DiskState.Failed), granted)
+        else:
+            granted(StateCode.SS_SUCCESS)
+
+    def _check(self, volume: Volume, **fields: Any) -> StateCode:
+        rules = self._node.rules(volume)
+        return check_change(volume.state, sanitize(volume.state, replace(volume.state, **fields), rules), rules)
+
+    def _invalidate(self, command: Command) -> None:
+        """Forget what the local data was worth: a full sync from the peer, now or when it comes."""
+        node = self._node
+        for volume in node.volumes.values():
+            old = volume.state
+            if volume.disk is None or old.disk < DiskState.Inconsistent:
+                self._answer(command, StateCode.SS_IS_DISKLESS)
+                return
+            if old.conn >= ConnState.Connected:
+                self._invalidate_connected(command, volume)
+                return
+            if old.role == Role.Primary:
+                self._answer(command, StateCode.SS_NO_UP_TO_DATE_DISK)
+                return
+            volume.disk.bitmap.set_all()
+            flagged = replace(volume.disk.superblock, flags=volume.disk.superblock.flags | MdFlag.FULL_SYNC)
+            volume.disk.superblock = flagged
+            node.changes.write_superblock(volume, node.changes.bitmap_stage(volume, flush_data=False))
+            node.change(volume, disk=DiskState.Inconsistent)
+            unflagged = volume.disk.superblock.flags & ~MdFlag.FULL_SYNC
+            volume.disk.superblock = replace(volume.disk.superblock, flags=unflagged)
+        self._answer(command, StateCode.SS_SUCCESS)
+
+    def _invalidate_connected(self, command: Command, volume: Volume) -> None:
+        node = self._node
+        old = volume.state
+        wanted = replace(old, conn=ConnState.StartingSyncT, disk=DiskState.Inconsistent)
+        code = check_change(old, sanitize(old, wanted, node.rules(volume)), node.rules(volume))
+        if not code.granted:
+            self._answer(command, code)
+            return
+
+        def granted(code: StateCode) -> None:
+            if code.granted:
+                node.change(volume, conn=ConnState.StartingSyncT)
+                self.start_full_sync(volume)
+            self._answer(command, code)
+
+        self.ask_peer(volume.vnr, Change(conn=ConnState.StartingSyncT, disk=DiskState.Inconsistent), granted)
+
+    def start_full_sync(self, volume: Volume) -> None:
+        """StartingSyncS or StartingSyncT: both sides set all bits; the source names the sync UUID (WIRE 12.9)."""
+        node = self._node
+        assert volume.disk is not None
+        volume.disk.bitmap.set_all()
+        node.changes.write_bitmap(volume)
+        if volume.state.conn != ConnState.StartingSyncT:
+            node.resync_source.start(volume)
+            return
+        node.change(volume, conn=ConnState.WFSyncUUID)
+        if volume.peer.early_sync_uuid is not None:
+            node.resync.start_target(volume, volume.peer.early_sync_uuid)
+            volume.peer.early_sync_uuid = None
+
+    def _outdate(self, command: Command) -> None:
+        node = self._node
+        for volume in node.volumes.values():
+            old = volume.state
+            wanted = sanitize(old, replace(old, disk=DiskState.Outdated), node.rules(volume))
+            code = check_change(old, wanted, node.rules(volume))
+            if not code.granted:
+                self._answer(command, code)
+                return
+        for volume in node.volumes.values():
+            node.change(volume, disk=DiskState.Outdated)
+        self._answer(command, StateCode.SS_SUCCESS)
+
+    # --- agreeing with the peer ---
+
+    def ask_peer(self, vnr: int, change: Change, then: _Then) -> None:
+        """Ask for a change of one volume; `then` gets the peer's word."""
+        self._request(Packet.P_STATE_CHG_REQ, vnr, change, then)
+
+    def _request(self, packet: Packet, vnr: int, change: Change, then: _Then) -> None:
+        if self._asked is not None:
+            self._queue.append((packet, vnr, change, then))
+            return
+        self._asked = (packet, vnr, then)
+        mask, value = change.encode()
+        self._node.send_data(packet, StateChgReq(mask, value).encode(), vnr)
+
+    def waits_for(self, volume: Volume) -> bool:
+        """Whether the peer has not answered (by what we know) a request that is about this volume."""
+        return self._asked is not None and self._asked[:2] == (Packet.P_STATE_CHG_REQ, volume.vnr)
+
+    def on_reply(self, packet: Packet, vnr: int, payload: bytes) -> None:
+        """P_STATE_CHG_REPLY or P_CONN_ST_CHG_REPLY."""
+        code = decode_reply(StateChgReply.decode(payload, packet).retcode)
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked[2](code)
+        self._next_request()
+
+    def _next_request(self) -> None:
+        if self._queue and self._asked is None:
+            packet, vnr, change, then = self._queue.popleft()
+            self._request(packet, vnr, change, then)
+
+    def lose_peer(self) -> None:
+        """The peer will not answer any more."""
+        waiting = [self._asked[2]] if self._asked is not None else []
+        waiting += [entry[3] for entry in self._queue]
+        self._asked = None
+        self._queue.clear()
+        for then in waiting:
+            then(StateCode.SS_CW_FAILED_BY_PEER)
+
+    def on_request(self, packet: Packet, volume: Volume | None, payload: bytes) -> None:
+        """The peer asks for a change: check it as if it were ours, answer, and make it."""
+        node = self._node
+        request = StateChgReq.decode(payload, packet)
+        reply = Packet.P_CONN_ST_CHG_REPLY if volume is None else Packet.P_STATE_CHG_REPLY
+        vnr = 0 if volume is None else volume.vnr
+        change = Change.decode(request.mask, request.value).from_peer()
+        if self._asked is not None and node.resolve_conflicts:
+            self._reply(reply, vnr, StateCode.SS_CONCURRENT_ST_CHG)
+            return
+        if volume is None or change.conn == ConnState.TearDown:
+            self._reply(reply, vnr, StateCode.SS_SUCCESS)
+            if change.conn == ConnState.TearDown:
+                node.expect_teardown()
+            return
+        old = volume.state
+        wanted = change.apply(old)
+        new = sanitize(old, wanted, node.rules(volume))
+        code = check_change(old, new, node.rules(volume, for_peer=True))
+        if change.peer is Role.Primary and (old.disk in _ATTACHING or old.conn is ConnState.WFBitMapS):
+            code = StateCode.SS_IN_TRANSIENT_STATE  # ours may be the newer data, and the peer does not know it yet
+        # A detach is made when the peer's P_STATE says that it is: a new generation for one that does not happen,
+        # because the link breaks, would look like a split brain.
+        if code.granted and code is not StateCode.SS_NOTHING_TO_DO and change.pdsk is not DiskState.Failed:
+            fields = {name: getattr(wanted, name) for name in ("role", "peer", "conn", "disk", "pdsk", "peer_isp")}
+            node.change(volume, **fields)
+        self._reply(reply, vnr, code)
+        if code.granted and volume.state.conn in (ConnState.StartingSyncS, ConnState.StartingSyncT):
+            self.start_full_sync(volume)
+
+    def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:
+        payload = StateChgReply(int(code)).encode()
+        self._node.out.put(Send(Socket.META, [self._node.packet(packet, payload, vnr)]))
+

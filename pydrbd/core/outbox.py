@@ -1,0 +1,83 @@
+"""Persist, then speak: the one door through which effects leave the core.
+
+A superblock write is a *fence*: what the core decides after it may rest on it, so no later effect leaves before it is
+durable. Activity-log transactions are not fences (only the writes that wait for them do). Answers to pings pass at
+any time: a slow disk must not look like a dead node.
+
+If a fenced write fails, its volume's disk is gone, and a reply of that volume that was waiting behind the fence turns
+into an error: the client must not be told of a success that rested on a state that is not on disk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pydrbd.core.effects import Effect, Persist, Reply, Stage
+
+__all__ = ["Outbox"]
+
+_Failed = Callable[[int, int], None]
+
+
+class Outbox:
+    """Effects in the order in which they may begin."""
+
+    __slots__ = ("_fail_reply", "_fence", "_held", "_on_failed", "_ready")
+
+    def __init__(self, on_failed: _Failed, fail_reply: Callable[[Reply], Reply]) -> None:
+        self._ready: list[Effect] = []
+        self._held: deque[Effect] = deque()
+        self._fence: Persist | None = None
+        self._on_failed = on_failed
+        self._fail_reply = fail_reply
+
+    def put(self, effect: Effect) -> None:
+        """Let an effect leave, behind the fences that were put before it."""
+        if self._fence is None:
+            self._ready.append(effect)
+        else:
+            self._held.append(effect)
+
+    def put_urgent(self, effect: Effect) -> None:
+        """Let an effect leave at once: it rests on nothing that is being written."""
+        self._ready.append(effect)
+
+    def persist(self, volume: int, stages: tuple[Stage, ...]) -> None:
+        """Write meta-data and hold everything that comes later until it is durable."""
+        fence = Persist(volume, stages, self._fenced_done)
+        if self._fence is None:
+            self._fence = fence
+            self._ready.append(fence)
+        else:
+            self._held.append(fence)
+
+    @property
+    def fenced(self) -> bool:
+        return self._fence is not None
+
+    def take(self) -> list[Effect]:
+        """The effects that may begin now."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _fenced_done(self, failed: int, errno: int) -> None:
+        fence = self._fence
+        assert fence is not None, "a fence ended that did not stand"
+        self._fence = None
+        if failed:
+            held = self._held
+            self._held = deque(
+                self._fail_reply(effect)
+                if isinstance(effect, Reply) and effect.volume == fence.volume and effect.speaks
+                else effect
+                for effect in held
+            )
+        while self._held:
+            effect = self._held.popleft()
+            self._ready.append(effect)
+            if isinstance(effect, Persist) and effect.then == self._fenced_done:
+                self._fence = effect
+                break
+        if failed:
+            self._on_failed(fence.volume, errno)

@@ -1,0 +1,211 @@
+"""What comes from the peer: each packet to the part that knows it.
+
+Packets are cut by native code and come as batches. Runs of the peer's writes, and runs of its acknowledgements, are
+worked in together; everything else is rare and goes through a table by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydrbd.core.effects import Send, Socket
+from pydrbd.core.events import Received
+from pydrbd.core.states import ConnState
+from pydrbd.core.volume import Volume
+from pydrbd.core.writes import WriteBatch
+from pydrbd.errors import PeerProtocolError
+from pydrbd.native import Batch
+from pydrbd.wire.packet_numbers import ID_SYNCER, PACKET_SPECS, SocketKind, packet_name
+from pydrbd.wire.packets import Barrier, BarrierAck, Packet, SyncUuid
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["PacketsIn"]
+
+_WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
+_WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
+_ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUIDS, Packet.P_STATE})
+_IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE, Packet.P_SYNC_PARAM89, Packet.P_PROTOCOL_UPDATE})
+
+_OfRecord = Callable[[Volume, Batch, int], None]
+"""Called with the place of one record, or with the mask of a run."""
+
+
+class PacketsIn:
+    """The dispatcher of both sockets."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._data: dict[int, _OfRecord] = {
+            Packet.P_DATA_REPLY: node.reads.on_data_reply,
+            Packet.P_DATA_REQUEST: node.peer_writes.on_read,
+            Packet.P_SIZES: self._payload(node.peers.on_sizes),
+            Packet.P_UUIDS: self._payload(node.peers.on_uuids),
+            Packet.P_STATE: self._payload(node.peers.on_state),
+            Packet.P_SYNC_UUID: self._payload(
+                lambda volume, payload: node.resync.start_target(volume, SyncUuid.decode(payload).uuid)
+            ),
+            Packet.P_STATE_CHG_REQ: self._payload(
+                lambda volume, payload: node.operator.on_request(Packet.P_STATE_CHG_REQ, volume, payload)
+            ),
+            Packet.P_BITMAP: self._bitmap,
+            Packet.P_COMPRESSED_BITMAP: self._bitmap,
+            Packet.P_OUT_OF_SYNC: self._out_of_sync,
+        }
+
+        kinds = (
+            (_WRITES, node.peer_writes.on_data),
+            (frozenset({Packet.P_RS_DATA_REPLY}), node.resync.on_data),
+            (frozenset({Packet.P_RS_DATA_REQUEST, Packet.P_RS_THIN_REQ}), node.resync_source.on_requests),
+        )
+        self._runs = {int(command): (commands, handler) for commands, handler in kinds for command in commands}
+
+    def _payload(self, handler: Callable[[Volume, bytes], None]) -> _OfRecord:
+        def handle(volume: Volume, batch: Batch, index: int) -> None:
+            handler(volume, bytes(batch.data(index)))
+
+        return handle
+
+    def on_received(self, event: Received) -> None:
+        """One socket's packets, in order."""
+        if event.socket == Socket.DATA:
+            self._on_data(event.batch)
+        else:
+            self._on_meta(event.batch)
+
+    def _volume(self, vnr: int) -> Volume:
+        volume = self._node.volumes.get(vnr)
+        if volume is None:
+            raise PeerProtocolError(f"a packet for volume {vnr}, which this resource does not have")
+        return volume
+
+    # --- data socket ---
+
+    def _on_data(self, batch: Batch) -> None:
+        index = 0
+        while index < batch.count:
+            if self._node.links.handshake is None:
+                return  # given up in the middle of a batch: nothing of it counts any more
+            record = batch.records[index]
+            run = self._runs.get(record.command)
+            if run is not None and not self._node.links.handshaking:
+                index = self._run(batch, index, *run)
+                continue
+            self._on_data_packet(batch, index, record.command, record.volume)
+            index += 1
+
+    def _run(self, batch: Batch, first: int, commands: frozenset[Packet], handler: _OfRecord) -> int:
+        """Consecutive packets of such kinds for one volume, worked in together; where the run ends."""
+        vnr = batch.records[first].volume
+        end = first
+        while end < batch.count and batch.records[end].command in commands and batch.records[end].volume == vnr:
+            end += 1
+        volume = self._volume(vnr)
+        if volume.state.conn < ConnState.Connected:
+            name = packet_name(batch.records[first].command)
+            raise PeerProtocolError(f"volume {vnr}: {name} in state {volume.state.conn.name}")
+        handler(volume, batch, ((1 << end) - 1) & ~((1 << first) - 1))
+        return end
+
+    def _on_data_packet(self, batch: Batch, index: int, command: int, vnr: int) -> None:
+        node = self._node
+        if node.links.handshaking:
+            node.links.on_handshake_packet(command, bytes(batch.data(index)))
+            return
+        if command == Packet.P_BARRIER:
+            node.peer_writes.on_barrier(Barrier.decode(batch.data(index)))
+            return
+        if command == Packet.P_CONN_ST_CHG_REQ:
+            node.operator.on_request(Packet.P_CONN_ST_CHG_REQ, None, bytes(batch.data(index)))
+            return
+        if command in _IGNORED or (command in _ABOUT_A_VOLUME and vnr not in node.volumes):
+            return
+        handler = self._data.get(command)
+        if handler is None:
+            raise PeerProtocolError(f"unexpected {packet_name(command)} on the data socket")
+        handler(self._volume(vnr), batch, index)
+
+    def _bitmap(self, volume: Volume, batch: Batch, index: int) -> None:
+        self._node.bitmaps.on_packet(volume, batch.records[index].command, bytes(batch.data(index)))
+
+    def _out_of_sync(self, volume: Volume, batch: Batch, index: int) -> None:
+        record = batch.records[index]
+        if volume.disk is not None:
+            volume.disk.bitmap.set_range(record.offset, record.length)
+
+    # --- meta socket ---
+
+    def _on_meta(self, batch: Batch) -> None:
+        node = self._node
+        touched: dict[int, WriteBatch] = {}
+        if node.links.handshake is None:
+            return  # given up: what the sockets still held does not count any more
+        for index in range(batch.count):
+            record = batch.records[index]
+            command = record.command
+            if command in _WRITE_ACKS and record.id != ID_SYNCER:
+                self._on_write_ack(command, record, touched)
+                continue
+            self._settle(touched)
+            self._on_meta_packet(batch, index, command)
+            if node.links.handshake is None:
+                return
+        self._settle(touched)
+
+    def _on_write_ack(self, command: int, record: object, touched: dict[int, WriteBatch]) -> None:
+        block_id = record.id  # type: ignore[attr-defined]
+        good = command != Packet.P_NEG_ACK
+        try:
+            write = self._node.writes.on_ack(block_id, good=good, in_sync=command == Packet.P_RS_WRITE_ACK)
+        except KeyError:
+            self._out_of_sync_by_ack(record)
+            return
+        touched[write.serial] = write
+
+    def _out_of_sync_by_ack(self, record: object) -> None:
+        """P_NEG_ACK for a write that we know nothing of: tolerated, its blocks count as out of sync (WIRE 3)."""
+        volume = self._node.volumes.get(record.volume)  # type: ignore[attr-defined]
+        if volume is not None and volume.disk is not None:
+            volume.disk.bitmap.set_range(record.offset, record.length)  # type: ignore[attr-defined]
+
+    def _settle(self, touched: dict[int, WriteBatch]) -> None:
+        for write in touched.values():
+            self._node.writes.progress(write)
+        touched.clear()
+
+    def _on_meta_packet(self, batch: Batch, index: int, command: int) -> None:
+        node = self._node
+        record = batch.records[index]
+        if command == Packet.P_PING:
+            answer = Send(Socket.META, [node.packet(Packet.P_PING_ACK, b"", 0)])
+            if node.resync_source.lets_target_end():
+                node.out.put(answer)
+            else:
+                node.out.put_urgent(answer)
+        elif command == Packet.P_PING_ACK:
+            node.resync.on_ping_ack()
+        elif command == Packet.P_BARRIER_ACK:
+            ack = BarrierAck.decode(batch.data(index))
+            node.log.on_barrier_ack(ack.barrier, ack.set_size)
+            node.flushes.check()
+            node.gate.retry()
+            node.operator.on_idle()
+        elif command in (Packet.P_STATE_CHG_REPLY, Packet.P_CONN_ST_CHG_REPLY):
+            node.operator.on_reply(Packet(command), record.volume, bytes(batch.data(index)))
+        elif command in (Packet.P_RS_WRITE_ACK, Packet.P_WRITE_ACK, Packet.P_NEG_ACK):
+            good = command != Packet.P_NEG_ACK
+            node.resync_source.on_ack(self._volume(record.volume), record.offset, record.length, good=good)
+        elif command in (Packet.P_NEG_RS_DREPLY, Packet.P_RS_CANCEL):
+            canceled = command == Packet.P_RS_CANCEL
+            node.resync.on_negative(self._volume(record.volume), record.offset, canceled=canceled)
+        elif command == Packet.P_NEG_DREPLY:
+            node.reads.on_negative_reply(record.id)
+        elif command == Packet.P_RECV_ACK or command == Packet.P_DELAY_PROBE:
+            return
+        else:
+            known = command in PACKET_SPECS and bool(PACKET_SPECS[Packet(command)].sockets & SocketKind.META)
+            raise PeerProtocolError(
+                f"{'unexpected' if known else 'unknown'} packet {packet_name(command)} on the meta socket"
+            )

@@ -1,0 +1,307 @@
+"""Serving the peer: its writes to our disk, our acknowledgements, its barriers, its reads.
+
+    P_DATA run -> range held -> DiskWrite -> P_WRITE_ACK (P_RS_WRITE_ACK during a resync, P_NEG_ACK on an error)
+    P_BARRIER  -> all writes of the epoch done -> flush -> P_BARRIER_ACK, in order
+
+A write's acknowledgement may rest on our volatile cache; the barrier's never does: it leaves after a flush that began
+when all of the epoch was written. A node of ours says in its barrier whether somebody waits for it; if not, we flush
+at leisure, one flush for many epochs. Anyone else's barrier is flushed at once, as the kernel does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydrbd import native
+from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskRead, DiskWrite, DiskZero, Effect, Send, Socket
+from pydrbd.core.ranges import Hold
+from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import DRBD_IO_BYTES_MAX, LAZY_FLUSH_S, PEER_READ_BYTES_MAX, PEER_REQUESTS_MAX
+from pydrbd.native import Batch
+from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.wire.packet_numbers import DpFlag
+from pydrbd.wire.packets import Barrier, BarrierAck, Packet
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["PeerWrites"]
+
+
+@dataclass(slots=True, eq=False)
+class _PeerEpoch:
+    """The peer's writes between two of its barriers."""
+
+    received_count: int = 0
+    busy: int = 0
+    disks: dict[int, LocalDisk | None] = field(default_factory=dict)
+    """Where what we have acknowledged lies, by volume; None: on two disks, one after the other."""
+    barrier: int | None = None
+    urgent: bool = False
+    deadline: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return self.barrier is not None and not self.busy
+
+
+class PeerWrites:
+    """Everything that the peer has asked of our disks on this connection."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._epochs: deque[_PeerEpoch] = deque([_PeerEpoch()])
+        self._flushing = 0
+        self._hurried = False
+        self._generation = 0
+        self._read_bytes = 0
+        self._gave_up = False
+
+    @property
+    def busy(self) -> bool:
+        return any(epoch.busy for epoch in self._epochs)
+
+    def reset(self) -> None:
+        """The connection is gone: finish what was received, say nothing, forget the epochs (WIRE 16.2)."""
+        self._generation += 1
+        self._epochs = deque([_PeerEpoch()])
+        self._flushing = 0
+        self._hurried = False
+        self._read_bytes = 0
+        self._gave_up = False
+
+    # --- writes ---
+
+    def on_data(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """A run of P_DATA, P_TRIM and P_ZEROES for one volume."""
+        if native.records_out_of_bounds(batch, mask, volume.size_bytes):
+            raise PeerProtocolError(f"volume {volume.vnr}: a write past the end of the device")
+        if native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES):
+            raise PeerProtocolError(f"volume {volume.vnr}: a write that is not whole sectors")
+        count = mask.bit_count()
+        epoch = self._epochs[-1]
+        epoch.received_count += count
+        epoch.busy += count
+        volume.counters.received += native.records_length_sum(batch, mask) >> 9
+        generation = self._generation
+        early = native.records_with_flags(batch, mask, DpFlag.SEND_RECEIVE_ACK)
+        if early:
+            self._node.send_acks(Packet.P_RECV_ACK, volume, batch, early)
+        if not volume.has_disk:
+            self._node.send_acks(Packet.P_NEG_ACK, volume, batch, mask)
+            self._epoch_done(epoch, count)
+            return
+
+        marked = volume.disk is not None and volume.state.pdsk < DiskState.Inconsistent
+        if volume.disk is not None and marked:
+            # A diskless Primary keeps no log: that its own disk lacks this must be known here (WIRE 9.5).
+            volume.disk.bitmap.set_records(batch, mask)
+
+        def start(hold: Hold, members: int) -> None:
+            def go(part: int) -> None:
+                for effect, few in self._effects(volume, batch, part):
+                    effect.then = self._written(volume, batch, few, hold, epoch, generation)  # type: ignore[union-attr]
+                    self._node.out.put(effect)
+
+            if marked:
+                self._node.gate.enter(volume, batch, members, go, marked=True)
+            else:
+                go(members)
+
+        volume.counters.written += native.records_length_sum(batch, mask) >> 9
+        volume.ranges.acquire(batch, mask, start)
+
+    def _effects(self, volume: Volume, batch: Batch, mask: int) -> list[tuple[Effect, int]]:
+        def nothing(_failed: int, _errno: int) -> None: ...
+
+        vnr = volume.vnr
+        plain = native.records_with_command(batch, mask, Packet.P_DATA)
+        fua = native.records_with_flags(batch, plain, DpFlag.FUA)
+        effects: list[tuple[Effect, int]] = []
+        for members, durable in ((plain & ~fua, False), (fua, True)):
+            if members:
+                effects.append((DiskWrite(vnr, batch, members, durable, nothing), members))
+        for index in native.indices(mask & ~plain):
+            record = batch.records[index]
+            durable = bool(record.flags & DpFlag.FUA)
+            if record.command == Packet.P_TRIM and not durable:
+                effect: Effect = DiskDiscard(vnr, record.offset, record.length, nothing)
+            else:
+                unmap = bool(record.flags & DpFlag.DISCARD)
+                effect = DiskZero(vnr, record.offset, record.length, unmap, durable, nothing)
+            effects.append((effect, 1 << index))
+        return effects
+
+    def _written(
+        self, volume: Volume, batch: Batch, mask: int, hold: Hold, epoch: _PeerEpoch, generation: int
+    ) -> Any:
+        disk = volume.disk
+
+        def done(failed: int, errno: int) -> None:
+            failed &= mask
+            good = mask & ~failed
+            if good and epoch.disks.setdefault(volume.vnr, disk) is not disk:
+                epoch.disks[volume.vnr] = None
+            if failed:
+                if volume.disk is not None:
+                    volume.disk.bitmap.set_records(batch, failed)
+                self._node.on_disk_error(volume, disk, f"write for the peer failed (errno {errno})")
+            if generation == self._generation:
+                self._ack_written(volume, batch, good)
+                if failed:
+                    self._node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
+                self._epoch_done(epoch, mask.bit_count())
+            volume.ranges.release(hold, mask)
+            self._node.resync.on_range_free(volume)
+
+        return done
+
+    def _ack_written(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """The acknowledgement that each write asked for (WIRE 9.5)."""
+        resyncing = ConnState.SyncSource <= volume.state.conn <= ConnState.PausedSyncT
+        clears = native.records_with_flags(batch, mask, DpFlag.MAY_SET_IN_SYNC) if resyncing else 0
+        if clears and volume.disk is not None:
+            for index in native.indices(clears):
+                record = batch.records[index]
+                volume.disk.bitmap.clear_range(record.offset, record.length)
+            self._node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, clears)
+        plain = native.records_with_flags(batch, mask & ~clears, DpFlag.SEND_WRITE_ACK)
+        if plain:
+            self._node.send_acks(Packet.P_WRITE_ACK, volume, batch, plain)
+
+    # --- epochs ---
+
+    def on_barrier(self, barrier: Barrier) -> None:
+        """The peer closes an epoch; one without writes is not acknowledged."""
+        epoch = self._epochs[-1]
+        if not epoch.received_count:
+            if barrier.pad and self._node.peer_is_pydrbd:
+                self._hurry()
+            return
+        epoch.barrier = barrier.barrier
+        epoch.urgent = not self._node.peer_is_pydrbd or bool(barrier.pad)
+        epoch.deadline = self._node.now + LAZY_FLUSH_S
+        if len(self._epochs) > PEER_REQUESTS_MAX:
+            epoch.urgent = True
+        self._hurried = self._hurried or epoch.urgent
+        self._epochs.append(_PeerEpoch())
+        self.flush_due(self._node.now)
+
+    def _hurry(self) -> None:
+        """Somebody has begun to wait for barriers that came without hurry."""
+        for epoch in self._epochs:
+            epoch.urgent = True
+        self._hurried = True
+        self.flush_due(self._node.now)
+
+    def next_deadline(self) -> float | None:
+        """When the oldest complete epoch must be flushed at the latest."""
+        head = self._epochs[0]
+        return head.deadline if head.complete and not self._flushing else None
+
+    def _epoch_done(self, epoch: _PeerEpoch, count: int) -> None:
+        epoch.busy -= count
+        assert epoch.busy >= 0
+        if epoch.complete:
+            self.flush_due(self._node.now)
+
+    def flush_due(self, now: float) -> None:
+        """Flush for the complete epochs at the old end, if one of them is urgent or has waited long enough."""
+        head = self._epochs[0]
+        if self._flushing or self._gave_up or not head.complete:
+            return
+        if not self._hurried and now < head.deadline:  # deadlines ascend: the head's is the first
+            return
+        ready = 0
+        wanted = False
+        disks: dict[int, LocalDisk | None] = {}
+        for epoch in self._epochs:
+            if not epoch.complete:
+                break
+            ready += 1
+            for vnr, disk in epoch.disks.items():
+                disks[vnr] = disk if disks.get(vnr, disk) is disk else None
+            wanted = wanted or epoch.urgent or now >= epoch.deadline
+        if not wanted:
+            return
+        flushes = [self._node.volumes[vnr] for vnr in disks]
+        if any(volume.disk is None or volume.disk is not disks[volume.vnr] for volume in flushes):
+            self._give_up("the disk with what was acknowledged is gone")
+            return
+        generation = self._generation
+        self._flushing = max(1, len(flushes))
+
+        def flushed(volume: Volume, disk: LocalDisk | None) -> Any:
+            def done(failed: int, errno: int) -> None:
+                if failed:
+                    # A failed flush is final: what the peer believes to be here may not be. It must mark it all.
+                    self._node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                if generation == self._generation:
+                    self._flushing -= 1
+                    if failed:
+                        self._give_up("the local disk failed to flush")
+                    elif not self._flushing and not self._gave_up:
+                        self._send_barrier_acks(ready)
+
+            return done
+
+        for volume in flushes:
+            self._node.out.put(DiskFlush(volume.vnr, flushed(volume, volume.disk)))
+        if not flushes:
+            self._flushing = 0
+            self._send_barrier_acks(ready)
+
+    def _give_up(self, reason: str) -> None:
+        """What the peer believes to be here may not be: losing us makes it mark everything that is not confirmed."""
+        if not self._gave_up:
+            self._gave_up = True
+            self._node.drop_link(reason)
+
+    def _send_barrier_acks(self, count: int) -> None:
+        parts = bytearray()
+        for _ in range(count):
+            epoch = self._epochs.popleft()
+            assert epoch.complete and epoch.barrier is not None
+            parts += self._node.packet(
+                Packet.P_BARRIER_ACK, BarrierAck(epoch.barrier, epoch.received_count).encode(), 0
+            )
+        self._hurried = any(epoch.urgent for epoch in self._epochs)
+        self._node.out.put(Send(Socket.META, [parts]))
+        self.flush_due(self._node.now)
+
+    # --- reads for the peer ---
+
+    def on_read(self, volume: Volume, batch: Batch, index: int) -> None:
+        """P_DATA_REQUEST: only good data is given away."""
+        member = 1 << index
+        if native.records_out_of_bounds(batch, member, volume.size_bytes):
+            raise PeerProtocolError(f"volume {volume.vnr}: a read past the end of the device")
+        record = batch.records[index]
+        if not 0 < record.length <= DRBD_IO_BYTES_MAX or native.records_unaligned(batch, member, SECTOR_SIZE_BYTES):
+            raise PeerProtocolError(f"volume {volume.vnr}: a read of {record.length} bytes at {record.offset}")
+        room = self._read_bytes + record.length <= PEER_READ_BYTES_MAX
+        if volume.disk is None or volume.state.disk != DiskState.UpToDate or not room:
+            self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
+            return
+        self._read_bytes += record.length
+        request, buffer = native.single_read(record.offset, record.length)
+        request.records[0].id = record.id
+        generation, disk = self._generation, volume.disk
+
+        def done(failed: int, errno: int) -> None:
+            if failed:
+                self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})")
+            if generation != self._generation:
+                return
+            self._read_bytes -= record.length
+            if failed:
+                self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
+            else:
+                self._node.send_blocks(Packet.P_DATA_REPLY, volume, request, 1, buffer)
+
+        volume.counters.read += record.length >> 9
+        self._node.out.put(DiskRead(volume.vnr, request, 1, buffer, done))

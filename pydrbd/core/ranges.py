@@ -1,0 +1,91 @@
+"""Who may touch a place on the device now: overlapping work is done one after the other, in the order it came.
+
+Everything that changes data (client writes, the peer's writes, resync writes) and everything that must see a place
+stand still (the reads of a sync source) holds its range from its beginning to its end. What overlaps with a holder,
+or with one that waits before it, waits. This keeps overlapping writes in the same order on both nodes (A7) and a
+resync from overwriting a newer write (B6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydrbd import native
+from pydrbd.native import Batch
+
+__all__ = ["Hold", "Ranges"]
+
+
+class Hold:
+    """The masked members of a batch, held or waiting; `start` is called with the members that may begin."""
+
+    __slots__ = ("batch", "mask", "start", "waiting")
+
+    def __init__(self, batch: Batch, mask: int, start: Callable[[Hold, int], None]) -> None:
+        self.batch = batch
+        self.mask = 0
+        self.waiting = mask
+        self.start = start
+
+
+class Ranges:
+    """The ranges of one volume that are held, and those that wait for them."""
+
+    __slots__ = ("_holds",)
+
+    def __init__(self) -> None:
+        self._holds: dict[Hold, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def acquire(self, batch: Batch, mask: int, start: Callable[[Hold, int], None]) -> Hold:
+        """Hold what can be held now and let it start; the rest starts when its turn comes."""
+        hold = Hold(batch, mask, start)
+        blocked = native.records_overlap_self(batch, mask) if mask & (mask - 1) else 0
+        for other in self._holds:
+            if blocked == mask:
+                break
+            blocked |= native.records_overlap(other.batch, other.mask | other.waiting, batch, mask)
+        self._holds[hold] = None
+        free = mask & ~blocked
+        if free:
+            hold.waiting &= ~free
+            hold.mask |= free
+            start(hold, free)
+        return hold
+
+    def busy(self, batch: Batch, mask: int) -> int:
+        """Those members whose ranges somebody holds or awaits."""
+        found = 0
+        for other in self._holds:
+            found |= native.records_overlap(other.batch, other.mask | other.waiting, batch, mask)
+        return found
+
+    def release(self, hold: Hold, mask: int) -> None:
+        """These members have ended; whoever waited for them may begin."""
+        assert mask & ~hold.mask == 0, "released a range that was not held"
+        hold.mask &= ~mask
+        if not hold.mask and not hold.waiting:
+            self._holds.pop(hold, None)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Start waiters in the order in which they came."""
+        if not any(hold.waiting for hold in self._holds):
+            return
+        before: list[Hold] = []
+        for hold in list(self._holds):
+            waiting = hold.waiting
+            if waiting:
+                blocked = native.records_overlap(hold.batch, hold.mask, hold.batch, waiting)
+                if waiting & (waiting - 1):
+                    blocked |= native.records_overlap_self(hold.batch, waiting)
+                for other in before:
+                    blocked |= native.records_overlap(other.batch, other.mask | other.waiting, hold.batch, waiting)
+                free = waiting & ~blocked
+                if free:
+                    hold.waiting &= ~free
+                    hold.mask |= free
+                    hold.start(hold, free)
+            before.append(hold)

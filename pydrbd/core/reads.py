@@ -1,0 +1,221 @@
+"""Reads: from the local disk where its data is good, else from the peer, else an error; never stale data (A3).
+
+    local disk UpToDate                    local
+    local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
+    anything else                          the peer if it is UpToDate, else EIO
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pydrbd import native
+from pydrbd.core.effects import DiskRead, Reply, Send, Socket
+from pydrbd.core.ranges import Hold
+from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.volume import Volume
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import DRBD_IO_BYTES_MAX, READ_BYTES_IN_FLIGHT_MAX
+from pydrbd.native import Batch
+from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.wire.packets import BlockReq, Packet
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["Reads"]
+
+_EIO = 5
+_REPLY_BYTES = 16
+
+
+class _RemoteRead:
+    """One client read that the peer answers, in pieces of at most 1 MiB."""
+
+    __slots__ = ("batch", "buffer", "index", "offset", "pending", "session", "volume")
+
+    def __init__(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        record = batch.records[index]
+        self.volume = volume
+        self.session = session
+        self.batch = batch
+        self.index = index
+        self.offset = record.offset
+        self.buffer = bytearray(record.length)
+        self.pending: dict[int, tuple[int, int]] = {}
+
+
+class Reads:
+    """All client reads of a node that are under way."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._remote: dict[int, _RemoteRead] = {}
+        self._next_id = 1 << 62  # apart from the ids of writes
+        self._bytes = 0
+        self._queue: deque[tuple[Volume, Any, Batch, int]] = deque()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._remote or self._bytes or self._queue)
+
+    def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
+        """Take members that were checked (bounds, role) on their way, within the limit of memory for reads."""
+        self._queue.append((volume, session, batch, mask))
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._queue and self._bytes < READ_BYTES_IN_FLIGHT_MAX:
+            volume, session, batch, mask = self._queue.popleft()
+            take = mask
+            if native.records_length_sum(batch, mask) + self._bytes > READ_BYTES_IN_FLIGHT_MAX:
+                take = mask & -mask
+                if mask ^ take:
+                    self._queue.appendleft((volume, session, batch, mask ^ take))
+            self._issue(volume, session, batch, take)
+
+    def _issue(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
+        local = self._local_members(volume, batch, mask)
+        if local:
+            self._read_local(volume, session, batch, local)
+        for index in native.indices(mask & ~local):
+            self._read_remote(volume, session, batch, index)
+
+    def _local_members(self, volume: Volume, batch: Batch, mask: int) -> int:
+        disk, state = volume.disk, volume.state
+        if disk is None:
+            return 0
+        if state.disk == DiskState.UpToDate:
+            return mask
+        if state.disk == DiskState.Inconsistent and state.conn >= ConnState.Connected:
+            return mask & ~native.records_dirty(disk.bitmap.bits, disk.bitmap.bit_count, batch, mask)
+        return 0
+
+    def _read_local(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
+        disk, buffer = volume.disk, native.nbd_read_replies(batch, mask)
+        self._bytes += len(buffer)
+        volume.counters.read += native.records_length_sum(batch, mask) >> 9
+
+        left = mask
+
+        def answer(members: int, failed: int) -> None:
+            nonlocal left
+            left &= ~members
+            self._sort_out(volume, session, batch, members, failed, buffer, whole=members == mask)
+            if not left:
+                self._bytes -= len(buffer)
+                self._advance()
+                self._node.on_read_finished()
+
+        def written(hold: Hold, members: int) -> None:
+            volume.ranges.release(hold, members)
+            answer(members, 0)
+
+        def done(failed: int, errno: int) -> None:
+            failed &= mask
+            if failed:
+                self._node.on_disk_error(volume, disk, f"read failed (errno {errno})")
+            # What a write under way has put there is not shown before that write is safe: with this disk it would be
+            # gone again, and nobody may have seen what never was (A1).
+            early = volume.ranges.busy(batch, mask & ~failed)
+            if mask & ~early:
+                answer(mask & ~early, failed)
+            if early:
+                volume.ranges.acquire(batch, early, written)
+
+        self._node.out.put(DiskRead(volume.vnr, batch, mask, buffer, done))
+
+    def _sort_out(
+        self, volume: Volume, session: Any, batch: Batch, mask: int, failed: int, buffer: bytearray, *, whole: bool
+    ) -> None:
+        """Answer the good ones; ask the peer for those that failed (after the disk has been given up)."""
+        if volume.state.role != self._node.primary_role:
+            self._node.reply(volume, session, batch, mask, _EIO)
+            return
+        if whole and not failed:
+            self._node.out.put(Reply(session, batch, mask, [buffer], volume.vnr))
+            return
+        view = memoryview(buffer)
+        for index in native.indices(mask & ~failed):
+            record = batch.records[index]
+            part = view[record.data - _REPLY_BYTES : record.data + record.length]
+            self._node.out.put(Reply(session, batch, 1 << index, [part], volume.vnr))
+        for index in native.indices(failed):
+            self._read_remote(volume, session, batch, index)
+
+    # --- from the peer ---
+
+    def _read_remote(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        node = self._node
+        if volume.state.pdsk != DiskState.UpToDate or volume.state.conn < ConnState.Connected:
+            node.reply(volume, session, batch, 1 << index, _EIO)
+            return
+        read = _RemoteRead(volume, session, batch, index)
+        self._bytes += len(read.buffer)
+        position = 0
+        while position < len(read.buffer):
+            length = min(DRBD_IO_BYTES_MAX, len(read.buffer) - position)
+            block_id = self._next_id
+            self._next_id += 1
+            read.pending[block_id] = (position, length)
+            self._remote[block_id] = read
+            request = BlockReq((read.offset + position) // SECTOR_SIZE_BYTES, block_id, length)
+            parts = node.barrier_parts()
+            parts.append(node.packet(Packet.P_DATA_REQUEST, request.encode(), volume.vnr))
+            node.out.put(Send(Socket.DATA, parts))
+            position += length
+
+    def on_data_reply(self, volume: Volume, batch: Batch, index: int) -> None:
+        """P_DATA_REPLY: the peer's data for one piece."""
+        record = batch.records[index]
+        read = self._remote.get(record.id)
+        if read is None or read.volume is not volume:
+            raise PeerProtocolError(f"P_DATA_REPLY for a read that was not asked for (block_id {record.id:#x})")
+        position, length = read.pending[record.id]
+        if record.length != length or record.offset != read.offset + position:
+            raise PeerProtocolError(
+                f"P_DATA_REPLY of {record.length} bytes at {record.offset}; "
+                f"asked for {length} at {read.offset + position}"
+            )
+        del self._remote[record.id], read.pending[record.id]
+        read.buffer[position : position + length] = memoryview(batch.buffer)[record.data : record.data + length]
+        volume.counters.received += length >> 9
+        if not read.pending:
+            self._finish(read, 0)
+
+    def on_negative_reply(self, block_id: int) -> None:
+        """P_NEG_DREPLY: the peer could not read it either."""
+        read = self._remote.pop(block_id, None)
+        if read is None:
+            raise PeerProtocolError(f"P_NEG_DREPLY for a read that was not asked for (block_id {block_id:#x})")
+        self._fail(read)
+
+    def _fail(self, read: _RemoteRead) -> None:
+        for block_id in read.pending:
+            self._remote.pop(block_id, None)
+        read.pending.clear()
+        self._finish(read, _EIO)
+
+    def _finish(self, read: _RemoteRead, error: int) -> None:
+        self._bytes -= len(read.buffer)
+        if error or read.volume.state.role != self._node.primary_role:
+            self._node.reply(read.volume, read.session, read.batch, 1 << read.index, error or _EIO)
+        else:
+            header = native.nbd_replies(read.batch, 1 << read.index, 0)
+            self._node.out.put(Reply(read.session, read.batch, 1 << read.index, [header, read.buffer], read.volume.vnr))
+        self._advance()
+        self._node.on_read_finished()
+
+    def lose_peer(self) -> None:
+        """The peer is gone: what it was asked for is tried again locally where that is possible, else it fails."""
+        reads = {id(read): read for read in self._remote.values()}
+        self._remote.clear()
+        for read in reads.values():
+            read.pending.clear()
+            member = 1 << read.index
+            if self._local_members(read.volume, read.batch, member):
+                self._bytes -= len(read.buffer)
+                self._read_local(read.volume, read.session, read.batch, member)
+            else:
+                self._finish(read, _EIO)

@@ -1,0 +1,366 @@
+"""Resync, and its target's side: ask for what is out of sync, write it, say that it is there (WIRE 12).
+
+Target: find runs of set bits, ask, write, clear the bits, acknowledge; in the end flush, write bitmap and superblock,
+say so. It is durably Inconsistent from before the first resync write until after that flush (B7).
+Source: see resync_source.py.
+
+A resync write must not overtake a newer write, nor the other way round. The source holds the range of a request
+against client writes from before it reads until its answer is in the stream to the target. The target does not ask for
+ranges that are being written, holds a range while it writes, and as a Primary holds it from the request on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydrbd import native
+from pydrbd.core import uuids
+from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
+from pydrbd.core.ranges import Hold
+from pydrbd.core.states import ConnState, DiskState, Role
+from pydrbd.core.uuids import PeerUuids
+from pydrbd.core.volume import Volume
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_IO_BYTES_MAX, RESYNC_IN_FLIGHT_BYTES_MAX, RESYNC_PERSIST_S
+from pydrbd.native import Batch
+from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
+from pydrbd.wire.packet_numbers import ID_SYNCER
+from pydrbd.wire.packets import BlockReq, Packet
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["Resync", "ResyncProgress"]
+
+_RESYNC_EXTENT_BYTES = 4 * EXTENT_SIZE_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One piece that the target has asked for. `hold`: its range, held since then by a Primary, as this member."""
+
+    offset_bytes: int
+    length_bytes: int
+    hold: Hold | None = None
+    member: int = 0
+    void: bool = False
+    """Asked for before this node became Primary: a client may have written there since, so the answer is dropped."""
+
+
+@dataclass(slots=True, eq=False)
+class ResyncProgress:
+    """One volume's resync, on either side. `requests` have no answer yet; `in_flight_bytes` counts until written."""
+
+    total_bits: int
+    started: float
+    next_bit: int = 0
+    failed_bits: int = 0
+    in_flight_bytes: int = 0
+    served: int = 0
+    served_bytes: int = 0
+    requests: dict[int, _Request] = field(default_factory=dict)
+    next_persist: float = 0.0
+    finishing: bool = False
+    waits_for_ping_ack: bool = False
+    notified: bool = False
+
+
+class Resync:
+    """The resyncs of all volumes of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._running: dict[int, ResyncProgress] = {}
+
+    def progress(self, volume: Volume) -> ResyncProgress | None:
+        return self._running.get(volume.vnr)
+
+    def stop(self, volume: Volume) -> None:
+        """The resync has ended or was cut off; what is not clean stays marked. What is being written ends by itself."""
+        running = self._running.pop(volume.vnr, None)
+        if running is not None:
+            self._free_requests(volume, running)
+            self._node.changes.write_bitmap(volume)
+
+    def _free_requests(self, volume: Volume, running: ResyncProgress) -> None:
+        for request in running.requests.values():
+            if request.hold is not None:
+                volume.ranges.release(request.hold, request.member)
+                request.hold = None
+
+    def on_role_changed(self, volume: Volume) -> None:
+        """What was asked for in the other role must not stand in the way of, nor undo, a write of this one."""
+        running = self._running.get(volume.vnr)
+        if running is None:
+            return
+        if volume.state.role == Role.Primary:
+            for request in running.requests.values():
+                request.void = request.hold is None
+        else:
+            self._free_requests(volume, running)
+
+    # --- beginning and end ---
+
+    def begin(self, volume: Volume) -> None:
+        """Both bitmaps are one, and this is what there is to do."""
+        assert volume.disk is not None
+        bits = volume.disk.bitmap.count
+        self._running[volume.vnr] = ResyncProgress(
+            bits, self._node.now, next_persist=self._node.now + RESYNC_PERSIST_S
+        )
+        kib = bits * BIT_SIZE_BYTES // 1024
+        self._node.log_line(Level.INFO, f"volume {volume.vnr}: began resync, will sync {kib} KB [{bits} bits set]")
+
+    def start_target(self, volume: Volume, sync_uuid: int) -> None:
+        """P_SYNC_UUID: become SyncTarget, durably Inconsistent and with every bit on disk, then ask."""
+        node = self._node
+        if volume.state.conn == ConnState.Connected and node.operator.waits_for(volume):
+            volume.peer.early_sync_uuid = sync_uuid
+            return
+        if volume.state.conn != ConnState.WFSyncUUID or volume.disk is None:
+            raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
+        volume.uuids = uuids.start_sync_target(volume.uuids, sync_uuid, volume.state.role == Role.Primary)
+        self.begin(volume)
+        stage = node.changes.bitmap_stage(volume, flush_data=False)
+        node.change(volume, conn=ConnState.SyncTarget, disk=DiskState.Inconsistent)
+        node.changes.write_superblock(volume, stage)
+        self.advance(volume)
+
+    def end(self, volume: Volume, running: ResyncProgress, good: bool) -> None:
+        """What both sides do: the log line, the bitmap on disk, and our copy of the peer's identifiers (WIRE 8)."""
+        node = self._node
+        seconds = max(node.now - running.started, 0.001)
+        kib = running.total_bits * BIT_SIZE_BYTES // 1024
+        node.log_line(
+            Level.INFO if good else Level.ERROR,
+            f"volume {volume.vnr}: resync done (total {seconds:.1f} sec; {kib / seconds:.0f} K/sec)"
+            + ("" if good else f"; {running.failed_bits} blocks failed"),
+        )
+        if good:
+            volume.peer.uuids = PeerUuids(volume.uuids, 0)
+        node.changes.write_bitmap(volume)
+
+    # --- asking ---
+
+    def advance(self, volume: Volume) -> None:
+        """Ask for more while there is room, or end the resync when nothing is left."""
+        running, disk = self._running.get(volume.vnr), volume.disk
+        if running is None or disk is None or volume.state.conn != ConnState.SyncTarget or running.finishing:
+            return
+        restarted = False
+        while running.in_flight_bytes < RESYNC_IN_FLIGHT_BYTES_MAX:
+            pieces = self._next_pieces(volume, running)
+            if pieces:
+                self._ask(volume, running, pieces)
+            elif running.in_flight_bytes or restarted:
+                break
+            else:
+                restarted, running.next_bit = True, 0  # what was passed over, because it was being written
+        if not running.in_flight_bytes and disk.bitmap.count <= running.failed_bits:
+            self._finish_target(volume, running)
+
+    def on_range_free(self, volume: Volume) -> None:
+        """A write has ended: what was passed over because of it can be asked for, or was the last that was missing."""
+        if volume.vnr in self._running:
+            self.advance(volume)
+
+    def _next_pieces(self, volume: Volume, running: ResyncProgress) -> list[tuple[int, int]]:
+        """(offset, length) of the next requests, as many as there is room for."""
+        assert volume.disk is not None
+        room = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes
+        pieces: list[tuple[int, int]] = []
+        while room > 0 and len(pieces) < BATCH_RECORDS_MAX:
+            found = volume.disk.bitmap.find_next(running.next_bit)
+            if found is None:
+                break
+            offset, length = self._run_at(volume, found)
+            running.next_bit = found + ceil_div(length, BIT_SIZE_BYTES)
+            pieces.append((offset, length))
+            room -= length
+        return pieces
+
+    def _run_at(self, volume: Volume, first_bit: int) -> tuple[int, int]:
+        """(offset, length) of one request: adjacent set bits, aligned to its power of two, inside 16 MiB."""
+        assert volume.disk is not None
+        offset = first_bit * BIT_SIZE_BYTES
+        end = volume.disk.bitmap.run_end(first_bit, DRBD_IO_BYTES_MAX // BIT_SIZE_BYTES) * BIT_SIZE_BYTES
+        align = offset & -offset if offset else DRBD_IO_BYTES_MAX
+        border = (offset // _RESYNC_EXTENT_BYTES + 1) * _RESYNC_EXTENT_BYTES
+        limit = min(DRBD_IO_BYTES_MAX, max(BIT_SIZE_BYTES, align), border - offset)
+        return offset, min(end, volume.size_bytes, offset + limit) - offset
+
+    def _ask(self, volume: Volume, running: ResyncProgress, pieces: list[tuple[int, int]]) -> None:
+        """One packet for each piece that nobody is writing right now; the others are come by again."""
+        node = self._node
+        batch = Batch(bytearray(), native.new_records(len(pieces)), len(pieces))
+        for index, (offset, length) in enumerate(pieces):
+            batch.records[index].offset, batch.records[index].length = offset, length
+        free = batch.all & ~volume.ranges.busy(batch, batch.all)
+        if not free:
+            return
+        hold = None
+        if volume.state.role == Role.Primary:
+            hold = volume.ranges.acquire(batch, free, lambda _hold, _members: None)
+        packets = bytearray()
+        for index in native.indices(free):
+            offset, length = pieces[index]
+            assert offset not in running.requests, "asked for one place twice"
+            running.requests[offset] = _Request(offset, length, hold, 1 << index)
+            running.in_flight_bytes += length
+            wire = BlockReq(offset // SECTOR_SIZE_BYTES, ID_SYNCER, length)
+            packets += node.packet(Packet.P_RS_DATA_REQUEST, wire.encode(), volume.vnr)
+        node.out.put(Send(Socket.DATA, [packets]))
+
+    # --- answers ---
+
+    def on_data(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """A run of P_RS_DATA_REPLY: write them, then clear their bits and acknowledge."""
+        running = self._running.get(volume.vnr)
+        if running is None:
+            if volume.state.conn in (ConnState.SyncTarget, ConnState.PausedSyncT):
+                raise PeerProtocolError(f"volume {volume.vnr}: resync data that was never asked for")
+            return  # a resync that has just been ended: the bits are still set
+        taken = self._take_requests(volume, running, batch, mask)
+        held = loose = 0
+        for index, request in taken.items():
+            if request.void and request.hold is None:
+                running.in_flight_bytes -= request.length_bytes
+            elif request.hold is not None:
+                held |= 1 << index
+            else:
+                loose |= 1 << index
+        if held:
+            holds = [(request.hold, request.member) for request in taken.values() if request.hold is not None]
+            self._write(volume, running, batch, held, holds)
+
+        def start(hold: Hold, members: int) -> None:
+            if self._running.get(volume.vnr) is running:
+                self._write(volume, running, batch, members, [(hold, members)])
+            else:
+                volume.ranges.release(hold, members)
+
+        if loose:
+            volume.ranges.acquire(batch, loose, start)
+        self.advance(volume)
+
+    def _take_requests(
+        self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int
+    ) -> dict[int, _Request]:
+        """The requests that these members of the batch answer, by member."""
+        taken: dict[int, _Request] = {}
+        offsets: set[int] = set()
+        for index in native.indices(mask):
+            record = batch.records[index]
+            request = running.requests.get(record.offset)
+            if (
+                request is None
+                or request.length_bytes != record.length
+                or record.id != ID_SYNCER
+                or record.offset in offsets
+            ):
+                raise PeerProtocolError(
+                    f"volume {volume.vnr}: resync data for {record.length} bytes at {record.offset}, never asked for"
+                )
+            taken[index] = request
+            offsets.add(record.offset)
+        for offset in offsets:
+            del running.requests[offset]
+        volume.counters.received += native.records_length_sum(batch, mask) >> 9
+        return taken
+
+    def _write(
+        self, volume: Volume, running: ResyncProgress, batch: Batch, members: int, holds: list[tuple[Hold, int]]
+    ) -> None:
+        disk = volume.disk
+
+        def written(failed: int, errno: int) -> None:
+            if failed & members:
+                self._node.on_disk_error(volume, disk, f"resync write failed (errno {errno})")
+            if self._running.get(volume.vnr) is running and volume.disk is not None:
+                self._account(volume, running, batch, members & ~failed, members & failed)
+            for hold, held in holds:
+                volume.ranges.release(hold, held)
+            self.advance(volume)
+
+        volume.counters.written += native.records_length_sum(batch, members) >> 9
+        self._node.out.put(DiskWrite(volume.vnr, batch, members, False, written))
+
+    def _account(self, volume: Volume, running: ResyncProgress, batch: Batch, good: int, failed: int) -> None:
+        """Clear the bits of what has been written, and tell the source of it and of what has not."""
+        node, disk = self._node, volume.disk
+        assert disk is not None
+        for index in native.indices(good | failed):
+            record = batch.records[index]
+            running.in_flight_bytes -= record.length
+            if good >> index & 1:
+                disk.bitmap.clear_range(record.offset, record.length)
+                volume.counters.resynced += record.length >> 9
+            else:
+                running.failed_bits += ceil_div(record.length, BIT_SIZE_BYTES)
+        node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, good)
+        node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
+        self._persist_progress(volume, running)
+
+    def on_negative(self, volume: Volume, offset_bytes: int, *, canceled: bool) -> None:
+        """P_NEG_RS_DREPLY (it could not be read) or P_RS_CANCEL (not now): the bits stay set."""
+        running = self._running.get(volume.vnr)
+        request = running.requests.pop(offset_bytes, None) if running is not None else None
+        if running is None or request is None:
+            return
+        if not canceled:
+            running.failed_bits += ceil_div(request.length_bytes, BIT_SIZE_BYTES)
+        running.in_flight_bytes -= request.length_bytes
+        if request.hold is not None:
+            volume.ranges.release(request.hold, request.member)
+        self.advance(volume)
+
+    def _persist_progress(self, volume: Volume, running: ResyncProgress) -> None:
+        """Now and then put what is clean on disk, so that an interrupted resync does not begin anew."""
+        node = self._node
+        if node.now < running.next_persist:
+            return
+        running.next_persist = node.now + RESYNC_PERSIST_S
+        stages, disk = node.changes.bitmap_stage(volume, flush_data=True), volume.disk
+        if stages:
+
+            def done(failed: int, errno: int) -> None:
+                if failed:
+                    node.on_disk_error(volume, disk, f"bitmap write failed (errno {errno})")
+
+            node.out.put(Persist(volume.vnr, stages, done))
+
+    def _finish_target(self, volume: Volume, running: ResyncProgress) -> None:
+        """Everything is here: make it durable, and let a ping round trip carry the last acknowledgements home."""
+        running.finishing = True
+        disk = volume.disk
+
+        def flushed(failed: int, errno: int) -> None:
+            if failed:
+                self._node.on_disk_error(volume, disk, f"flush at the end of a resync failed (errno {errno})")
+            elif self._running.get(volume.vnr) is running:
+                running.waits_for_ping_ack = True
+                self._node.send_ping()
+
+        self._node.out.put(DiskFlush(volume.vnr, flushed))
+
+    def on_ping_ack(self) -> None:
+        """The source has seen all acknowledgements: the target may say that it is done."""
+        node = self._node
+        for vnr, running in list(self._running.items()):
+            volume = node.volumes[vnr]
+            disk = volume.disk
+            if not running.waits_for_ping_ack or disk is None:
+                continue
+            if disk.bitmap.count > running.failed_bits:
+                running.waits_for_ping_ack = running.finishing = False  # written to meanwhile, and not acknowledged
+                self.advance(volume)
+                continue
+            good = not running.failed_bits
+            if good and volume.peer.uuids is not None:
+                primary = volume.state.role == Role.Primary
+                volume.uuids = uuids.finish_sync_target(volume.uuids, volume.peer.uuids.set, primary)
+            self.end(volume, running, good)
+            state = DiskState.UpToDate if good else DiskState.Inconsistent
+            node.change(volume, conn=ConnState.Connected, disk=state)
+            node.send_state(volume)

@@ -1,0 +1,180 @@
+"""The source of a resync: answers the target's requests, and ends when the target says so (WIRE 12.1 to 12.7).
+
+It holds the range of a request still, reads, answers; it clears its bits when the target has written. See resync.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydrbd import native
+from pydrbd.core import uuids
+from pydrbd.core.effects import DiskRead
+from pydrbd.core.ranges import Hold
+from pydrbd.core.resync import ResyncProgress
+from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.volume import Volume
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX, RESYNC_READ_BYTES
+from pydrbd.native import Batch
+from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
+from pydrbd.wire.packets import Packet, SyncUuid
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["ResyncSource"]
+
+
+class ResyncSource:
+    """The volumes of a node that the peer syncs from."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def start(self, volume: Volume) -> None:
+        """Both bitmaps are one: become SyncSource and give the target the sync UUID, which is durable here first."""
+        node, disk = self._node, volume.disk
+        assert disk is not None
+        theirs = volume.peer.uuids
+        if theirs is not None and (theirs.set.current ^ volume.uuids.current) & ~1 == 0:
+            # Until it has the sync UUID the target is UpToDate on disk, and would be so with our generation.
+            volume.uuids = uuids.clear_bitmap_uuid(volume.uuids)
+            node.changes.new_current_uuid(volume)
+        volume.uuids, sync_uuid = uuids.start_sync_source(volume.uuids, node.draw_u64())
+        node.resync.begin(volume)
+        node.change(volume, conn=ConnState.SyncSource, pdsk=DiskState.Inconsistent)
+        node.changes.write_superblock(volume, node.changes.bitmap_stage(volume, flush_data=False))
+        node.send_data(Packet.P_SYNC_UUID, SyncUuid(sync_uuid).encode(), volume.vnr)
+
+    # --- requests ---
+
+    def on_requests(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """A run of P_RS_DATA_REQUEST."""
+        if (
+            native.records_out_of_bounds(batch, mask, volume.size_bytes)
+            or native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES)
+            or native.records_longer(batch, mask, DRBD_IO_BYTES_MAX)
+            or native.records_empty(batch, mask)
+        ):
+            raise PeerProtocolError(f"volume {volume.vnr}: a resync request for what can't be asked for")
+        node, running = self._node, self._node.resync.progress(volume)
+        if running is None or volume.state.disk != DiskState.UpToDate:
+            node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, mask)
+            return
+        for members in _reads(batch, mask):
+            if running.served_bytes + native.records_length_sum(batch, members) > PEER_READ_BYTES_MAX:
+                node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, members)
+            else:
+                self._serve(volume, running, batch, members)
+
+    def _serve(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
+        """Hold these ranges still, read, answer."""
+        node = self._node
+        request, buffer = _read_batch(batch, mask)
+        running.served += request.count
+        running.served_bytes += len(buffer)
+        generation, disk = node.link_generation, volume.disk
+
+        def start(hold: Hold, members: int) -> None:
+            def done(failed: int, errno: int) -> None:
+                failed &= members
+                if failed:
+                    node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})")
+                running.served -= members.bit_count()
+                running.served_bytes -= native.records_length_sum(request, members)
+                if generation == node.link_generation:
+                    good = members & ~failed
+                    if good:
+                        node.send_blocks(Packet.P_RS_DATA_REPLY, volume, request, good, buffer)
+                        volume.counters.resynced += native.records_length_sum(request, good) >> 9
+                    node.send_acks(Packet.P_NEG_RS_DREPLY, volume, request, failed)
+                volume.ranges.release(hold, members)
+
+            node.out.put(DiskRead(volume.vnr, request, members, buffer, done))
+
+        volume.counters.read += len(buffer) >> 9
+        volume.ranges.acquire(request, request.all, start)
+
+    def on_ack(self, volume: Volume, offset_bytes: int, length_bytes: int, *, good: bool) -> None:
+        """The target has written one piece, or failed to."""
+        running = self._node.resync.progress(volume)
+        if running is None or volume.disk is None:
+            return
+        if good:
+            volume.disk.bitmap.clear_range(offset_bytes, length_bytes)
+        else:
+            running.failed_bits += ceil_div(length_bytes, BIT_SIZE_BYTES)
+        self.check_end(volume)
+
+    def check_end(self, volume: Volume) -> None:
+        """Bits have been cleared: if the target has said before that it is done, so are we."""
+        running = self._node.resync.progress(volume)
+        if running is None or volume.disk is None or not running.notified:
+            return
+        if volume.disk.bitmap.count <= running.failed_bits:
+            self._finish(volume, running)
+
+    def lets_target_end(self) -> bool:
+        """Whether the answer to a ping may be the one that lets a target end its resync (WIRE 12.7).
+
+        From then on the target may be UpToDate without our knowing it, and be promoted when the link breaks. So our
+        side of the generation ends before the ping is answered: with the sync UUID in the history, whatever we write
+        alone afterwards belongs to a new generation, and a split brain is seen as one. If the target does not get to
+        its end after all, it costs a full sync.
+        """
+        ending = False
+        for volume in self._node.volumes.values():
+            if volume.state.conn == ConnState.SyncSource and volume.disk is not None and not volume.disk.bitmap.count:
+                ending = True
+                volume.uuids = uuids.finish_sync_source(volume.uuids)
+                self._node.changes.write_superblock(volume)
+        return ending
+
+    def on_end_notice(self, volume: Volume) -> None:
+        """The target says that it is done; while bits are left, their acknowledgements are still on their way."""
+        running = self._node.resync.progress(volume)
+        if running is None or volume.disk is None:
+            return
+        running.notified = True
+        if volume.disk.bitmap.count <= running.failed_bits:
+            self._finish(volume, running)
+
+    def _finish(self, volume: Volume, running: ResyncProgress) -> None:
+        good = not running.failed_bits
+        if good:
+            volume.uuids = uuids.finish_sync_source(volume.uuids)
+        self._node.resync.end(volume, running, good)
+        self._node.change(
+            volume,
+            conn=ConnState.Connected,
+            pdsk=DiskState.UpToDate if good else DiskState.Inconsistent,
+        )
+        self._node.changes.write_superblock(volume)
+
+
+def _reads(batch: Batch, mask: int) -> Iterator[int]:
+    """The members in groups that are read together."""
+    members = taken = 0
+    for index in native.indices(mask):
+        length = batch.records[index].length
+        if members and taken + length > RESYNC_READ_BYTES:
+            yield members
+            members = taken = 0
+        members |= 1 << index
+        taken += length
+    yield members
+
+
+def _read_batch(batch: Batch, mask: int) -> tuple[Batch, bytearray]:
+    """A batch of its own for these requests, and the buffer that they are read into."""
+    count = mask.bit_count()
+    records, position = native.new_records(count), 0
+    for record, index in zip(records, native.indices(mask), strict=True):
+        asked = batch.records[index]
+        record.offset, record.length, record.id, record.volume = asked.offset, asked.length, asked.id, asked.volume
+        record.data = position
+        position += asked.length
+    buffer = bytearray(position)
+    return Batch(buffer, records, count), buffer

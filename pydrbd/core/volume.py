@@ -1,0 +1,178 @@
+"""One volume of a resource: its disk, its peer's disk, its generation identifiers, what is under way on it.
+
+Values only; the rules are in the files that act on them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydrbd.core.ranges import Ranges
+from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.core.uuids import PeerUuids, UuidSet
+from pydrbd.metadata.activity_log import ActivityLog
+from pydrbd.metadata.bitmap import Bitmap
+from pydrbd.metadata.layout import Layout
+from pydrbd.metadata.superblock import Superblock
+from pydrbd.native import Batch
+from pydrbd.units import sectors_to_bytes
+from pydrbd.wire.packets import ResyncController, Sizes
+
+if TYPE_CHECKING:
+    from pydrbd.core.events import DiskOpened
+
+__all__ = ["Counters", "LocalDisk", "PeerVolume", "Volume", "VolumeOptions"]
+
+
+_CONTROLLER = ResyncController(c_plan_ahead=20, c_delay_target=10, c_fill_target=100, c_max_rate=102400)
+"""DRBD's defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOptions:
+    """What the configuration says of one volume."""
+
+    vnr: int
+    minor: int = 0
+    size_sectors: int = 0
+    al_extents: int = 1237
+    al_updates: bool = True
+    on_io_error: str = "detach"
+    max_bio_bytes: int = 1 << 20
+    resync_rate_kib_s: int = 250
+    controller: ResyncController = _CONTROLLER
+    """A kernel as our sync target goes by this and the rate: it takes over what its peer says."""
+
+
+@dataclass(slots=True)
+class LocalDisk:
+    """An attached backing disk."""
+
+    layout: Layout
+    superblock: Superblock
+    bitmap: Bitmap
+    log: ActivityLog
+    capacity_sectors: int
+    crashed_primary: bool
+    planned: DiskState
+
+
+@dataclass(slots=True)
+class PeerVolume:
+    """What the peer has said of its side during this connection."""
+
+    sizes: Sizes | None = None
+    uuids: PeerUuids | None = None
+    last_state: State | None = None
+    next_seq: int = 1
+    seen_sizes: bool = False
+    early_sync_uuid: int | None = None
+    """P_SYNC_UUID has overtaken the reply that grants the resync: they come on different sockets."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What /proc/drbd counts, in sectors unless said otherwise."""
+
+    sent: int = 0
+    received: int = 0
+    written: int = 0
+    read: int = 0
+    al_writes: int = 0
+    bm_writes: int = 0
+    resynced: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Volume:
+    """The state of one volume on this node."""
+
+    options: VolumeOptions
+    state: State
+    disk: LocalDisk | None = None
+    peer: PeerVolume = field(default_factory=PeerVolume)
+    size_sectors: int = 0
+    uuids: UuidSet = field(default_factory=lambda: UuidSet(0, 0, 0, 0))
+    exposed_uuid: int = 0
+    """While there is no local disk: the generation of the data that clients see, as far as we were told."""
+    exposed_moves: bool = False
+    awaits_generation: bool = False
+    """Our disk failed while it was good, and the peer has not said that a new generation begins without it: until
+    then that disk, coming back, would count for as good as the peer's, and no client is told what only the peer has."""
+    """The peer serves our clients and begins a new generation for it, which it has not told us yet."""
+    ranges: Ranges = field(default_factory=Ranges)
+    held: deque[tuple[Any, Batch]] = field(default_factory=deque)
+    sessions: set[Any] = field(default_factory=set)
+    counters: Counters = field(default_factory=Counters)
+    consider_resync: bool = False
+    invalid: bool = False
+    attach_request: Any = None
+    opened: DiskOpened | None = None
+    """A disk that was opened in the middle of a handshake: it is attached when that is over."""
+
+    @property
+    def vnr(self) -> int:
+        return self.options.vnr
+
+    @property
+    def size_bytes(self) -> int:
+        return sectors_to_bytes(self.size_sectors)
+
+    @property
+    def disk_is_current(self) -> bool:
+        """Whether the local disk's data, just attached, is what our clients have been using (if there are any)."""
+        if self.state.role != Role.Primary:
+            return True
+        return not self.exposed_moves and (self.exposed_uuid ^ self.uuids.current) & ~1 == 0
+
+    def is_exposed(self, theirs: UuidSet) -> bool:
+        """Whether the peer's data is what clients of this diskless node have been using."""
+        known = {theirs.current & ~1} | ({theirs.bitmap & ~1} if self.exposed_moves else set())
+        return self.exposed_uuid & ~1 in known
+
+    @property
+    def out_of_sync_bits(self) -> int:
+        return self.disk.bitmap.count if self.disk else 0
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether the local disk takes reads and writes (its data may be out of date)."""
+        return self.disk is not None and self.state.disk >= DiskState.Inconsistent
+
+    @property
+    def replicates(self) -> bool:
+        """Whether a write goes to the peer as data (WIRE 9.1)."""
+        state = self.state
+        return state.pdsk == DiskState.UpToDate or (
+            state.pdsk >= DiskState.Inconsistent and ConnState.WFBitMapT <= state.conn < ConnState.Ahead
+        )
+
+    @property
+    def sends_out_of_sync(self) -> bool:
+        """Whether a write that is not replicated is told to the peer as P_OUT_OF_SYNC."""
+        return self.state.conn in (ConnState.WFBitMapS, ConnState.Ahead)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether client requests must wait (WIRE 5.5)."""
+        state = self.state
+        return (
+            state.conn in (ConnState.WFBitMapT, ConnState.WFSyncUUID)
+            or state.disk in (DiskState.Attaching, DiskState.Negotiating)
+            or state.susp
+            or state.susp_nod
+            or state.susp_fen
+        )
+
+    @property
+    def serves(self) -> bool:
+        """Whether clients may be let in: Primary, with good data somewhere."""
+        return self.state.role == Role.Primary and DiskState.UpToDate in (self.state.disk, self.state.pdsk)
+
+    def next_seq(self, count: int) -> int:
+        """Take `count` sequence numbers for this connection's packets (WIRE 9.6); the first of them."""
+        first = self.peer.next_seq
+        self.peer.next_seq = first + count
+        return first & 0xFFFF_FFFF

@@ -1,0 +1,308 @@
+"""The way of a client's write, batch by batch: admitted, logged, to the local disk and the peer at once, answered.
+
+    hold its range -> extents hot in the activity log (one transaction for what is cold) -> epoch
+      -> DiskWrite and P_DATA together -> local end, peer's acknowledgements -> one Reply
+
+A member is answered when neither side is still busy with it. It fails only if no side that counts has it: a local
+error with a peer that has the data is a success (and costs the local disk), as in DRBD.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydrbd import native
+from pydrbd.core.effects import DiskDiscard, DiskWrite, DiskZero, Effect, Part, Send, Socket
+from pydrbd.core.epochs import Epoch
+from pydrbd.core.ranges import Hold
+from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.volume import Volume
+from pydrbd.errors import PeerProtocolError
+from pydrbd.native import Batch
+from pydrbd.wire import nbd
+from pydrbd.wire.packet_numbers import DpFlag
+
+if TYPE_CHECKING:
+    from pydrbd.core.node import Node
+
+__all__ = ["WriteBatch", "Writes"]
+
+_EIO = 5
+_NO_DATA = bytearray(1)
+_MEMBER_BITS = 6
+_MEMBER_MASK = (1 << _MEMBER_BITS) - 1
+
+
+class WriteBatch:
+    """Members of one client's batch that were submitted together; each mask holds members."""
+
+    __slots__ = (
+        "batch",
+        "epoch",
+        "hold",
+        "in_sync",
+        "local_busy",
+        "local_failed",
+        "mask",
+        "peer_busy",
+        "peer_failed",
+        "replied",
+        "sent",
+        "serial",
+        "session",
+        "started",
+        "volume",
+    )
+
+    def __init__(self, serial: int, volume: Volume, session: Any, batch: Batch, mask: int, hold: Hold | None) -> None:
+        self.serial = serial
+        self.volume = volume
+        self.session = session
+        self.batch = batch
+        self.mask = mask
+        self.hold = hold
+        self.local_busy = 0
+        self.local_failed = 0
+        self.peer_busy = 0
+        self.peer_failed = 0
+        self.in_sync = 0
+        self.sent = 0
+        self.replied = 0
+        self.started = 0.0
+        self.epoch: Epoch
+
+    @property
+    def first_id(self) -> int:
+        return self.serial << _MEMBER_BITS
+
+
+class Writes:
+    """All client writes of a node that are under way."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._serial = 0
+        self._in_flight: dict[int, WriteBatch] = {}
+        self._waiting_count = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any write has not been answered; also one that waits for its range or its extents."""
+        return bool(self._in_flight or self._waiting_count)
+
+    def oldest_started(self) -> float | None:
+        """When the oldest write that still waits for the peer began."""
+        for write in self._in_flight.values():
+            if write.peer_busy or write.volume.awaits_generation:
+                return write.started
+        return None
+
+    def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
+        """Take members that were checked (bounds, role) on their way."""
+        self._waiting_count += mask.bit_count()
+
+        def start(hold: Hold, members: int) -> None:
+            def go(part: int) -> None:
+                self._waiting_count -= part.bit_count()
+                self._issue(volume, session, batch, hold, part)
+
+            self._node.gate.enter(volume, batch, members, go)
+
+        volume.ranges.acquire(batch, mask, start)
+
+    # --- to both sides ---
+
+    def _issue(self, volume: Volume, session: Any, batch: Batch, hold: Hold, mask: int) -> None:
+        node = self._node
+        self._serial += 1
+        write = WriteBatch(self._serial, volume, session, batch, mask, hold)
+        write.started = node.now
+        self._in_flight[self._serial] = write
+        send = volume.replicates
+        write.epoch = node.log.current
+        barriers = node.barrier_parts() if send else []
+        node.log.add(write, mask.bit_count(), sent=send)
+        if send:
+            write.sent = write.peer_busy = mask
+            node.out.put(Send(Socket.DATA, barriers + self._data_parts(volume, write)))
+            volume.counters.sent += native.records_length_sum(batch, mask) >> 9
+        elif volume.disk is not None:
+            newly = volume.disk.bitmap.set_records(batch, mask)
+            if newly and volume.sends_out_of_sync:
+                node.send_out_of_sync(volume, batch, mask)
+        if volume.has_disk:
+            write.local_busy = mask
+            volume.counters.written += native.records_length_sum(batch, mask) >> 9
+            for effect in self._local_effects(volume, write):
+                node.out.put(effect)
+        else:
+            write.local_failed = mask
+        if not write.local_busy and not write.peer_busy:
+            self._progress(write)
+
+    def _data_parts(self, volume: Volume, write: WriteBatch) -> list[Part]:
+        node, batch, mask = self._node, write.batch, write.mask
+        flags = DpFlag.SEND_WRITE_ACK
+        if ConnState.SyncSource <= volume.state.conn <= ConnState.PausedSyncT:
+            flags |= DpFlag.MAY_SET_IN_SYNC
+        headers = memoryview(
+            native.drbd_data_headers(
+                batch,
+                mask,
+                format=node.header_format,
+                volume=volume.vnr,
+                first_id=write.first_id,
+                first_seq=volume.next_seq(mask.bit_count()),
+                dp_flags=int(flags),
+            )
+        )
+        parts: list[Part] = []
+        data = memoryview(batch.buffer)
+        position = 0
+        for record in (batch.records[index] for index in native.indices(mask)):
+            if record.command == nbd.Command.WRITE:
+                end = position + node.header_bytes + 24
+                parts.append(headers[position:end])
+                parts.append(data[record.data : record.data + record.length])
+            else:
+                end = position + node.header_bytes + 28
+                parts.append(headers[position:end])
+            position = end
+        return parts
+
+    def _local_effects(self, volume: Volume, write: WriteBatch) -> list[Effect]:
+        """One DiskWrite for all plain writes of the batch (two if some are FUA), one effect for each discard."""
+        batch, kinds = write.batch, native.nbd_commands(write.batch, write.mask)
+        effects: list[Effect] = []
+        for members, fua in ((kinds.write & ~kinds.fua, False), (kinds.write & kinds.fua, True)):
+            if members:
+                effects.append(DiskWrite(volume.vnr, batch, members, fua, self._local_then(write, members)))
+        for index in native.indices(write.mask & ~kinds.write):
+            record = batch.records[index]
+            then = self._local_then(write, 1 << index)
+            if record.command == nbd.Command.TRIM:
+                effects.append(DiskDiscard(volume.vnr, record.offset, record.length, then))
+            else:
+                unmap = not record.flags & nbd.CommandFlag.NO_HOLE
+                fua = bool(record.flags & nbd.CommandFlag.FUA)
+                effects.append(DiskZero(volume.vnr, record.offset, record.length, unmap, fua, then))
+        return effects
+
+    def _local_then(self, write: WriteBatch, members: int) -> Any:
+        disk = write.volume.disk
+
+        def done(failed: int, errno: int) -> None:
+            write.local_busy &= ~members
+            failed &= members
+            if failed:
+                write.local_failed |= failed
+                if write.volume.disk is not None:
+                    write.volume.disk.bitmap.set_records(write.batch, failed)
+                    self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})")
+            self._progress(write)
+
+        return done
+
+    # --- the peer's acknowledgements ---
+
+    def on_ack(self, block_id: int, *, good: bool, in_sync: bool) -> WriteBatch:
+        """One P_WRITE_ACK, P_RS_WRITE_ACK, P_RECV_ACK or P_NEG_ACK for a write of ours; `progress` comes later."""
+        write = self._in_flight.get(block_id >> _MEMBER_BITS)
+        member = 1 << (block_id & _MEMBER_MASK)
+        if write is None or not write.peer_busy & member:
+            if good:
+                raise PeerProtocolError(f"acknowledgement for an unknown write (block_id {block_id:#x})")
+            raise KeyError(block_id)
+        write.peer_busy &= ~member
+        disk = write.volume.disk
+        if not good:
+            write.peer_failed |= member
+            if disk is not None:
+                disk.bitmap.set_records(write.batch, member)
+        elif in_sync and write.volume.state.disk == DiskState.UpToDate and disk is not None:
+            # The sync source: it must know at once, as the target may be about to end the resync.
+            record = write.batch.records[block_id & _MEMBER_MASK]
+            disk.bitmap.clear_range(record.offset, record.length)
+            self._node.resync_source.check_end(write.volume)
+        elif in_sync:
+            write.in_sync |= member  # the sync target: only when our own disk has it, too, may it be read from there
+        return write
+
+    def progress(self, write: WriteBatch) -> None:
+        """Answer what has ended on both sides."""
+        self._progress(write)
+
+    def _progress(self, write: WriteBatch) -> None:
+        done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
+        if not done or (write.volume.awaits_generation and write.volume.state.connected):
+            return
+        node = self._node
+        write.replied |= done
+        failed = done & ~self._good_members(write)
+        self._clear_bits(write, done)
+        if write.epoch is node.log.current:
+            node.log.close_current()
+        if write.session is not None:
+            node.reply(write.volume, write.session, write.batch, done & ~failed, 0)
+            if failed:
+                node.reply(write.volume, write.session, write.batch, failed, _EIO)
+        finished = write.replied == write.mask
+        if finished:
+            del self._in_flight[write.serial]
+            write.batch = Batch(_NO_DATA, write.batch.records, write.batch.count)  # only the places are still needed
+            node.log.on_batch_done(write)
+        hold = write.hold
+        if finished:
+            write.hold = write.session = None
+        if hold is not None:
+            write.volume.ranges.release(hold, done)
+        if finished:
+            node.gate.retry()
+            node.on_write_finished()
+        node.resync.on_range_free(write.volume)
+
+    def _good_members(self, write: WriteBatch) -> int:
+        """Those that an UpToDate disk has: a copy on a disk that is itself out of date would not be found again."""
+        state, good = write.volume.state, 0
+        if state.disk == DiskState.UpToDate:
+            good |= ~write.local_failed
+        if state.pdsk == DiskState.UpToDate:
+            good |= write.sent & ~write.peer_failed
+        return good
+
+    def _clear_bits(self, write: WriteBatch, done: int) -> None:
+        """Blocks that the peer called in sync are so when the write has ended here, too."""
+        disk = write.volume.disk
+        clean = done & write.in_sync & ~(write.local_failed | write.peer_failed)
+        if clean and disk is not None:
+            for index in native.indices(clean):
+                record = write.batch.records[index]
+                disk.bitmap.clear_range(record.offset, record.length)
+
+    def forgive_waiting(self, now: float) -> None:
+        """The peer is being left for its silence: its writes need not be complained about again."""
+        for write in self._in_flight.values():
+            write.started = now
+
+    def lose_peer(self) -> None:
+        """The peer is gone: mark what it may lack, and let the local result decide."""
+        for write in self._in_flight.values():
+            write.in_sync = 0
+        for write in self._node.log.lose_peer():
+            if write.volume.disk is not None:
+                write.volume.disk.bitmap.set_records(write.batch, write.sent)
+
+    def finish_without_peer(self) -> None:
+        """Answer what waited for the peer alone (after the new generation was put behind a fence)."""
+        for write in list(self._in_flight.values()):
+            if write.peer_busy:
+                write.peer_failed |= write.peer_busy
+                write.peer_busy = 0
+            self._progress(write)
+        self._node.gate.retry()
+
+    def resume(self) -> None:
+        """Answer what had to wait for a new generation."""
+        for write in list(self._in_flight.values()):
+            self._progress(write)
+

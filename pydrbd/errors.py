@@ -1,0 +1,101 @@
+"""Errors by whose fault it is, each with the exit code that the command line ends with.
+
+The message of an error says what is wrong, where, and what to do. `exit_code` follows sysexits(3) where it has a
+word for the case, and drbdsetup's 17 for a state change that was refused.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BusyError",
+    "ClientProtocolError",
+    "ConfigError",
+    "DiskError",
+    "InternalError",
+    "MetaDataError",
+    "NotRunningError",
+    "PeerProtocolError",
+    "PydrbdError",
+    "StateRefused",
+    "UsageError",
+]
+
+
+class PydrbdError(Exception):
+    """The root of everything that we raise on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(PydrbdError):
+    """The command line is wrong (the user's words)."""
+
+    exit_code = 64
+
+
+class ConfigError(PydrbdError):
+    """The configuration is wrong: file, line, column, what was expected."""
+
+    exit_code = 78
+
+    def __init__(self, message: str, *, file: str = "", line: int = 0, column: int = 0) -> None:
+        place = f"{file}:{line}:{column}: " if file else ""
+        super().__init__(place + message)
+        self.message = message
+        self.file = file
+        self.line = line
+        self.column = column
+
+
+class StateRefused(PydrbdError):
+    """The operator's request is refused, with DRBD's code (SS_..., negative) and words."""
+
+    exit_code = 17
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DiskError(PydrbdError):
+    """The local disk failed, is too small, or can't be opened."""
+
+    exit_code = 74
+
+
+class MetaDataError(PydrbdError):
+    """The meta-data on the local disk is missing, damaged, foreign, or does not fit the disk."""
+
+    exit_code = 65
+
+
+class PeerProtocolError(PydrbdError):
+    """The peer sent what the protocol does not allow: the connection is dropped."""
+
+    exit_code = 76
+
+
+class ClientProtocolError(PydrbdError):
+    """An NBD client sent what the protocol does not allow: its connection is dropped."""
+
+    exit_code = 76
+
+
+class BusyError(PydrbdError):
+    """A port, socket, disk or run directory is already in use."""
+
+    exit_code = 69
+
+
+class NotRunningError(PydrbdError):
+    """The verb needs the resource's process, and it does not answer."""
+
+    exit_code = 69
+
+
+class InternalError(PydrbdError):
+    """An invariant is broken: our bug. The process stops; the peer and the fence take over."""
+
+    exit_code = 70

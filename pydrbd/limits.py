@@ -1,0 +1,169 @@
+"""Every bound by name: lengths that a peer or a client may claim, queue depths, retries, times.
+
+Reaching one is a defined event (an error, back-pressure, a wait), never an accident.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydrbd.units import KIB, MIB
+
+__all__ = [
+    "AL_UPDATES_PER_TRANSACTION",
+    "BARRIER_IDLE_S",
+    "BATCH_RECORDS_MAX",
+    "BITMAP_PACKET_BYTES_MAX",
+    "CONFIG_FILES_MAX",
+    "CONFIG_FILE_BYTES_MAX",
+    "CONFIG_NESTING_MAX",
+    "CONTROL_CONNECTIONS_MAX",
+    "CONTROL_REQUEST_BYTES_MAX",
+    "CONTROL_RESPONSE_BYTES_MAX",
+    "DISCARD_BYTES_MAX",
+    "DISCARD_CHUNK_BYTES",
+    "DISK_INLINE_BYTES_MAX",
+    "DISK_INLINE_PAUSE_MAX_S",
+    "DISK_INLINE_PAUSE_S",
+    "DISK_INLINE_SLOW_S",
+    "DISK_QUEUE_OPS_MAX",
+    "DISK_STOP_TIMEOUT_S",
+    "DISK_THREADS",
+    "DRBD_IO_BYTES_MAX",
+    "DRBD_PAYLOAD_BYTES_MAX",
+    "EXTENTS_OF_BATCH_MAX",
+    "LAZY_FLUSH_S",
+    "LINK_LINGER_S",
+    "LINK_RETRY_S",
+    "NBD_CONNECTIONS_MAX",
+    "NBD_DISCONNECT_TIMEOUT_S",
+    "NBD_HANDSHAKE_TIMEOUT_S",
+    "NBD_IN_FLIGHT_BYTES_MAX",
+    "NBD_OPTIONS_MAX",
+    "NBD_OPTION_BYTES_MAX",
+    "NBD_REQUEST_BYTES_MAX",
+    "NBD_STRING_BYTES_MAX",
+    "PEER_BACKLOG_BYTES_MAX",
+    "PEER_READ_BYTES_MAX",
+    "PEER_REQUESTS_MAX",
+    "READ_BYTES_IN_FLIGHT_MAX",
+    "RECEIVE_BUFFER_BYTES",
+    "RESYNC_IN_FLIGHT_BYTES_MAX",
+    "RESYNC_PERSIST_S",
+    "RESYNC_READ_BYTES",
+    "SECRET_BYTES_MAX",
+    "STOP_TIMEOUT_S",
+]
+
+BATCH_RECORDS_MAX: Final = 64
+"""Requests in one batch: the members of a batch are the bits of one 64-bit mask."""
+
+RECEIVE_BUFFER_BYTES: Final = MIB
+"""What one socket's receive buffer holds before a new one is taken (longer for a longer request)."""
+
+DRBD_IO_BYTES_MAX: Final = MIB
+"""The longest P_DATA payload (protocol 100 and later)."""
+
+DRBD_PAYLOAD_BYTES_MAX: Final = MIB + KIB
+"""The longest payload that any packet from a peer may claim: p_data, a digest and 1 MiB of data."""
+
+DISCARD_BYTES_MAX: Final = 128 * MIB
+"""The longest P_TRIM or P_ZEROES."""
+
+BITMAP_PACKET_BYTES_MAX: Final = 4096
+"""A bitmap packet with its header."""
+
+NBD_REQUEST_BYTES_MAX: Final = 32 * MIB
+"""The longest NBD READ or WRITE; announced as the maximum block size."""
+
+NBD_IN_FLIGHT_BYTES_MAX: Final = 128 * MIB
+"""Payload of one client's requests in flight and of replies it has not read; beyond it the client is not read from."""
+
+NBD_DISCONNECT_TIMEOUT_S: Final = 30.0
+"""How long a client that said DISC is given the replies it still has coming."""
+
+NBD_OPTION_BYTES_MAX: Final = 64 * KIB
+NBD_OPTIONS_MAX: Final = 64
+NBD_STRING_BYTES_MAX: Final = 4096
+NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
+NBD_CONNECTIONS_MAX: Final = 256
+
+AL_UPDATES_PER_TRANSACTION: Final = 64
+SECRET_BYTES_MAX: Final = 64
+
+CONFIG_FILE_BYTES_MAX: Final = 4 * MIB
+"""The longest configuration file."""
+
+CONFIG_FILES_MAX: Final = 4096
+"""Configuration files that one configuration may include."""
+
+CONFIG_NESTING_MAX: Final = 8
+"""How deep sections may stand in sections (DRBD's language needs 4)."""
+
+DISK_THREADS: Final = 4
+"""Threads of one disk: how many requests it is given at a time."""
+
+DISK_QUEUE_OPS_MAX: Final = 1024
+"""Operations that one disk has not finished; beyond it the service takes no more requests that need the disk."""
+
+DISK_INLINE_BYTES_MAX: Final = 512 * KIB
+"""The largest batch that is copied to or from the page cache at once, with no thread in between."""
+
+DISK_INLINE_SLOW_S: Final = 0.005
+DISK_INLINE_PAUSE_MAX_S: Final = 1.0
+DISK_INLINE_PAUSE_S: Final = 0.02
+"""After a copy that took longer than the first, threads do the copying for the second."""
+
+BARRIER_IDLE_S: Final = 0.05
+"""An idle sender closes its epoch with a barrier after this long."""
+
+LAZY_FLUSH_S: Final = 1.0
+"""A node of ours that waits for nothing may have its epochs flushed this late, many at once."""
+
+PEER_REQUESTS_MAX: Final = 4096
+"""Epochs of the peer that may wait here; more are flushed at once."""
+
+PEER_READ_BYTES_MAX: Final = 256 * MIB
+"""Memory for the answers to reads, and to resync requests, of the peer that are under way; more are refused."""
+
+READ_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
+"""Memory for the answers of client reads under way on one node; more reads wait."""
+
+RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
+"""What a sync target has asked for and not yet written."""
+
+RESYNC_PERSIST_S: Final = 2.0
+"""How often a sync target writes what is clean to disk."""
+
+RESYNC_READ_BYTES: Final = MIB
+"""A sync source reads this much at a time for requests that come together."""
+
+DISCARD_CHUNK_BYTES: Final = 32 * MIB
+"""A TRIM or WRITE_ZEROES is carried out in pieces of this size, on such borders: 8 extents."""
+
+EXTENTS_OF_BATCH_MAX: Final = 64 * (32 // 4 + 1)
+"""Activity-log extents that one batch can touch: 64 requests of 32 MiB, none of them aligned."""
+
+LINK_LINGER_S: Final = 1.0
+"""How long a link that is closed on purpose may take to send its last packets."""
+
+LINK_RETRY_S: Final = 1.0
+"""A link that ended sooner than this is tried again only after as long."""
+
+PEER_BACKLOG_BYTES_MAX: Final = 64 * MIB
+"""Payload from the peer that waits for our disk; beyond it the data socket is not read."""
+
+CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
+"""One request line on the control socket."""
+
+CONTROL_RESPONSE_BYTES_MAX: Final = 4 * MIB
+"""One answer on the control socket."""
+
+CONTROL_CONNECTIONS_MAX: Final = 64
+"""Control connections at a time; more wait in the backlog."""
+
+STOP_TIMEOUT_S: Final = 20.0
+"""How long an orderly stop of the process may take."""
+
+DISK_STOP_TIMEOUT_S: Final = 10.0
+"""How long a disk that is closed may take to finish what is under way."""

@@ -1,0 +1,260 @@
+"""The writer of the activity log: which extents are hot, and the transaction that makes cold ones hot.
+
+An extent (4 MiB) must be hot, that is in the durable log, before a write to it reaches the data area; after a crash
+the log tells which extents may differ from the peer's. The set is as large as the log has slots. What has not been
+used for longest makes room, provided that everything written to it is known to the peer: its last use lies in an epoch
+that has been released, and nobody has pinned it.
+
+    missing() -> plan() -> [bitmap pages of the evicted extents durable] -> [block durable] -> commit() -> touch()
+
+From plan() on the evicted extents count as cold (a write that came now would outlive their entry), while on disk they
+stay until the block is written; the added ones are hot from commit() on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydrbd.limits import AL_UPDATES_PER_TRANSACTION
+from pydrbd.metadata.al_replay import ReplayResult, replay
+from pydrbd.metadata.al_transaction import (
+    CONTEXT_SLOTS,
+    FREE,
+    LABEL,
+    Transaction,
+    context_starts,
+    encode_block,
+    initialised_block,
+    number_modulus,
+    ring_block,
+    slot_limit,
+)
+from pydrbd.units import MD_BLOCK_SIZE_BYTES
+
+__all__ = [
+    "ActivityLog",
+    "AlStatistics",
+    "Plan",
+    "ReplayResult",
+    "Transaction",
+    "clean_ring",
+    "initial_ring",
+    "initialised_block",
+    "replay",
+    "slot_limit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A transaction that is to become durable: `block` at `ring_offset_bytes` from the start of the log's area."""
+
+    block: bytes
+    ring_offset_bytes: int
+    evicted: tuple[int, ...]
+    """Extents that lose their slots: their changed bitmap pages must be durable before the block is written."""
+    added: tuple[int, ...]
+    tr_number: int
+    slots: tuple[int, ...]
+    """Where each of `added` goes."""
+    evicted_uses: tuple[int, ...]
+    """The last use of each of `evicted`, for `abandon`."""
+    released_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlStatistics:
+    """Numbers for `status`."""
+
+    slot_count: int
+    hot_count: int
+    free_count: int
+    pinned_count: int
+    transaction_count: int
+    eviction_count: int
+    tr_number: int
+
+
+class ActivityLog:
+    """The hot set and the ring's position. Pure: the caller writes what `plan` returns and then calls `commit`."""
+
+    __slots__ = (
+        "_al_stripe_size_4k",
+        "_al_stripes",
+        "_context_start",
+        "_eviction_count",
+        "_free",
+        "_labels",
+        "_last_use",
+        "_pending",
+        "_pins",
+        "_slot_count",
+        "_slot_of",
+        "_tr_number",
+        "_transaction_count",
+    )
+
+    def __init__(self, slot_count: int, al_stripes: int = 1, al_stripe_size_4k: int = 8, tr_number: int = 0) -> None:
+        """An empty set; the next transaction gets `tr_number` (as many as `initial_ring` wrote, else 0)."""
+        limit = slot_limit(al_stripes * al_stripe_size_4k)
+        assert 1 <= slot_count <= limit, f"{slot_count} slots: the log has room for 1 to {limit}"
+        self._al_stripes = al_stripes
+        self._al_stripe_size_4k = al_stripe_size_4k
+        self._tr_number = tr_number
+        starts = list(context_starts(slot_count))
+        self._context_start = starts[tr_number % len(starts)]
+        self._slot_count = slot_count
+        # as on disk, so that a transaction copies its context instead of packing 919 numbers
+        self._labels = bytearray(LABEL.pack(FREE) * slot_count)
+        self._free = list(range(slot_count))
+        self._slot_of: dict[int, int] = {}
+        # extent -> epoch of its last use, least recently used first
+        self._last_use: OrderedDict[int, int] = OrderedDict()
+        self._pins: Counter[int] = Counter()
+        self._pending: Plan | None = None
+        self._transaction_count = 0
+        self._eviction_count = 0
+
+    @property
+    def slot_count(self) -> int:
+        return self._slot_count
+
+    def missing(self, extents: Iterable[int]) -> list[int]:
+        """Those that are not hot, in the order given."""
+        last_use = self._last_use
+        return [extent for extent in extents if extent not in last_use]
+
+    def touch(self, extents: Iterable[int], epoch: int) -> None:
+        """Record a use of hot extents in this epoch: they stay hot until it is released."""
+        last_use = self._last_use
+        for extent in extents:
+            last_use.move_to_end(extent)
+            last_use[extent] = epoch
+
+    def pin(self, extents: Iterable[int]) -> None:
+        """Keep hot extents hot until they are unpinned as often."""
+        for extent in extents:
+            assert extent in self._last_use, f"extent {extent} is not hot"
+            self._pins[extent] += 1
+
+    def unpin(self, extents: Iterable[int]) -> None:
+        """Undo one `pin` of each."""
+        for extent in extents:
+            assert self._pins[extent] > 0, f"extent {extent} is not pinned"
+            self._pins[extent] -= 1
+            if not self._pins[extent]:
+                del self._pins[extent]
+
+    def plan(self, cold: Sequence[int], released_epoch: int) -> Plan | None:
+        """The transaction for the first 64 of `cold` (distinct, none hot), or None if too few slots can be had.
+
+        An extent may be evicted if its last use lies in an epoch up to `released_epoch` and it is not pinned. Only one
+        plan at a time: it ends with `commit` or `abandon`.
+        """
+        assert self._pending is None, "a transaction is already under way"
+        added = tuple(cold[:AL_UPDATES_PER_TRANSACTION])
+        assert added and len(set(added)) == len(added) and not any(extent in self._last_use for extent in added)
+        free = self._free[len(self._free) - min(len(self._free), len(added)) :][::-1]
+        evicted = self._evictable(len(added) - len(free), released_epoch)
+        if evicted is None:
+            return None
+        slots = (*free, *(self._slot_of[extent] for extent in evicted))
+        plan = Plan(
+            self._encode(tuple(zip(slots, added, strict=True))),
+            ring_block(self._tr_number, self._al_stripes, self._al_stripe_size_4k) * MD_BLOCK_SIZE_BYTES,
+            evicted,
+            added,
+            self._tr_number,
+            slots,
+            tuple(self._last_use[extent] for extent in evicted),
+            released_epoch,
+        )
+        for extent in evicted:
+            del self._last_use[extent]
+        self._pending = plan
+        return plan
+
+    def commit(self, plan: Plan) -> None:
+        """The plan's block is durable: its extents are hot, as if used just after the epoch it was planned in."""
+        assert plan is self._pending, "this is not the transaction under way"
+        self._pending = None
+        for extent in plan.evicted:
+            del self._slot_of[extent]
+        for slot, extent in zip(plan.slots, plan.added, strict=True):
+            LABEL.pack_into(self._labels, slot * LABEL.size, extent)
+            self._slot_of[extent] = slot
+            self._last_use[extent] = plan.released_epoch + 1
+        del self._free[len(self._free) - (len(plan.added) - len(plan.evicted)) :]
+        self._tr_number = (self._tr_number + 1) % number_modulus(self._al_stripes * self._al_stripe_size_4k)
+        self._context_start += CONTEXT_SLOTS
+        if self._context_start >= self._slot_count:
+            self._context_start = 0
+        self._transaction_count += 1
+        self._eviction_count += len(plan.evicted)
+
+    def abandon(self, plan: Plan) -> None:
+        """The plan's block has certainly not been written: all is as before `plan`.
+
+        If it may have been written, the evicted extents may be gone from the log: give up the disk instead.
+        """
+        assert plan is self._pending, "this is not the transaction under way"
+        self._pending = None
+        for extent, epoch in reversed(tuple(zip(plan.evicted, plan.evicted_uses, strict=True))):
+            self._last_use[extent] = epoch
+            self._last_use.move_to_end(extent, last=False)
+
+    def hot_extents(self) -> frozenset[int]:
+        """The extents that a write may go to without a transaction."""
+        return frozenset(self._last_use)
+
+    def statistics(self) -> AlStatistics:
+        """A look inside."""
+        return AlStatistics(
+            self._slot_count,
+            len(self._last_use),
+            len(self._free),
+            len(self._pins),
+            self._transaction_count,
+            self._eviction_count,
+            self._tr_number,
+        )
+
+    def _evictable(self, count: int, released_epoch: int) -> tuple[int, ...] | None:
+        """`count` extents that may go, least recently used first; None if there are not as many."""
+        found: list[int] = []
+        if count:
+            for extent, epoch in self._last_use.items():
+                if epoch <= released_epoch and extent not in self._pins:
+                    found.append(extent)
+                    if len(found) == count:
+                        break
+            else:
+                return None
+        return tuple(found)
+
+    def _encode(self, updates: tuple[tuple[int, int], ...]) -> bytes:
+        start = self._context_start
+        context = self._labels[start * LABEL.size : (start + CONTEXT_SLOTS) * LABEL.size]
+        return encode_block(self._tr_number, updates, self._slot_count, start, context)
+
+
+def initial_ring(slot_count: int, al_stripes: int = 1, al_stripe_size_4k: int = 8) -> list[bytes]:
+    """The whole ring as empty transactions 0, 1, ..., in the order of the blocks on disk.
+
+    A kernel writes this at the first attach of fresh meta-data and after every change of size. The writer then goes on
+    with tr_number = the number of blocks.
+    """
+    count = al_stripes * al_stripe_size_4k
+    starts = list(context_starts(slot_count))
+    blocks = [b""] * count
+    for number in range(count):
+        transaction = Transaction(number, (), slot_count, starts[number % len(starts)], ())
+        blocks[ring_block(number, al_stripes, al_stripe_size_4k)] = transaction.encode()
+    return blocks
+
+
+def clean_ring(block_count: int) -> bytes:
+    """The whole ring as create-md and apply-al leave it."""
+    return initialised_block() * block_count

@@ -1,0 +1,244 @@
+"""The local disk, synchronously: what a block device is to us, and the one on a file or device node.
+
+Stackable wrappers and a disk in memory, for tests: disk_wrappers.py. The asynchronous queue that the service uses:
+disk.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Protocol
+
+from pydrbd import native
+from pydrbd.errors import DiskError
+from pydrbd.native import Batch, Buffer
+from pydrbd.runtime import block_zero
+from pydrbd.runtime.block_open import IoMode, current_size_bytes, open_disk
+from pydrbd.runtime.direct_io import DirectIo
+
+__all__ = ["BlockDevice", "DiskIOError", "FileDevice"]
+
+
+class DiskIOError(DiskError):
+    """A read, write, flush or discard failed; `errno` says how."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.errno = number or errno.EIO
+
+
+class BlockDevice(Protocol):
+    """A disk of fixed size. Every method may be called from several threads at once.
+
+    Ranges lie inside the disk (a caller's bug otherwise, asserted). Overlapping writes are the caller's to order.
+    A completed write may rest in a volatile cache; `flush` makes every write that completed before it durable.
+    """
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def logical_block_bytes(self) -> int:
+        """What the disk itself reads and writes in; smaller requests cost it a read too."""
+        ...
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether requests wait for the disk (and not just for a copy into the page cache)."""
+        ...
+
+    def read_at(self, offset_bytes: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises DiskIOError."""
+        ...
+
+    def write_at(self, offset_bytes: int, data: Buffer) -> None:
+        """Write all of `data`; raises DiskIOError."""
+        ...
+
+    def write_records(self, batch: Batch, mask: int, base_bytes: int) -> tuple[int, int]:
+        """Write the payloads of the members of `mask` at base + their offsets: (mask of the failed, first errno)."""
+        ...
+
+    def read_records(self, batch: Batch, mask: int, base_bytes: int, buffer: bytearray | memoryview) -> tuple[int, int]:
+        """Read the members of `mask` into `buffer` where their `data` says: (mask of the failed, first errno)."""
+        ...
+
+    def flush(self) -> None:
+        """Make completed writes durable; raises DiskIOError, and after a failure always."""
+        ...
+
+    def discard(self, offset_bytes: int, length: int) -> bool:
+        """Forget a range, which then reads as zeroes; False: not supported and nothing done; raises DiskIOError."""
+        ...
+
+    def write_zeroes(self, offset_bytes: int, length: int, *, may_unmap: bool) -> None:
+        """Zero a range, giving up its space only with `may_unmap`; raises DiskIOError."""
+        ...
+
+    def close(self) -> None:
+        """Give the disk back; no call of another method may be running or follow."""
+        ...
+
+
+class FileDevice:
+    """A regular file or block device, open for nobody but us."""
+
+    def __init__(
+        self,
+        path: str,
+        io: IoMode = "auto",
+        *,
+        read_only: bool = False,
+        discard_zeroes_if_aligned: bool = True,
+    ) -> None:
+        """Open it. `discard_zeroes_if_aligned` is DRBD's option of that name. Raises DiskError, BusyError."""
+        opened = open_disk(path, io, read_only=read_only)
+        self.path = path
+        self.size_bytes = opened.size_bytes
+        self.logical_block_bytes = opened.logical_block_bytes
+        self.is_direct = opened.is_direct
+        self.buffered_reason = opened.buffered_reason
+        self.is_block_device = opened.is_block_device
+        self._fd = opened.fd
+        self._direct = DirectIo(self._fd, self.logical_block_bytes) if self.is_direct else None
+        granularity_bytes = 0
+        if self.is_block_device and discard_zeroes_if_aligned:
+            granularity_bytes = block_zero.discard_granularity_bytes(self._fd)
+        # A hole's edges inside of a block must take the same lock as other writes to that block: write_at does.
+        unit_bytes = self.logical_block_bytes if self.is_block_device or self.is_direct else 1
+        self._zeroer = block_zero.Zeroer(self._fd, unit_bytes, granularity_bytes, self.write_at)
+        self._flush_lock = threading.Lock()
+        self._flushes_started = 0
+        self._flushes_finished = 0
+        self._flush_errno = 0
+
+    def read_at(self, offset_bytes: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises DiskIOError."""
+        self._check_range(offset_bytes, length)
+        target = bytearray(length)
+        try:
+            with memoryview(target) as view:
+                if self._direct is not None:
+                    self._direct.read_into(offset_bytes, view)
+                else:
+                    _read_fully(self._fd, offset_bytes, view)
+        except OSError as error:
+            raise self._failed("reading", offset_bytes, length, error) from error
+        return bytes(target)
+
+    def write_at(self, offset_bytes: int, data: Buffer) -> None:
+        """Write all of `data`; raises DiskIOError."""
+        self._check_range(offset_bytes, len(data))
+        try:
+            if self._direct is not None:
+                self._direct.write(offset_bytes, data)
+            else:
+                _write_fully(self._fd, offset_bytes, data)
+        except OSError as error:
+            raise self._failed("writing", offset_bytes, len(data), error) from error
+
+    def write_records(self, batch: Batch, mask: int, base_bytes: int) -> tuple[int, int]:
+        """See BlockDevice."""
+        self._check_records(batch, mask, base_bytes)
+        if self._direct is not None:
+            return self._direct.write_records(batch, mask, base_bytes)
+        return native.pwrite_records(self._fd, base_bytes=base_bytes, batch=batch, mask=mask)
+
+    def read_records(self, batch: Batch, mask: int, base_bytes: int, buffer: bytearray | memoryview) -> tuple[int, int]:
+        """See BlockDevice."""
+        self._check_records(batch, mask, base_bytes)
+        if self._direct is not None:
+            return self._direct.read_records(batch, mask, base_bytes, buffer)
+        return native.pread_records(self._fd, base_bytes=base_bytes, batch=batch, mask=mask, buffer=buffer)
+
+    def flush(self) -> None:
+        """Make every completed write durable; one flush may serve several callers that wait for one.
+
+        Raises DiskIOError, and from the first failure on always: the kernel tells of lost writes only once, so a
+        later success would be a lie.
+        """
+        asked = self._flushes_started
+        with self._flush_lock:
+            if self._flush_errno:
+                raise DiskIOError(self._flush_errno, f"{self.path}: an earlier flush failed: writes may be lost")
+            if self._flushes_finished > asked:
+                return
+            self._flushes_started += 1
+            try:
+                os.fdatasync(self._fd)
+                self._check_size()
+            except OSError as error:
+                self._flush_errno = error.errno or errno.EIO
+                raise DiskIOError(self._flush_errno, f"{self.path}: the flush failed: {error.strerror}") from error
+            self._flushes_finished = self._flushes_started
+
+    def discard(self, offset_bytes: int, length: int) -> bool:
+        """Forget a range, which then reads as zeroes; False: not supported and nothing done; raises DiskIOError."""
+        self._check_range(offset_bytes, length)
+        try:
+            return self._zeroer.discard(offset_bytes, length)
+        except OSError as error:
+            raise self._failed("discarding", offset_bytes, length, error) from error
+
+    def write_zeroes(self, offset_bytes: int, length: int, *, may_unmap: bool) -> None:
+        """Zero a range, giving up its space only with `may_unmap`; raises DiskIOError."""
+        self._check_range(offset_bytes, length)
+        try:
+            self._zeroer.write_zeroes(offset_bytes, length, may_unmap=may_unmap)
+        except OSError as error:
+            raise self._failed("zeroing", offset_bytes, length, error) from error
+
+    def refresh_size(self) -> int:
+        """Take up the size that the disk has grown to, in bytes; raises DiskIOError if it has shrunk."""
+        try:
+            self.size_bytes = self._check_size() // self.logical_block_bytes * self.logical_block_bytes
+        except OSError as error:
+            raise DiskIOError(error.errno or errno.EIO, f"{self.path}: {error.strerror}") from error
+        return self.size_bytes
+
+    def close(self) -> None:
+        """Give the disk back. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _check_size(self) -> int:
+        size_bytes = current_size_bytes(self._fd, is_block_device=self.is_block_device)
+        if size_bytes < self.size_bytes:
+            raise OSError(errno.EIO, f"the disk has shrunk from {self.size_bytes} to {size_bytes} bytes while in use")
+        return size_bytes
+
+    def _check_range(self, offset_bytes: int, length: int) -> None:
+        assert offset_bytes >= 0 and length >= 0 and offset_bytes + length <= self.size_bytes, (
+            f"{self.path}: {length} bytes at {offset_bytes} are outside of the disk's {self.size_bytes}"
+        )
+
+    def _check_records(self, batch: Batch, mask: int, base_bytes: int) -> None:
+        # Past the end a write would make a file longer, silently.
+        outside = native.records_out_of_bounds(batch, mask, self.size_bytes - base_bytes)
+        assert not outside, f"{self.path}: members {outside:#x} of a batch are outside of the disk"
+
+    def _failed(self, doing: str, offset_bytes: int, length: int, error: OSError) -> DiskIOError:
+        message = f"{self.path}: {doing} {length} bytes at {offset_bytes} failed: {error.strerror}"
+        return DiskIOError(error.errno or errno.EIO, message)
+
+
+def _read_fully(fd: int, offset_bytes: int, target: memoryview) -> None:
+    done = 0
+    while done < len(target):
+        count = os.preadv(fd, [target[done:]], offset_bytes + done)
+        if count == 0:
+            raise OSError(errno.EIO, "the disk ends early: has it been truncated?")
+        done += count
+
+
+def _write_fully(fd: int, offset_bytes: int, data: Buffer) -> None:
+    with memoryview(data) as view:
+        done = 0
+        while done < len(view):
+            count = os.pwrite(fd, view[done:], offset_bytes + done)
+            if count == 0:
+                raise OSError(errno.EIO, "the disk takes no more bytes")
+            done += count

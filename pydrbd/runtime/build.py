@@ -1,0 +1,151 @@
+"""From the configuration to what a node is made of: options for the core, addresses and times for the link."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydrbd.config.load import load_config
+from pydrbd.config.model import Config, Host, Resource, VolumeConfig
+from pydrbd.config.settings import ResourceSettings, load_settings
+from pydrbd.core.handshake import NetOptions
+from pydrbd.core.node import NodeOptions
+from pydrbd.core.volume import VolumeOptions
+from pydrbd.errors import ConfigError
+from pydrbd.metadata.layout import MetaKind
+from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
+from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
+from pydrbd.wire.packets import ResyncController
+
+__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place"]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlace:
+    """Where one volume's data and meta-data are. `md_path` equals `path` for internal meta-data."""
+
+    vnr: int
+    path: str
+    md_path: str
+    kind: MetaKind
+    index: int
+    discard_zeroes_if_aligned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """One resource on one node, ready to be run."""
+
+    config: Config
+    resource: Resource
+    me: Host
+    peer: Host
+    node: NodeOptions
+    endpoints: Endpoints
+    times: LinkTimes
+    disks: dict[int, DiskPlace]
+    settings: ResourceSettings
+
+
+def disk_place(volume: VolumeConfig) -> DiskPlace | None:
+    """Where a volume's disk is, or None for `disk none`."""
+    if volume.is_diskless or volume.meta_disk is None:
+        return None
+    meta = volume.meta_disk
+    zeroes = volume.disk_options.discard_zeroes_if_aligned
+    if meta.is_internal:
+        return DiskPlace(volume.vnr, volume.disk, volume.disk, MetaKind.INTERNAL, 0, zeroes)
+    kind = MetaKind.FLEXIBLE if meta.index is None else MetaKind.INDEXED
+    return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, zeroes)
+
+
+def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Blueprint:
+    """Read the configuration and settle everything that `serve` needs. Raises ConfigError."""
+    config = load_config(config_path)
+    resource = config.resource(resource_name)
+    me, peer = resource.pair(node_name)
+    settings = load_settings(config_path).resource(resource_name)
+    if me.address.family != peer.address.family:
+        raise me.place.error(f"resource '{resource.name}': one address is {me.address.family}, the other is not")
+    net = resource.net
+    family = socket.AF_INET6 if me.address.family == "ipv6" else socket.AF_INET
+    volumes = tuple(_volume_options(volume) for volume in me.volumes.values())
+    return Blueprint(
+        config,
+        resource,
+        me,
+        peer,
+        NodeOptions(resource.name, _net_options(resource, me), volumes),
+        Endpoints(family, (me.address.host, me.address.port), (peer.address.host, peer.address.port)),
+        LinkTimes(
+            connect_int_s=float(net.connect_int_s),
+            ping_int_s=float(net.ping_int_s),
+            ping_timeout_s=net.ping_timeout_ds / 10,
+            timeout_s=net.timeout_ds / 10,
+            socket_check_timeout_s=(net.socket_check_timeout_ds or net.ping_timeout_ds) / 10,
+        ),
+        {volume.vnr: place for volume in me.volumes.values() if (place := disk_place(volume)) is not None},
+        settings,
+    )
+
+
+def _volume_options(volume: VolumeConfig) -> VolumeOptions:
+    disk = volume.disk_options
+    return VolumeOptions(
+        volume.vnr,
+        volume.minor,
+        size_sectors=disk.size_sectors,
+        al_extents=disk.al_extents,
+        al_updates=disk.al_updates,
+        on_io_error=disk.on_io_error,
+        resync_rate_kib_s=disk.resync_rate_kib_s,
+        controller=ResyncController(
+            disk.c_plan_ahead_ds, disk.c_delay_target_ds, disk.c_fill_target_sectors, disk.c_max_rate_kib_s
+        ),
+    )
+
+
+def _net_options(resource: Resource, me: Host) -> NetOptions:
+    net = resource.net
+    _refuse_unsafe(resource)
+    return NetOptions(
+        protocol=WireProtocol[net.protocol],
+        after_sb_0pri=_policy(resource.after_sb_0pri(me)),
+        after_sb_1pri=_policy(net.after_sb_1pri),
+        after_sb_2pri=_policy(net.after_sb_2pri),
+        always_asbp=net.always_asbp,
+        rr_conflict=net.rr_conflict,
+        allow_two_primaries=net.allow_two_primaries,
+        cram_hmac_alg=net.cram_hmac_alg,
+        shared_secret=net.shared_secret,
+        use_rle=net.use_rle,
+        max_epoch_size=net.max_epoch_size,
+        timeout_s=net.timeout_ds / 10,
+        ko_count=net.ko_count,
+    )
+
+
+def _policy(word: str) -> AfterSb:
+    return AfterSb[word.upper().replace("-", "_")]
+
+
+def _refuse_unsafe(resource: Resource) -> None:
+    """Options whose absence would be less safe than the user asked for are refused, not ignored."""
+    net, name = resource.net, resource.name
+    if net.cram_hmac_alg and net.cram_hmac_alg not in hashlib.algorithms_available:
+        known = "sha1, sha256 and sha512 are"
+        raise ConfigError(f"resource '{name}': cram-hmac-alg '{net.cram_hmac_alg}' is not known here; {known}")
+    if net.protocol != "C":
+        raise ConfigError(f"resource '{name}': pydrbd speaks protocol C only so far, not {net.protocol}")
+    if net.allow_two_primaries:
+        raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")
+    if net.data_integrity_alg:
+        raise ConfigError(f"resource '{name}': data-integrity-alg is not supported yet; remove it on both nodes")
+    for volume in resource.hosts[0].volumes.values() if resource.hosts else ():
+        if volume.disk_options.fencing != "dont-care":
+            raise ConfigError(
+                f"resource '{name}': fencing {volume.disk_options.fencing} is not supported yet: "
+                "without it two nodes could go on alone, so it is not ignored"
+            )

@@ -1,0 +1,195 @@
+"""The control socket: one JSON object a line in, one a line out; what `pydrbd VERB` talks to.
+
+    {"verb": "primary", "arguments": {"force": true}}  ->  {"code": 1, "text": "", "data": null}
+
+`code` is DRBD's: 1 and more is granted, negative a refusal (SS_...), 0 an unknown error or a time-out.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from pydrbd.core.events import Command
+from pydrbd.core.snapshot import snapshot
+from pydrbd.core.states import ConnState
+from pydrbd.errors import BusyError, UsageError
+from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
+
+if TYPE_CHECKING:
+    from pydrbd.runtime.service import Service
+
+__all__ = ["ControlServer"]
+
+_log = logging.getLogger(__name__)
+_TIMED_OUT = 0
+_NODE_VERBS = frozenset(
+    {"primary", "secondary", "connect", "disconnect", "attach", "detach", "invalidate", "outdate"}
+)
+
+Response = dict[str, Any]
+
+
+class ControlServer:
+    """Serves one resource's control socket."""
+
+    def __init__(self, service: Service, path: Path) -> None:
+        self._service = service
+        self._path = path
+        self._listener: trio.socket.SocketType | None = None
+        self._limit = trio.CapacityLimiter(CONTROL_CONNECTIONS_MAX)
+
+    def listen(self) -> None:
+        """Bind the socket, mode 0600; replaces one whose process is gone. Raises BusyError, UsageError."""
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        raw.setblocking(False)
+        try:
+            self._take_over()
+            old = os.umask(0o177)
+            try:
+                raw.bind(str(self._path))
+            finally:
+                os.umask(old)
+            raw.listen()
+        except OSError as error:
+            raw.close()
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(f"{self._path} exists already") from error
+            raise UsageError(f"can't make the control socket {self._path}: {error.strerror or error}") from error
+        except BaseException:
+            raw.close()
+            raise
+        self._listener = trio.socket.from_stdlib_socket(raw)
+
+    def _take_over(self) -> None:
+        """Remove the socket of a process that is gone; refuse if somebody answers."""
+        try:
+            mode = self._path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise BusyError(f"{self._path} is in the way and is no socket: remove it")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self._path))
+            except ConnectionRefusedError:
+                self._path.unlink()
+                return
+        raise BusyError(f"{self._service.plan.resource.name} is running here already (it answers on {self._path})")
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._path.unlink(missing_ok=True)
+            self._listener = None
+
+    async def serve(self) -> None:
+        """Accept until cancelled."""
+        assert self._listener is not None
+        async with trio.open_nursery() as nursery:
+            while True:
+                sock, _ = await self._listener.accept()
+                nursery.start_soon(self._serve_one, sock)
+
+    async def _serve_one(self, sock: trio.socket.SocketType) -> None:
+        async with self._limit:
+            with sock:
+                try:
+                    await self._requests(sock)
+                except (OSError, trio.BrokenResourceError) as error:
+                    _log.debug("control connection: %s", error)
+
+    async def _requests(self, sock: trio.socket.SocketType) -> None:
+        pending = b""
+        while True:
+            line, newline, rest = pending.partition(b"\n")
+            if not newline:
+                if len(pending) > CONTROL_REQUEST_BYTES_MAX:
+                    return
+                received = await sock.recv(4096)
+                if not received:
+                    return
+                pending += received
+                continue
+            pending = rest
+            response = await self._answer(line)
+            await trio.SocketStream(sock).send_all(json.dumps(response).encode() + b"\n")
+
+    async def _answer(self, line: bytes) -> Response:
+        try:
+            request = json.loads(line)
+            verb, arguments = request["verb"], request.get("arguments") or {}
+            if not isinstance(verb, str) or not isinstance(arguments, dict):
+                raise TypeError("verb must be a string, arguments an object")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return {"code": _TIMED_OUT, "text": f"not a request: {error}", "data": None}
+        return await self.command(verb, arguments)
+
+    async def command(self, verb: str, arguments: Mapping[str, Any]) -> Response:
+        """Carry out one verb."""
+        service = self._service
+        if verb in _NODE_VERBS:
+            return await self._ask_node(verb, dict(arguments))
+        if verb == "status":
+            return {"code": 1, "text": "", "data": self._status()}
+        if verb in ("wait-connect", "wait-sync"):
+            return await self._wait(verb, arguments.get("timeout_s"))
+        if verb == "stop":
+            service.stopping.set()
+            return {"code": 1, "text": "", "data": None}
+        return {"code": -17, "text": f"unknown verb {verb!r}", "data": None}
+
+    async def _ask_node(self, verb: str, arguments: dict[str, Any]) -> Response:
+        answered = trio.Event()
+        response: Response = {}
+
+        def answer(code: int, text: str) -> None:
+            response.update(code=code, text=text, data=None)
+            answered.set()
+
+        self._service.feed(Command(answer, verb, arguments))
+        await answered.wait()
+        return response
+
+    def _status(self) -> dict[str, Any]:
+        service = self._service
+        nbd = service.nbd.statistics()
+        return {
+            **snapshot(service.node),
+            "node": service.plan.me.name,
+            "peer": service.plan.peer.name,
+            "pid": os.getpid(),
+            "nbd": service.nbd_uris,
+            "nbd_statistics": {
+                "wakeups": nbd.wakeups,
+                "batches": nbd.batches,
+                "requests": nbd.requests,
+                "requests_per_wakeup": nbd.requests_per_wakeup,
+            },
+            "link_statistics": {"wakeups": service.link.wakeups, "packets": service.link.packets},
+        }
+
+    async def _wait(self, verb: str, timeout_s: float | None) -> Response:
+        service = self._service
+        volumes = service.node.volumes.values()
+
+        def connected() -> bool:
+            return all(volume.state.conn >= ConnState.Connected for volume in volumes)
+
+        def in_sync() -> bool:
+            return all(volume.state.conn == ConnState.Connected for volume in volumes)
+
+        condition = connected if verb == "wait-connect" else in_sync
+        with trio.move_on_after(float("inf") if timeout_s is None else float(timeout_s)):
+            await service.wait_for(condition)
+            return {"code": 1, "text": "", "data": None}
+        return {"code": _TIMED_OUT, "text": f"{verb}: timed out after {timeout_s} s", "data": None}

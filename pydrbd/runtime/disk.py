@@ -1,0 +1,272 @@
+"""The local disk as the service sees it: operations are submitted in the Trio thread and never block it.
+
+A few threads do the work. Two shortcuts keep the common cases cheap:
+
+* with a page cache below us, a small batch is done at once inside `submit`: copying some pages takes microseconds,
+  handing over to a thread takes tens. When the kernel throttles writers such a copy can take long, and pings must
+  not wait for it: after one slow copy the threads are used for a while;
+* with direct I/O, a batch is cut into parts for several threads, so that the disk has a queue to work on.
+
+Operations run in parallel and in any order. A Flush covers every write that was done before the flush was submitted,
+no other. Operations that overlap are the submitter's to order.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EIO
+
+import trio
+
+from pydrbd import native
+from pydrbd.limits import (
+    DISK_INLINE_BYTES_MAX,
+    DISK_INLINE_PAUSE_MAX_S,
+    DISK_INLINE_PAUSE_S,
+    DISK_INLINE_SLOW_S,
+    DISK_QUEUE_OPS_MAX,
+    DISK_THREADS,
+)
+from pydrbd.runtime.block_device import BlockDevice, DiskIOError
+from pydrbd.runtime.disk_ops import BatchOp, DiskOp, WriteBatch
+from pydrbd.runtime.workers import Workers
+
+__all__ = ["Disk", "DiskStatistics", "OnDone", "split_mask"]
+
+OnDone = Callable[[DiskOp], None]
+"""Called in the Trio thread when an operation is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatistics:
+    """Counts since the start; `inline_ops` and `failed_ops` are among `ops`.
+
+    `inline_pauses`: how often a slow operation has switched the inline shortcut off for a while.
+    `queue_depth` is now, `queue_depth_max` the most there ever was; `wakeups` of the Trio task by the threads.
+    """
+
+    ops: int
+    inline_ops: int
+    failed_ops: int
+    bytes_read: int
+    bytes_written: int
+    flushes: int
+    inline_pauses: int
+    queue_depth: int
+    queue_depth_max: int
+    wakeups: int
+
+
+class Disk:
+    """The queue of one disk. Everything but the threads' own work happens in the Trio thread.
+
+    Start `run()` in a nursery, `submit` operations, `await stop()` at the end. The disk owns its device from then on:
+    `stop` closes it.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        *,
+        base_bytes: int = 0,
+        thread_count: int = DISK_THREADS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`base_bytes`: where the data area starts on the device; batches, discards and zeroes count from there."""
+        self.device = device
+        self._is_direct = device.is_direct
+        self._base_bytes = base_bytes
+        self._thread_count = thread_count
+        self._clock = clock
+        self._workers: Workers[tuple[DiskOp, int], DiskOp] = Workers(self._work, thread_count, "disk")
+        self._parts_lock = threading.Lock()
+        self._waiting: dict[DiskOp, OnDone] = {}
+        self._failed_errno = 0
+        self._is_closed = False
+        self._run_ended: trio.Event | None = None
+        self._inline_from = 0.0
+        self._inline_pause_s = DISK_INLINE_PAUSE_S
+        self._ops = self._inline_ops = self._failed_ops = 0
+        self._bytes_read = self._bytes_written = self._flushes = 0
+        self._inline_pauses = self._queue_depth_max = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every operation fails from now on: after a failed flush, `fail`, or `stop`."""
+        return self._failed_errno != 0
+
+    def has_room(self) -> bool:
+        """Whether another operation may be submitted; if not, wait for one to be done first."""
+        return len(self._waiting) < DISK_QUEUE_OPS_MAX
+
+    def submit(self, op: DiskOp, on_done: OnDone) -> bool:
+        """Begin an operation; never blocks, never raises for the disk's faults.
+
+        True: it is done already (in memory, or because the disk has failed), look at it now, and `on_done` is *not*
+        called. False: `on_done(op)` is called later, by `run` or `stop`, never from inside `submit`.
+        """
+        self._ops += 1
+        if self._failed_errno:
+            op.fail(self._failed_errno)
+            self._account(op)
+            return True
+        if isinstance(op, BatchOp):
+            byte_count = native.records_length_sum(op.batch, op.mask)
+            if isinstance(op, WriteBatch):
+                self._bytes_written += byte_count
+            else:
+                self._bytes_read += byte_count
+            if byte_count <= DISK_INLINE_BYTES_MAX and not self._is_direct and not op.waits_for_disk:
+                now = self._clock()
+                if now >= self._inline_from:
+                    self._do_inline(op, now)
+                    return True
+        assert len(self._waiting) < DISK_QUEUE_OPS_MAX, "submit only while has_room()"
+        self._waiting[op] = on_done
+        self._queue_depth_max = max(self._queue_depth_max, len(self._waiting))
+        parts = self._parts(op)
+        op.parts_left = len(parts)
+        for mask in parts:
+            self._workers.submit((op, mask))
+        return False
+
+    async def run(self) -> None:
+        """Call back for operations as they are done, until `stop` is through. What a callback raises ends it.
+
+        Raises InternalError when a thread met anything but the disk's own errors. `stop` may run it too: whoever comes
+        second takes over if the first is cancelled.
+        """
+        while not self._workers.have_ended:
+            if self._run_ended is not None:
+                await self._run_ended.wait()
+                continue
+            self._run_ended = trio.Event()
+            try:
+                while not self._workers.have_ended:
+                    for op in await self._workers.wait():
+                        self._call_back(op)
+            finally:
+                self._run_ended.set()
+                self._run_ended = None
+
+    def fail(self, errno: int = EIO) -> None:
+        """Give the disk up: what is queued and what comes fails with `errno`; what is running comes to its end."""
+        self._failed_errno = self._failed_errno or errno
+
+    async def stop(self, timeout_s: float) -> list[DiskOp]:
+        """Fail what is queued, wait for what is running, then end the threads and close the device.
+
+        Everything is called back for before this returns, except the operations in the answer: the kernel has not
+        let go of those in time. They never will be called back for, their buffers must not be used again, and the
+        device stays open; another `stop` tries to end it again.
+        """
+        self.fail()
+        for op, mask in self._workers.take_queued():
+            if self._end_part(op, mask, mask, self._failed_errno):
+                self._call_back(op)
+        if not self._is_closed:
+            self._workers.end()
+            # Shielded: it is bounded, and closing under a running thread would let it write to somebody else's file.
+            with trio.CancelScope(deadline=trio.current_time() + timeout_s, shield=True):
+                await self.run()
+        if self._workers.have_ended and not self._is_closed:
+            self._is_closed = True
+            self._workers.close()
+            self.device.close()
+        abandoned = list(self._waiting)
+        self._waiting.clear()
+        return abandoned
+
+    def statistics(self) -> DiskStatistics:
+        """Counts, for a look inside."""
+        return DiskStatistics(
+            ops=self._ops,
+            inline_ops=self._inline_ops,
+            failed_ops=self._failed_ops,
+            bytes_read=self._bytes_read,
+            bytes_written=self._bytes_written,
+            flushes=self._flushes,
+            inline_pauses=self._inline_pauses,
+            queue_depth=len(self._waiting),
+            queue_depth_max=self._queue_depth_max,
+            wakeups=self._workers.wakeups,
+        )
+
+    def _do_inline(self, op: BatchOp, begun: float) -> None:
+        op.failed_mask, op.errno = self._execute(op, op.mask)
+        ended = self._clock()
+        if ended - begun > DISK_INLINE_SLOW_S:
+            # One slow copy may only mean that another program had the processor; a disk that throttles stays slow.
+            self._inline_from = ended + self._inline_pause_s
+            self._inline_pause_s = min(2 * self._inline_pause_s, DISK_INLINE_PAUSE_MAX_S)
+            self._inline_pauses += 1
+        else:
+            self._inline_pause_s = DISK_INLINE_PAUSE_S
+        self._inline_ops += 1
+        self._failed_ops += op.failed_mask != 0
+
+    def _parts(self, op: DiskOp) -> list[int]:
+        if self._is_direct and isinstance(op, BatchOp):
+            return split_mask(op.mask, self._thread_count)
+        return [op.whole_mask]
+
+    def _work(self, job: tuple[DiskOp, int]) -> DiskOp | None:
+        """In a thread: do one part; the operation if it was the last."""
+        op, mask = job
+        if self._failed_errno:
+            failed_mask, errno = mask, self._failed_errno
+        else:
+            failed_mask, errno = self._execute(op, mask)
+        return op if self._end_part(op, mask, failed_mask, errno) else None
+
+    def _execute(self, op: DiskOp, mask: int) -> tuple[int, int]:
+        try:
+            return op.execute(self.device, self._base_bytes, mask)
+        except DiskIOError as error:
+            return mask, error.errno
+
+    def _end_part(self, op: DiskOp, mask: int, failed_mask: int, errno: int) -> bool:
+        """Note how a part ended; whether the operation is done with it."""
+        assert failed_mask & ~mask == 0
+        with self._parts_lock:
+            if failed_mask:
+                op.errno = op.errno or errno or EIO
+                op.failed_mask |= failed_mask
+            op.parts_left -= 1
+            if op.parts_left:
+                return False
+        try:
+            op.finish(self.device)
+        except DiskIOError as error:
+            op.fail(error.errno)
+        if op.flush_failed:
+            # The kernel may have dropped what it could not write: from here on nothing on this disk can be trusted.
+            self.fail(op.errno)
+        return True
+
+    def _call_back(self, op: DiskOp) -> None:
+        on_done = self._waiting.pop(op, None)
+        if on_done is not None:  # else it came back after `stop` had given it up
+            self._account(op)
+            on_done(op)
+
+    def _account(self, op: DiskOp) -> None:
+        self._flushes += op.flushes
+        self._failed_ops += op.failed_mask != 0
+
+
+def split_mask(mask: int, part_count: int) -> list[int]:
+    """The bits of a mask in at most `part_count` parts of neighbours, as even as can be; none of them is 0."""
+    bits_left = mask.bit_count()
+    parts = []
+    for parts_left in range(min(part_count, bits_left), 0, -1):
+        part = 0
+        for _ in range(-(-bits_left // parts_left)):
+            part |= mask & -mask
+            mask &= mask - 1
+        bits_left -= part.bit_count()
+        parts.append(part)
+    return parts

@@ -1,0 +1,80 @@
+"""What lies between the NBD server and whatever stores the bytes: three small protocols.
+
+The server (runtime.nbd_server) frames, batches, sends and limits; the engine answers. Everything here is called in
+one Trio thread and returns at once; no call may block or raise, except where it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydrbd.native import Batch
+from pydrbd.wire.nbd import ExportInfo, ExportUnavailable
+
+__all__ = ["Client", "Engine", "ExportInfo", "ExportUnavailable", "ReplyPart", "Session"]
+
+ReplyPart = bytes | bytearray | memoryview
+
+
+class Client(Protocol):
+    """One NBD connection past the handshake, as its session sees it."""
+
+    def send(self, parts: Sequence[ReplyPart]) -> None:
+        """Send reply bytes: at once as far as the socket takes them, the rest when it does.
+
+        The parts must not change until they are sent; the server drops its references to them then. After the
+        client has gone this does nothing.
+        """
+        ...
+
+    def done(self, batch: Batch) -> None:
+        """Every request of the batch has been answered: called once per submitted batch, after its last `send`.
+
+        It frees the batch's share of the client's in-flight limit. The buffer behind the batch is not touched: it is
+        used again only when the batch and the last memoryview of it are gone.
+        """
+        ...
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection, unsent replies included. A kernel client then waits for a reconnect."""
+        ...
+
+
+class Session(Protocol):
+    """One client's open export."""
+
+    info: ExportInfo
+
+    def submit(self, batch: Batch) -> None:
+        """Carry out a batch of requests; answers go through `Client.send`, in any order, now or later.
+
+        The server has checked framing only: unknown commands and flags, READs above NBD_REQUEST_BYTES_MAX, ranges
+        outside the export and writes to a read-only export arrive here and are answered here. DISC never does.
+        Keep the batch, or memoryviews of `batch.buffer`, as long as the payload is needed, and no longer.
+        """
+        ...
+
+    def close(self) -> None:
+        """The client is gone: called once, last. Requests in flight are finished or dropped, unanswered."""
+        ...
+
+
+class Engine(Protocol):
+    """All exports of one process."""
+
+    def exports(self) -> Sequence[ExportInfo]:
+        """What LIST shows, in order; also exports that can't be opened right now."""
+        ...
+
+    def describe(self, name: str) -> ExportInfo:
+        """What `open` would serve under this name (INFO). Raises ExportUnavailable."""
+        ...
+
+    def open(self, name: str, client: Client) -> Session:
+        """Open an export for a client; the empty name is the default export.
+
+        Raises ExportUnavailable with the reason for humans, e.g. on a Secondary: "r0 is Secondary here: promote it
+        (pydrbd primary r0) or connect to its peer".
+        """
+        ...

@@ -1,0 +1,124 @@
+"""The volumes as NBD exports: what the NBD server asks, answered by the node.
+
+Export names are RES (volume 0) and RES/N. Only a Primary lets clients in; a client that is in when the node stops
+being Primary gets errors for what it asks, never stale data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydrbd.core.effects import Reply
+from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
+from pydrbd.core.states import DiskState, Role
+from pydrbd.core.volume import Volume
+from pydrbd.native import Batch
+from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable
+from pydrbd.wire.nbd import ReplyType
+
+if TYPE_CHECKING:
+    from pydrbd.runtime.service import Service
+
+__all__ = ["Exports"]
+
+_BLOCK_BYTES = 512
+
+
+class Exports:
+    """engine.Engine for the volumes of one resource."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def names(self) -> dict[str, int]:
+        """Export name -> volume number."""
+        resource = self._service.plan.resource.name
+        return {resource if vnr == 0 else f"{resource}/{vnr}": vnr for vnr in self._service.node.volumes}
+
+    def exports(self) -> Sequence[ExportInfo]:
+        volumes = self._service.node.volumes
+        return [self._info(name, volumes[vnr]) for name, vnr in self.names().items()]
+
+    def _info(self, name: str, volume: Volume) -> ExportInfo:
+        return ExportInfo(
+            name=name,
+            size_bytes=volume.size_bytes,
+            description=f"pydrbd resource {self._service.plan.resource.name} volume {volume.vnr}",
+            block_minimum=_BLOCK_BYTES,
+            can_multi_conn=True,
+        )
+
+    def describe(self, name: str) -> ExportInfo:
+        return self._info(*self._find(name))
+
+    def _find(self, name: str) -> tuple[str, Volume]:
+        names = self.names()
+        full = name or next(iter(names))
+        if full not in names:
+            raise ExportUnavailable(f"no export '{name}' here; there is {', '.join(names)}", ReplyType.ERR_UNKNOWN)
+        volume = self._service.node.volumes[names[full]]
+        plan = self._service.plan
+        if volume.state.role != Role.Primary:
+            raise ExportUnavailable(
+                f"{full} is {volume.state.role.name} on {plan.me.name}: promote it here "
+                f"(pydrbd primary {plan.resource.name}) or connect to {plan.peer.name}",
+                ReplyType.ERR_POLICY,
+            )
+        if DiskState.UpToDate not in (volume.state.disk, volume.state.pdsk):
+            raise ExportUnavailable(f"{full} has no UpToDate disk in reach", ReplyType.ERR_SHUTDOWN)
+        return full, volume
+
+    def open(self, name: str, client: Client) -> ClientSession:
+        full, volume = self._find(name)
+        session = ClientSession(self._service, volume.vnr, self._info(full, volume), client)
+        self._service.feed(SessionOpened(session, volume.vnr))
+        return session
+
+
+class ClientSession:
+    """One client's open export (engine.Session)."""
+
+    def __init__(self, service: Service, vnr: int, info: ExportInfo, client: Client) -> None:
+        self.info = info
+        self._service = service
+        self._vnr = vnr
+        self._client = client
+        self._unanswered: dict[Batch, int] = {}
+        self._parts: list[bytes | bytearray | memoryview] = []
+        self._done: list[Batch] = []
+        self._open = True
+
+    def submit(self, batch: Batch) -> None:
+        """A wake-up's requests."""
+        self._unanswered[batch] = batch.all
+        self._service.feed(ClientBatch(self, self._vnr, batch))
+
+    def on_reply(self, effect: Reply) -> None:
+        """Answers to members of a batch: sent with all others of this event by `flush`."""
+        if not self._open:
+            return
+        self._parts.extend(effect.parts)
+        left = self._unanswered[effect.batch] & ~effect.mask
+        assert self._unanswered[effect.batch] & effect.mask == effect.mask, "a request was answered twice"
+        if left:
+            self._unanswered[effect.batch] = left
+        else:
+            del self._unanswered[effect.batch]
+            self._done.append(effect.batch)
+
+    def flush(self) -> None:
+        """Send what was answered."""
+        if self._open and self._parts:
+            parts, self._parts = self._parts, []
+            self._client.send(parts)
+            done, self._done = self._done, []
+            for batch in done:
+                self._client.done(batch)
+
+    def close(self) -> None:
+        """The client is gone."""
+        if self._open:
+            self._open = False
+            self._unanswered.clear()
+            self._service.feed(SessionClosed(self, self._vnr))

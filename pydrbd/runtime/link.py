@@ -1,0 +1,282 @@
+"""The link to the peer while it stands: bytes in, bytes out, pings, and its end.
+
+Two readers cut packets out of their sockets (native code, whole wake-ups at a time) and hand them to the node; two
+senders take what the node says at once, or wait until the socket takes more. The meta socket's reader also watches the
+time (WIRE 15): after `ping-int` of silence it asks, and after `ping-timeout` without any sign of life the link is dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from pydrbd import native
+from pydrbd.core.effects import Socket
+from pydrbd.core.events import LinkDown, LinkUp, Received
+from pydrbd.core.node import Node
+from pydrbd.core.states import ConnState
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_PAYLOAD_BYTES_MAX, LINK_LINGER_S, LINK_RETRY_S, PEER_BACKLOG_BYTES_MAX
+from pydrbd.runtime.buffers import ReceiveBuffer
+from pydrbd.runtime.nbd_sender import ReplySender
+from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
+from pydrbd.wire.framing import encode_packet
+from pydrbd.wire.packets import Packet
+
+__all__ = ["Link", "Owner"]
+
+_log = logging.getLogger(__name__)
+
+_HEADER_BYTES: Final = 16
+_CHALLENGE_BYTES: Final = 64
+
+
+class Owner(Protocol):
+    """What the link needs of the service."""
+
+    node: Node
+
+    def feed(self, event: object) -> None: ...
+
+
+class _End(Exception):
+    """The link is over: the connection state that says why, and words."""
+
+    def __init__(self, reason: ConnState, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+
+
+class Link:
+    """One resource's connection, made again and again until it is closed for good."""
+
+    def __init__(
+        self, owner: Owner, endpoints: Endpoints, times: LinkTimes, draw_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._owner = owner
+        self._endpoints = endpoints
+        self._times = times
+        self._draw_bytes = draw_bytes
+        self._rng = random.Random(draw_bytes(16))
+        self._wanted = trio.Event()
+        self._senders: tuple[ReplySender, ReplySender] | None = None
+        self._scope: trio.CancelScope | None = None
+        self._end: _End | None = None
+        self._pending: tuple[list[object], list[object]] = ([], [])
+        self._lingering = False
+        self._data_heard = 0.0
+        self._meta_heard = 0.0
+        self._hold_reading: trio.Event | None = None
+        self._progress = trio.Event()
+        self._agreed = trio.Event()
+        self.backlog_bytes = 0
+        self.wakeups = self.packets = 0
+
+    # --- what the service calls ---
+
+    def open(self) -> None:
+        """Look for the peer (the effect OpenLink)."""
+        self._wanted.set()
+
+    def close(self, reason: str, *, linger: bool) -> None:
+        """Drop the sockets, or stop looking (the effect CloseLink)."""
+        self._wanted = trio.Event()
+        self._lingering = linger
+        self._finish(_End(ConnState.NetworkFailure, reason))
+
+    def send(self, which: Socket, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Queue bytes; `flush` sends what one event brought together."""
+        if self._senders is not None:
+            self._pending[which].extend(parts)
+
+    def flush(self) -> None:
+        """Send what was queued, one system call a socket."""
+        if self._senders is None:
+            return
+        for which in (Socket.META, Socket.DATA):
+            parts = self._pending[which]
+            if parts:
+                self._senders[which].send(list(parts))  # type: ignore[arg-type]
+                parts.clear()
+
+    def resume_reading(self) -> None:
+        """The backlog got shorter."""
+        if self._hold_reading is not None and self.backlog_bytes < PEER_BACKLOG_BYTES_MAX:
+            self._hold_reading.set()
+
+    # --- the loop ---
+
+    async def run(self) -> None:
+        """Serve the link for ever. Raises BusyError when our own address can't be had at the first try."""
+        while True:
+            await self._wanted.wait()
+            with trio.CancelScope() as self._scope:
+                pair = await meet(self._endpoints, self._times, self._rng)
+                self._wanted = trio.Event()
+                self._scope = None
+                began = trio.current_time()
+                await self._serve(pair)
+                if not self._wanted.is_set():
+                    continue
+                if trio.current_time() - began < LINK_RETRY_S:
+                    await trio.sleep(LINK_RETRY_S)  # a handshake that fails must not spin
+            self._scope = None
+
+    def _finish(self, end: _End) -> None:
+        """The first reason counts; the tasks of the link end."""
+        if self._end is None:
+            self._end = end
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _serve(self, pair: SocketPair) -> None:
+        """One pair of sockets, from LinkUp to LinkDown."""
+        self._end = None
+        self._lingering = False
+        data, meta = _raw(pair.data), _raw(pair.meta)
+        self._senders = (
+            ReplySender(data, self._on_progress, self._on_lost),
+            ReplySender(meta, self._on_progress, self._on_lost),
+        )
+        self.backlog_bytes = 0
+        self._agreed = trio.Event()
+        self._data_heard = self._meta_heard = trio.current_time()
+        try:
+            with trio.CancelScope() as self._scope:
+                self._feed(LinkUp(pair.resolve_conflicts, self._draw_bytes(_CHALLENGE_BYTES)))
+                async with trio.open_nursery() as nursery:
+                    for sender in self._senders:
+                        nursery.start_soon(sender.run)
+                    nursery.start_soon(self._read, data, Socket.DATA)
+                    nursery.start_soon(self._read, meta, Socket.META)
+                    nursery.start_soon(self._watch)
+            self.flush()
+            if self._lingering:
+                await self._linger()
+        finally:
+            for sender in self._senders:
+                sender.close()
+            self._senders = None
+            self._scope = None
+            for parts in self._pending:
+                parts.clear()
+            pair.close()
+        end = self._end or _End(ConnState.NetworkFailure, "ended")
+        self._owner.feed(LinkDown(end.reason, end.text))
+
+    async def _linger(self) -> None:
+        """Give the last packets time to leave before the sockets close."""
+        assert self._senders is not None
+        with trio.move_on_after(LINK_LINGER_S):
+            async with trio.open_nursery() as nursery:
+                for sender in self._senders:
+                    nursery.start_soon(sender.run)
+                while any(sender.queued_bytes for sender in self._senders):
+                    self._progress = trio.Event()
+                    await self._progress.wait()
+                nursery.cancel_scope.cancel()
+
+    def _on_progress(self) -> None:
+        self._progress.set()
+
+    def _on_lost(self, error: OSError) -> None:
+        self._finish(_End(ConnState.BrokenPipe, str(error)))
+
+    def _feed(self, event: object) -> None:
+        """Hand an event to the node; a peer that lies ends the link."""
+        try:
+            self._owner.feed(event)
+        except PeerProtocolError as error:
+            _log.error("the peer broke the protocol: %s", error)
+            self._finish(_End(ConnState.ProtocolError, str(error)))
+
+    # --- reading ---
+
+    async def _read(self, sock: socket.socket, which: Socket) -> None:
+        buffer = ReceiveBuffer()
+        need = _HEADER_BYTES
+        if which is Socket.META:
+            # A peer that is done with the handshake pings at once, in a format that we may not have read of yet.
+            await self._agreed.wait()
+        while True:
+            if which is Socket.DATA and self.backlog_bytes >= PEER_BACKLOG_BYTES_MAX:
+                self._hold_reading = trio.Event()
+                await self._hold_reading.wait()
+                self._hold_reading = None
+            buffer.make_room(need)
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                count = sock.recv_into(buffer.room())
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._finish(_End(ConnState.BrokenPipe, str(error)))
+                return
+            if not count:
+                self._finish(_End(ConnState.BrokenPipe, "the peer closed the connection"))
+                return
+            buffer.end += count
+            self.wakeups += 1
+            now = trio.current_time()
+            if which is Socket.DATA:
+                self._data_heard = now
+            else:
+                self._meta_heard = now
+            need = self._split(buffer, which)
+
+    def _split(self, buffer: ReceiveBuffer, which: Socket) -> int:
+        """Hand over every whole packet; how many bytes the next one needs in all."""
+        node = self._owner.node
+        while buffer.start != buffer.end and self._end is None:
+            room = 1 if node.links.handshaking else BATCH_RECORDS_MAX
+            try:
+                batch, consumed, need = native.drbd_split(
+                    buffer.memory, buffer.start, buffer.end, node.header_format, 0, DRBD_PAYLOAD_BYTES_MAX, room
+                )
+            except PeerProtocolError as error:
+                _log.error("the peer broke the protocol: %s", error)
+                self._finish(_End(ConnState.ProtocolError, str(error)))
+                break
+            if not batch.count:
+                return need or _HEADER_BYTES
+            buffer.start += consumed
+            self.packets += batch.count
+            self._feed(Received(which, batch))
+            if not node.links.handshaking:
+                self._agreed.set()
+        return _HEADER_BYTES
+
+    # --- time ---
+
+    async def _watch(self) -> None:
+        """Ask for a sign of life after a silence; without one the link is dead."""
+        times = self._times
+        while True:
+            heard = max(self._meta_heard, self._data_heard)
+            now = trio.current_time()
+            node = self._owner.node
+            handshaking = node.links.handshaking or not node.established
+            patience = max(4 * times.ping_timeout_s, times.timeout_s) if handshaking else times.ping_int_s
+            if now < heard + patience:
+                await trio.sleep(heard + patience - now)
+                continue
+            if handshaking:
+                self._finish(_End(ConnState.NetworkFailure, "the peer fell silent in the handshake"))
+                return
+            if self._senders is not None:
+                self._senders[Socket.META].send([encode_packet(Packet.P_PING, apv=node.apv)])
+            await trio.sleep(times.ping_timeout_s)
+            if max(self._meta_heard, self._data_heard) <= heard:
+                self._finish(_End(ConnState.NetworkFailure, "PingAck did not arrive in time"))
+                return
+
+
+def _raw(sock: trio.socket.SocketType) -> socket.socket:
+    raw: socket.socket = sock._sock  # type: ignore[attr-defined]
+    return raw

@@ -1,0 +1,312 @@
+"""One NBD connection: the handshake, then batches of requests in and replies out.
+
+One wake-up of the reader is one recv, one split, and as many batches of at most 64 as it takes, each submitted at
+once: a lone request never waits for company. Replies leave through runtime.nbd_sender.
+
+What one client may hold is bounded: while its requests in flight and its unread replies would exceed
+NBD_IN_FLIGHT_BYTES_MAX it is not read from, and the socket's own buffers hold it back. A lone request is let through
+whatever its size. Nothing here waits for one client on behalf of another.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from pydrbd import native
+from pydrbd.errors import ClientProtocolError
+from pydrbd.limits import NBD_DISCONNECT_TIMEOUT_S, NBD_IN_FLIGHT_BYTES_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.native import Batch
+from pydrbd.runtime.buffers import ReceiveBuffer
+from pydrbd.runtime.engine import Engine, ReplyPart, Session
+from pydrbd.runtime.nbd_sender import ReplySender
+from pydrbd.units import KIB
+from pydrbd.wire.nbd import REQUEST_SIZE_BYTES, Command, ExportInfo
+from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened
+
+__all__ = ["NbdConnection", "NbdStatistics"]
+
+_HANDSHAKE_READ_BYTES: Final = 64 * KIB
+_REQUEST_COST_BYTES: Final = 4 * KIB
+"""What a request counts beyond its payload, so that those without payload are bounded too."""
+
+# Plain numbers: an enum's members are slow to reach for what is done on every wake-up.
+_READ: Final = int(Command.READ)
+_DISC: Final = int(Command.DISC)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class NbdStatistics:
+    """What the server has done since it started."""
+
+    connections: int = 0  # open now
+    accepted: int = 0
+    refused: int = 0  # one too many
+    failed: int = 0  # dropped for a protocol error
+    wakeups: int = 0  # reads that brought requests, or pieces of them
+    batches: int = 0
+    requests: int = 0
+    received_bytes: int = 0
+    stops: int = 0  # times that a client was not read from because of a limit
+
+    @property
+    def requests_per_wakeup(self) -> float:
+        """How many requests one read brings on average: 1 for a lone client at depth 1."""
+        return self.requests / self.wakeups if self.wakeups else 0.0
+
+
+class _ClientGone(Exception):
+    """The socket failed or ended. Not an OSError, so that an engine's failure is never taken for a client's."""
+
+
+class NbdConnection:
+    """One accepted, non-blocking socket (the caller closes it); a session sees it as engine.Client."""
+
+    def __init__(self, sock: socket.socket, peer: str, engine: Engine, statistics: NbdStatistics) -> None:
+        self._socket = sock
+        self._peer = peer
+        self._statistics = statistics
+        self._opener = _Opener(engine, self)
+        self._sender = ReplySender(sock, self._on_progress, self._on_lost)
+        self._scope = trio.CancelScope()
+        self._closed = False
+        self._receive = ReceiveBuffer()
+        self._need_bytes = REQUEST_SIZE_BYTES  # of the request at the front of the buffer, as far as is known
+        self._disconnecting = False  # DISC was read
+        self._costs: dict[Batch, int] = {}  # of the batches in flight
+        self._in_flight_bytes = 0
+        self._progress: trio.Event | None = None  # exists while the reader waits for replies to be made or sent
+
+    async def run(self, handshake_timeout_s: float) -> None:
+        """From the greeting to the end of the connection. Raises only what is our own fault."""
+        try:
+            with self._scope:
+                opened = await self._negotiate(handshake_timeout_s)
+                if opened is not None:
+                    _log.info("NBD client %s opened %s", self._peer, opened.info.name)
+                    await self._transmit(opened)
+        except ClientProtocolError as error:
+            self._statistics.failed += 1
+            _log.warning("NBD client %s: %s; its connection is dropped", self._peer, error)
+        except _ClientGone as gone:
+            _log.info("NBD client %s is gone: %s", self._peer, gone)
+        finally:
+            self._closed = True
+            self._sender.close()
+            if self._opener.session is not None:
+                self._opener.session.close()
+
+    # --- what the session calls: engine.Client ----------------------------------------------------------------------
+
+    def send(self, parts: Sequence[ReplyPart]) -> None:
+        """See engine.Client."""
+        self._sender.send(parts)
+
+    def done(self, batch: Batch) -> None:
+        """See engine.Client."""
+        self._in_flight_bytes -= self._costs.pop(batch)
+        self._on_progress()
+
+    def abort(self, reason: str) -> None:
+        """See engine.Client."""
+        if not self._closed:
+            _log.info("NBD client %s: %s; its connection is dropped", self._peer, reason)
+            self._close_now()
+
+    def _on_lost(self, error: OSError) -> None:
+        if not self._closed:
+            _log.info("NBD client %s is gone: %s", self._peer, error.strerror)
+            self._close_now()
+
+    def _close_now(self) -> None:
+        self._closed = True
+        self._sender.close()
+        self._scope.cancel()
+
+    # --- handshake --------------------------------------------------------------------------------------------------
+
+    async def _negotiate(self, timeout_s: float) -> Opened | None:
+        """The open export, or None if the client left in good order. Raises ClientProtocolError, _ClientGone."""
+        negotiation = Negotiation(self._opener)
+        try:
+            with trio.move_on_after(timeout_s):
+                return await self._exchange(negotiation)
+        except _ClientGone as gone:
+            if negotiation.spoke:
+                raise
+            # A monitor that connects and goes, without a word, is no news.
+            _log.debug("NBD client %s only looked in: %s", self._peer, gone)
+            return None
+        raise ClientProtocolError(f"the handshake was not finished within {timeout_s:g} s")
+
+    async def _exchange(self, negotiation: Negotiation) -> Opened | None:
+        await self._send_all(negotiation.take_outgoing())
+        while True:
+            data = await self._receive_some()
+            if not data:
+                raise _ClientGone("it closed the connection in the handshake")
+            try:
+                outcome = negotiation.receive(data)
+            finally:
+                await self._send_all(negotiation.take_outgoing())
+            if isinstance(outcome, Opened):
+                return outcome
+            if isinstance(outcome, Aborted):
+                return None
+
+    async def _receive_some(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(_HANDSHAKE_READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _ClientGone(error.strerror) from error
+
+    async def _send_all(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+            except OSError as error:
+                raise _ClientGone(error.strerror) from error
+
+    # --- transmission -----------------------------------------------------------------------------------------------
+
+    async def _transmit(self, opened: Opened) -> None:
+        """Until the client is gone. Raises ClientProtocolError, _ClientGone."""
+        assert self._opener.session is not None
+        failure: ClientProtocolError | _ClientGone | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sender.run)
+            try:
+                self._receive.append(opened.unread)
+                await self._read_requests(self._opener.session)
+            except (ClientProtocolError, _ClientGone) as error:
+                failure = error  # raised outside, because the nursery would wrap it
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _read_requests(self, session: Session) -> None:
+        """Until DISC (then the replies that are due are still sent) or the end of the stream."""
+        receive = self._receive
+        while True:
+            if not self._submit_received(session):
+                self._statistics.stops += 1
+                await self._wait_progress()
+                continue
+            if self._disconnecting:
+                break
+            receive.make_room(self._need_bytes)
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                count_bytes = self._socket.recv_into(receive.room())
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _ClientGone(error.strerror) from error
+            if not count_bytes:
+                where = "in the middle of a request" if receive.start != receive.end else "without DISC"
+                raise _ClientGone(f"it closed the connection {where}")
+            receive.end += count_bytes
+            self._statistics.wakeups += 1
+            self._statistics.received_bytes += count_bytes
+        with trio.move_on_after(NBD_DISCONNECT_TIMEOUT_S):
+            while self._costs or self._sender.queued_bytes:
+                await self._wait_progress()
+
+    async def _wait_progress(self) -> None:
+        self._progress = trio.Event()
+        await self._progress.wait()
+        self._progress = None
+
+    def _on_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+
+    def _submit_received(self, session: Session) -> bool:
+        """Submit the requests that are here; False if a limit holds some of them back. Raises ClientProtocolError."""
+        receive = self._receive
+        while receive.start != receive.end and not (self._disconnecting or self._closed):
+            batch, consumed_bytes, self._need_bytes = native.nbd_split(
+                receive.memory, receive.start, receive.end, NBD_REQUEST_BYTES_MAX
+            )
+            if not batch.count:
+                return True
+            cost_bytes = consumed_bytes + _bytes_to_read(batch) + batch.count * _REQUEST_COST_BYTES
+            disconnects = native.records_with_command(batch, batch.all, _DISC)
+            if disconnects or cost_bytes > self._allowance_bytes():
+                admitted, cost_bytes = self._admit(batch)
+                if admitted < batch.count:
+                    if not admitted:
+                        return self._disconnecting
+                    self._need_bytes = 0
+                    consumed_bytes = batch.records[admitted].data - REQUEST_SIZE_BYTES - receive.start
+                    batch = Batch(receive.memory, batch.records, admitted)
+            receive.start += consumed_bytes
+            self._costs[batch] = cost_bytes
+            self._in_flight_bytes += cost_bytes
+            self._statistics.batches += 1
+            self._statistics.requests += batch.count
+            session.submit(batch)
+            if self._need_bytes:
+                return True
+        self._need_bytes = REQUEST_SIZE_BYTES
+        return True
+
+    def _allowance_bytes(self) -> int:
+        return NBD_IN_FLIGHT_BYTES_MAX - self._in_flight_bytes - self._sender.queued_bytes
+
+    def _admit(self, batch: Batch) -> tuple[int, int]:
+        """How many of the first requests may go on, and their cost: up to DISC, as far as the allowance goes."""
+        allowance_bytes = self._allowance_bytes()
+        alone = allowance_bytes == NBD_IN_FLIGHT_BYTES_MAX
+        total_bytes = 0
+        for index in range(batch.count):
+            record = batch.records[index]
+            if record.command == Command.DISC:
+                self._disconnecting = True
+                return index, total_bytes
+            cost_bytes = _REQUEST_COST_BYTES
+            if record.command in (Command.READ, Command.WRITE) and record.length <= NBD_REQUEST_BYTES_MAX:
+                cost_bytes += record.length
+            if total_bytes + cost_bytes > allowance_bytes and not (alone and index == 0):
+                return index, total_bytes
+            total_bytes += cost_bytes
+        return batch.count, total_bytes
+
+
+def _bytes_to_read(batch: Batch) -> int:
+    """What the READs of a batch ask for, those included that are too long to be answered."""
+    reads = native.records_with_command(batch, batch.all, _READ)
+    return native.records_length_sum(batch, reads) if reads else 0
+
+
+class _Opener:
+    """The engine as the handshake sees it; remembers the session that it opened."""
+
+    def __init__(self, engine: Engine, connection: NbdConnection) -> None:
+        self._engine = engine
+        self._connection = connection
+        self.session: Session | None = None
+
+    def exports(self) -> Sequence[ExportInfo]:
+        return self._engine.exports()
+
+    def describe(self, name: str) -> ExportInfo:
+        return self._engine.describe(name)
+
+    def open(self, name: str) -> ExportInfo:
+        assert self.session is None, "one connection opens one export"
+        self.session = self._engine.open(name, self._connection)
+        return self.session.info

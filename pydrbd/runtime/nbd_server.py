@@ -1,0 +1,195 @@
+"""The NBD server: listening sockets, one task per connection, and a bound on how many.
+
+Sockets are bound at once by `listen_unix` and `listen_tcp`, so that a busy port is an error before anything else has
+begun; `serve` then accepts until it is cancelled. What one client does ends one connection at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from pydrbd.errors import BusyError, UsageError
+from pydrbd.limits import NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_TIMEOUT_S
+from pydrbd.runtime.engine import Engine
+from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
+
+__all__ = ["NbdServer"]
+
+_UNIX_PATH_BYTES_MAX: Final = 107  # sun_path without its closing NUL
+_BACKLOG: Final = 128
+_ACCEPT_RETRY_S: Final = 0.1
+# What accept(2) may answer for a connection that died in the backlog, or for want of descriptors or memory.
+_ACCEPT_PASSING: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
+_ACCEPT_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_log = logging.getLogger(__name__)
+
+
+class NbdServer:
+    """Serves an engine's exports. `listen_*` first, then `serve`; `close` if it never serves."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        connections_max: int = NBD_CONNECTIONS_MAX,
+        handshake_timeout_s: float = NBD_HANDSHAKE_TIMEOUT_S,
+    ) -> None:
+        self._engine = engine
+        self._connections_max = connections_max
+        self._handshake_timeout_s = handshake_timeout_s
+        self._listeners: list[socket.socket] = []
+        self._unix_paths: list[tuple[Path, int]] = []  # with their inode numbers
+        self._statistics = NbdStatistics()
+
+    def listen_unix(self, path: Path) -> None:
+        """Listen on a Unix socket that only this user may connect to.
+
+        A socket file whose process is gone is replaced. Raises BusyError if a process listens there, UsageError if
+        the path is too long, not a socket, or can't be created.
+        """
+        if len(os.fsencode(path)) > _UNIX_PATH_BYTES_MAX:
+            raise UsageError(
+                f"the NBD socket path {path} is longer than {_UNIX_PATH_BYTES_MAX} bytes: use a shorter --run-dir"
+            )
+        _remove_stale_socket(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(os.fspath(path))
+            path.chmod(0o600)  # nobody can connect yet: it does not listen
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(f"another process has just taken the NBD socket {path}") from error
+            raise UsageError(f"can't listen on the NBD socket {path}: {error.strerror}") from error
+        self._unix_paths.append((path, path.stat().st_ino))
+        self._add_listener(sock)
+
+    def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on a TCP address (port 0: any free one); where it listens now.
+
+        Raises BusyError if the port is taken, UsageError if the address is not one of this machine's.
+        """
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+        except socket.gaierror as error:
+            raise UsageError(f"can't find the address {host!r} to serve NBD on: {error.strerror}") from error
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(f"can't serve NBD on {host}:{port}: another process listens there") from error
+            raise UsageError(f"can't serve NBD on {host}:{port}: {error.strerror}") from error
+        bound: tuple[str, int] = sock.getsockname()[:2]
+        self._add_listener(sock)
+        return bound
+
+    def _add_listener(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._listeners.append(sock)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept and serve until cancelled; then every connection and listening socket is closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in self._listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                task_status.started()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop listening, and remove the Unix sockets that are still ours."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for path, inode in self._unix_paths:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+        self._unix_paths.clear()
+
+    def statistics(self) -> NbdStatistics:
+        """A copy of the counters."""
+        return dataclasses.replace(self._statistics)
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno in _ACCEPT_SHORT:
+                    _log.error("can't accept an NBD client: %s; trying again", error)
+                    await trio.sleep(_ACCEPT_RETRY_S)
+                elif error.errno not in _ACCEPT_PASSING:
+                    raise
+                continue
+            self._statistics.accepted += 1
+            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else f"#{self._statistics.accepted}"
+            if self._statistics.connections >= self._connections_max:
+                self._statistics.refused += 1
+                sock.close()
+                _log.warning("NBD client %s refused: %d are connected already", peer, self._connections_max)
+                continue
+            self._statistics.connections += 1
+            nursery.start_soon(self._serve_one, sock, peer)
+
+    async def _serve_one(self, sock: socket.socket, peer: str) -> None:
+        try:
+            with sock:
+                sock.setblocking(False)
+                if sock.family != socket.AF_UNIX:
+                    _set_tcp_options(sock)
+                connection = NbdConnection(sock, peer, self._engine, self._statistics)
+                await connection.run(self._handshake_timeout_s)
+        finally:
+            self._statistics.connections -= 1
+
+
+def _set_tcp_options(sock: socket.socket) -> None:
+    """Without NODELAY, small replies wait for the client's delayed acknowledgement: 40 ms each."""
+    with contextlib.suppress(OSError):  # it is dead already: the first read says so
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Make way for a new socket. Raises BusyError if somebody listens on the old one, UsageError if it is none."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing there, or no way to it: bind says what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"{path} is in the way of the NBD socket and is not a socket: move it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:  # BlockingIOError: its backlog is full, so it is alive
+            raise BusyError(f"the NBD socket {path} can't be taken over: {error.strerror}") from error
+        else:
+            raise BusyError(f"another process serves NBD on {path}: stop it, or use another --run-dir")

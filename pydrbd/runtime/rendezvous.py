@@ -1,0 +1,238 @@
+"""How two nodes find each other: each connects and listens at once, until two TCP connections stand (WIRE 1.2).
+
+There is no client and no server. The first connection that a node makes (or accepts) becomes the data socket, the next
+one the meta socket; the first packet on each says which. When both nodes connect at the same moment the connections
+cross, each keeps the accepted one, and a coin decides who goes on, so that they don't cross for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from pydrbd.errors import BusyError, PeerProtocolError
+from pydrbd.wire.framing import PacketReader, encode_packet
+from pydrbd.wire.packet_numbers import SocketKind
+from pydrbd.wire.packets import Packet
+
+__all__ = ["Endpoints", "LinkTimes", "SocketPair", "listen", "meet"]
+
+_BACKLOG: Final = 5
+_JITTER: Final = 1 / 7
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where this node listens and where its peer does. `family` is AF_INET or AF_INET6."""
+
+    family: socket.AddressFamily
+    local: tuple[str, int]
+    peer: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """The net options that are times, in seconds."""
+
+    connect_int_s: float = 10.0
+    ping_int_s: float = 10.0
+    ping_timeout_s: float = 0.5
+    timeout_s: float = 6.0
+    socket_check_timeout_s: float = 0.5
+
+
+@dataclass(slots=True)
+class SocketPair:
+    """Both connections to the peer; `resolve_conflicts`: we accepted the meta socket."""
+
+    data: trio.socket.SocketType
+    meta: trio.socket.SocketType
+    resolve_conflicts: bool
+
+    def close(self) -> None:
+        self.data.close()
+        self.meta.close()
+
+
+@dataclass(slots=True)
+class _Slot:
+    sock: trio.socket.SocketType | None = None
+    opened: bool = False
+
+    def put(self, sock: trio.socket.SocketType, *, opened: bool) -> None:
+        self.drop()
+        self.sock = sock
+        self.opened = opened
+
+    def drop(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+        self.sock = None
+
+
+def listen(endpoints: Endpoints) -> trio.socket.SocketType:
+    """The listening socket; raises BusyError when the address can't be had."""
+    sock = trio.socket.socket(endpoints.family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if endpoints.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # The underlying bind does not block for numeric addresses, and ours are numeric.
+        sock._sock.bind(endpoints.local)  # type: ignore[attr-defined]
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        host, port = endpoints.local
+        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise BusyError(
+                f"can't listen on {host} port {port} for the peer: {error.strerror}; "
+                "is another node or program using it, and is the address one of this machine's?"
+            ) from error
+        raise
+    return sock
+
+
+async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> SocketPair:
+    """Run the loop until both sockets stand and have been quiet for a moment. Raises BusyError."""
+    data, meta = _Slot(), _Slot()
+    resolve_conflicts = False
+    listener = listen(endpoints)
+    try:
+        while True:
+            opened = await _connect(endpoints, times)
+            if opened is not None:
+                if data.sock is None:
+                    data.put(opened, opened=True)
+                    await _announce(data, Packet.P_INITIAL_DATA)
+                elif meta.sock is None:
+                    meta.put(opened, opened=True)
+                    await _announce(meta, Packet.P_INITIAL_META)
+                    resolve_conflicts = False
+                else:
+                    opened.close()
+            if await _established(data, meta, times):
+                break
+            while True:
+                kind, accepted = await _accept(listener, times, rng)
+                if accepted is None and kind is None:
+                    break
+                _forget_dead(data, meta)
+                crossed = False
+                if kind == Packet.P_INITIAL_DATA and accepted is not None:
+                    crossed = data.sock is not None and data.opened
+                    data.put(accepted, opened=False)
+                elif kind == Packet.P_INITIAL_META and accepted is not None:
+                    crossed = meta.sock is not None and meta.opened
+                    meta.put(accepted, opened=False)
+                    resolve_conflicts = True
+                else:
+                    if accepted is not None:
+                        accepted.close()
+                    crossed = True
+                if not crossed or rng.random() < 0.5:
+                    break
+            if await _established(data, meta, times):
+                break
+        assert data.sock is not None and meta.sock is not None
+        pair = SocketPair(data.sock, meta.sock, resolve_conflicts)
+        data.sock = meta.sock = None
+        for sock in (pair.data, pair.meta):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return pair
+    finally:
+        data.drop()
+        meta.drop()
+        listener.close()
+
+
+async def _connect(endpoints: Endpoints, times: LinkTimes) -> trio.socket.SocketType | None:
+    """One try to connect from our address; being refused is no error."""
+    sock = trio.socket.socket(endpoints.family, socket.SOCK_STREAM)
+    try:
+        with trio.move_on_after(times.connect_int_s):
+            await sock.bind((endpoints.local[0], 0))
+            await sock.connect(endpoints.peer)
+            if sock.getsockname() != sock.getpeername():  # TCP can connect a port to itself
+                return sock
+    except OSError:
+        pass
+    except BaseException:
+        sock.close()
+        raise
+    sock.close()
+    return None
+
+
+async def _announce(slot: _Slot, packet: Packet) -> None:
+    assert slot.sock is not None
+    try:
+        await slot.sock.send(encode_packet(packet, apv=80))
+    except OSError:
+        slot.drop()
+
+
+async def _accept(
+    listener: trio.socket.SocketType, times: LinkTimes, rng: random.Random
+) -> tuple[int | None, trio.socket.SocketType | None]:
+    """Wait for a connection and its first packet: (packet, socket), (0, None) for a useless one, (None, None)."""
+    patience_s = times.connect_int_s * (1 + rng.choice((-_JITTER, _JITTER)))
+    with trio.move_on_after(patience_s):
+        sock, _address = await listener.accept()
+        kind = await _first_packet(sock, 4 * times.ping_timeout_s)
+        if kind is None:
+            sock.close()
+            return 0, None
+        return kind, sock
+    return None, None
+
+
+async def _first_packet(sock: trio.socket.SocketType, timeout_s: float) -> int | None:
+    """P_INITIAL_DATA or P_INITIAL_META, whole and in time; anything else is not a node."""
+    reader = PacketReader(SocketKind.NEW)
+    try:
+        with trio.move_on_after(timeout_s):
+            while True:
+                received = await sock.recv(reader.wanted)
+                if not received:
+                    return None
+                reader.feed(received)
+                packet = reader.next_packet()
+                if packet is not None:
+                    return int(packet.command)
+    except (OSError, PeerProtocolError):
+        return None
+    except BaseException:
+        sock.close()
+        raise
+    return None
+
+
+async def _established(data: _Slot, meta: _Slot, times: LinkTimes) -> bool:
+    """Whether both sockets are there and still are after a moment of silence."""
+    if data.sock is None or meta.sock is None:
+        return False
+    await trio.sleep(times.socket_check_timeout_s or times.ping_timeout_s)
+    return _forget_dead(data, meta)
+
+
+def _forget_dead(data: _Slot, meta: _Slot) -> bool:
+    """Drop sockets that the other side has closed; whether both are alive."""
+    for slot in (data, meta):
+        if slot.sock is not None and not _is_alive(slot.sock):
+            slot.drop()
+    return data.sock is not None and meta.sock is not None
+
+
+def _is_alive(sock: trio.socket.SocketType) -> bool:
+    raw: socket.socket = sock._sock  # type: ignore[attr-defined]
+    try:
+        return bool(raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

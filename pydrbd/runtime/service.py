@@ -1,0 +1,282 @@
+"""The process of one resource on one node: `pydrbd serve`.
+
+    events   from the link, the NBD server, the disks, the control socket and the clock
+      -> Node.handle -> effects -> carried out at once, in order -> their ends are events again
+
+`feed` is the only way in. It runs in the Trio thread and never waits: what one event brings together for a socket
+leaves in one system call when the event, and all that followed from it at once, has been worked in.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+
+from pydrbd.core import effects as fx
+from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
+from pydrbd.core.node import Node
+from pydrbd.errors import BusyError, InternalError, PeerProtocolError, PydrbdError
+from pydrbd.limits import STOP_TIMEOUT_S
+from pydrbd.runtime.block_open import IoMode
+from pydrbd.runtime.build import Blueprint, blueprint
+from pydrbd.runtime.control import ControlServer
+from pydrbd.runtime.exports import ClientSession, Exports
+from pydrbd.runtime.link import Link
+from pydrbd.runtime.nbd_server import NbdServer
+from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
+
+__all__ = ["Service", "run"]
+
+_log = logging.getLogger(__name__)
+_ALL = (1 << 64) - 1
+_EIO = 5
+
+
+class Service:
+    """A node with everything around it."""
+
+    def __init__(self, plan: Blueprint, run_dir: Path) -> None:
+        self.plan = plan
+        self.run_dir = run_dir
+        self.node = Node(plan.node, lambda: secrets.randbits(64))
+        self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
+        self.exports = Exports(self)
+        self.nbd = NbdServer(self.exports)
+        self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
+        self.disks: dict[int, VolumeDisk] = {}
+        self.nbd_uris: list[str] = []
+        self.stopping = trio.Event()
+        self._nursery: trio.Nursery
+        self._events: deque[Event] = deque()
+        self._working = False
+        self._touched: dict[ClientSession, None] = {}
+        self._changed = trio.Event()
+        self._rearm = trio.Event()
+        self._armed = math.inf  # when the clock's task wakes up at the latest
+        self._starters: dict[type[Any], Callable[[Any], None]] = {
+            fx.Send: lambda effect: self.link.send(effect.socket, effect.parts),
+            fx.Reply: self._reply,
+            fx.Answer: lambda effect: effect.request(effect.code, effect.text),
+            fx.OpenLink: lambda _effect: self.link.open(),
+            fx.CloseLink: lambda effect: self.link.close(effect.reason, linger=effect.linger),
+            fx.Attach: lambda effect: self._nursery.start_soon(self._attach, effect.volume),
+            fx.DetachDisk: self._detach,
+            fx.Log: lambda effect: _log.log(int(effect.level), "%s: %s", plan.resource.name, effect.text),
+            fx.StateChanged: lambda _effect: self._wake_watchers(),
+        }
+
+    # --- events in, effects out ---
+
+    def feed(self, event: Any) -> None:
+        """Work in an event and all that follows from it at once. Raises PeerProtocolError for a peer that lies."""
+        self._events.append(event)
+        if self._working:
+            return
+        self._working = True
+        lie: PeerProtocolError | None = None
+        try:
+            while self._events:
+                try:
+                    todo = self.node.handle(self._events.popleft(), trio.current_time())
+                except PeerProtocolError as error:
+                    lie = lie or error
+                    todo = self.node.out.take()
+                for effect in todo:
+                    starter = self._starters.get(type(effect))
+                    if starter is not None:
+                        starter(effect)
+                    else:
+                        self._start_on_disk(effect)
+        finally:
+            self._working = False
+        self.link.flush()
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for session in touched:
+                session.flush()
+        deadline = self.node.next_deadline()
+        if deadline is not None and deadline < self._armed:
+            self._armed = deadline
+            self._rearm.set()
+        if lie is not None:
+            raise lie
+
+    def _reply(self, effect: fx.Reply) -> None:
+        effect.session.on_reply(effect)
+        self._touched[effect.session] = None
+
+    def _start_on_disk(self, effect: Any) -> None:
+        disk = self.disks.get(effect.volume)
+        if disk is None:
+            self._events.append(Done(effect, _ALL, _EIO))
+        else:
+            disk.start(effect)
+
+    def _ended(self, effect: Any, failed: int, errno: int) -> None:
+        self.feed(Done(effect, failed, errno))
+
+    def _wake_watchers(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition on the node's state holds."""
+        while not condition():
+            await self._changed.wait()
+
+    # --- disks ---
+
+    async def _attach(self, vnr: int) -> None:
+        place = self.plan.disks.get(vnr)
+        if place is None:
+            self.feed(DiskNotOpened(vnr, "no disk is configured on this node"))
+            return
+        try:
+            io = cast(IoMode, self.plan.settings.io)
+            data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io)
+        except (PydrbdError, OSError) as error:
+            self.feed(DiskNotOpened(vnr, str(error)))
+            return
+        if data.buffered_reason:
+            _log.info("%s is used through the page cache: %s", place.path, data.buffered_reason)
+        disk = VolumeDisk(data, meta, self._ended)
+        self.disks[vnr] = disk
+        self._nursery.start_soon(disk.run)
+        self.feed(
+            DiskOpened(
+                vnr,
+                opened.layout,
+                opened.superblock,
+                opened.bitmap,
+                opened.capacity_sectors,
+                len(opened.applied.marked_extents),
+            )
+        )
+
+    def _detach(self, effect: fx.DetachDisk) -> None:
+        disk = self.disks.pop(effect.volume, None)
+        if disk is not None:
+            disk.fail()
+            self._nursery.start_soon(disk.stop)
+
+    # --- the process ---
+
+    async def _clock(self) -> None:
+        """Send a Tick when a deadline of the node has passed.
+
+        Deadlines move with every write, mostly to later times: only an earlier one than the armed one wakes this task,
+        and a wake-up that comes too early just arms the clock again.
+        """
+        while True:
+            self._rearm = trio.Event()
+            with trio.move_on_at(self._armed):
+                await self._rearm.wait()
+                continue
+            deadline = self.node.next_deadline()
+            self._armed = math.inf if deadline is None else deadline
+            if self._armed <= trio.current_time():
+                self._armed = math.inf
+                self.feed(Tick())
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for _signal in received:
+                self.stopping.set()
+                return
+
+    def listen(self) -> None:
+        """Open every socket that we are asked at. Raises BusyError, UsageError."""
+        self.control.listen()
+        places = self.plan.settings.nbd
+        path = self.run_dir / f"{self.plan.resource.name}.nbd.sock"
+        name = self.plan.resource.name
+        if not places:
+            self.nbd.listen_unix(path)
+            self.nbd_uris.append(f"nbd+unix:///{name}?socket={path}")
+        for place in places:
+            if place.path:
+                self.nbd.listen_unix(Path(place.path))
+                self.nbd_uris.append(f"nbd+unix:///{name}?socket={place.path}")
+            else:
+                host, port = self.nbd.listen_tcp(place.host, place.port)
+                shown = f"[{host}]" if ":" in host else host
+                self.nbd_uris.append(f"nbd://{shown}:{port}/{name}")
+
+    async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Run until a signal or a `stop` command; everything is closed in good order then."""
+        self.listen()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.link.run)
+                nursery.start_soon(self._clock)
+                nursery.start_soon(self._signals)
+                nursery.start_soon(self.nbd.serve)
+                nursery.start_soon(self.control.serve)
+                await self.control.command("attach", {})
+                await self.control.command("connect", {})
+                on_ready()
+                await self.stopping.wait()
+                with trio.move_on_after(STOP_TIMEOUT_S):
+                    await self._stop()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.nbd.close()
+            self.control.close()
+
+    async def _stop(self) -> None:
+        """As `down`: no more clients, the peer told, the bitmap written, the disk closed."""
+        for verb in ("secondary", "disconnect", "detach"):
+            await self.control.command(verb, {"force": verb == "secondary"})
+        for disk in list(self.disks.values()):
+            await disk.stop()
+
+
+def run(config_path: str, resource_name: str, node_name: str, run_dir: str) -> int:
+    """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
+    if not __debug__:
+        raise InternalError("pydrbd needs its assertions: run Python without -O")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    plan = blueprint(config_path, resource_name, node_name)
+    for notice in plan.config.notices:
+        _log.warning("%s", notice)
+    directory = Path(run_dir)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid_file = directory / f"{resource_name}.pid"
+
+    def ready() -> None:
+        pid_file.write_text(f"{os.getpid()}\n")
+        _log.info("%s: up as %s", resource_name, node_name)
+
+    async def main() -> None:
+        service = Service(plan, directory)
+        await service.serve(ready)
+
+    try:
+        trio.run(main)
+    except BaseExceptionGroup as group:
+        busy, _rest = group.split(BusyError)
+        if busy is not None:
+            raise _first(busy) from None
+        raise
+    finally:
+        pid_file.unlink(missing_ok=True)
+    return 0
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The innermost exception of a group that holds the same news several times."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

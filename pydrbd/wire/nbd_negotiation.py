@@ -1,0 +1,287 @@
+"""The NBD handshake as a machine without sockets: bytes in, bytes and an outcome out. Pure.
+
+Fixed newstyle, from the NBD project's doc/proto.md; all integers big-endian:
+
+    greeting        server   u64 "NBDMAGIC", u64 "IHAVEOPT", u16 handshake flags
+    client flags    client   u32
+    option          client   u64 "IHAVEOPT", u32 option, u32 length, length bytes
+    option reply    server   u64 0x3e889045565a9, u32 option, u32 reply type, u32 length, length bytes
+    EXPORT_NAME's   server   u64 size, u16 transmission flags, 124 zeroes unless NO_ZEROES was agreed: no option reply
+
+An option that is unknown or not offered is refused and its data skipped, so that the client can go on. What can't
+be answered (a wrong magic number, too many options, EXPORT_NAME of an export that is not there) raises
+ClientProtocolError: the driver sends what `take_outgoing` still has and closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, Protocol
+
+from pydrbd.errors import ClientProtocolError
+from pydrbd.limits import NBD_OPTION_BYTES_MAX, NBD_OPTIONS_MAX, NBD_STRING_BYTES_MAX
+from pydrbd.wire.nbd import (
+    ClientFlag,
+    ExportInfo,
+    ExportUnavailable,
+    HandshakeFlag,
+    InfoType,
+    NbdMagic,
+    Option,
+    ReplyType,
+)
+
+__all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome"]
+
+_GREETING: Final = Struct(">QQH")
+_CLIENT_FLAGS: Final = Struct(">I")
+_OPTION: Final = Struct(">QII")
+_OPTION_REPLY: Final = Struct(">QIII")
+_EXPORT_NAME_REPLY: Final = Struct(">QH")
+_INFO_EXPORT: Final = Struct(">HQH")
+_INFO_BLOCK_SIZE: Final = Struct(">HIII")
+_U32: Final = Struct(">I")
+_U16: Final = Struct(">H")
+_NAME_ZEROES: Final = bytes(124)
+
+_KNOWN_CLIENT_FLAGS: Final = int(ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES)
+
+
+class ExportSource(Protocol):
+    """Where the handshake asks about exports; all three are immediate."""
+
+    def exports(self) -> Sequence[ExportInfo]:
+        """What LIST shows."""
+        ...
+
+    def describe(self, name: str) -> ExportInfo:
+        """INFO: what `open` would give, without opening. Raises ExportUnavailable."""
+        ...
+
+    def open(self, name: str) -> ExportInfo:
+        """GO and EXPORT_NAME: open the export (the empty name is the default one). Raises ExportUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The handshake ended in the transmission phase; `unread` are its first bytes if they came along."""
+
+    info: ExportInfo
+    unread: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The client said ABORT and has its acknowledgement."""
+
+
+Outcome = Opened | Aborted
+
+
+class _OptionRefused(Exception):
+    """An option that is answered with an error reply; the handshake goes on."""
+
+    def __init__(self, code: ReplyType, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Negotiation:
+    """One connection's handshake. `receive` bytes until it returns an outcome or raises; send `take_outgoing`."""
+
+    def __init__(self, source: ExportSource) -> None:
+        flags = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+        self._source = source
+        self._outgoing = bytearray(_GREETING.pack(NbdMagic.INIT, NbdMagic.OPTION, flags))
+        self._incoming = bytearray()
+        self._client_flags: ClientFlag | None = None
+        self._option: tuple[int, int] | None = None  # number and length, once its header is here
+        self._skip_bytes = 0  # of the data of an option that is too long to keep
+        self._options_seen = 0
+        self._outcome: Outcome | None = None
+        self._error: ClientProtocolError | None = None
+
+    def take_outgoing(self) -> bytes:
+        """What is to be sent now, the greeting first; may be empty."""
+        outgoing = bytes(self._outgoing)
+        self._outgoing.clear()
+        return outgoing
+
+    @property
+    def spoke(self) -> bool:
+        """Whether the client has said anything at all: one that connects and goes is a health check."""
+        return bool(self._incoming) or self._client_flags is not None
+
+    def receive(self, data: bytes | bytearray | memoryview) -> Outcome | None:
+        """Take bytes from the client; the outcome when there is one. Raises ClientProtocolError, then every time."""
+        assert self._outcome is None, "the handshake is over"
+        if self._error is not None:
+            raise self._error
+        self._incoming += data
+        try:
+            while self._outcome is None and self._step():
+                pass
+        except ClientProtocolError as error:
+            self._error = error
+            raise
+        return self._outcome
+
+    def _take(self, size_bytes: int) -> bytes | None:
+        """The next bytes if they are all here."""
+        if len(self._incoming) < size_bytes:
+            return None
+        taken = bytes(memoryview(self._incoming)[:size_bytes])
+        del self._incoming[:size_bytes]
+        return taken
+
+    def _step(self) -> bool:
+        """Consume one element (client flags, an option's header, its data); False to wait for more bytes."""
+        if self._client_flags is None:
+            return self._step_client_flags()
+        if self._option is None:
+            return self._step_option_header()
+        option, length_bytes = self._option
+        if self._skip_bytes:
+            skipped = min(self._skip_bytes, len(self._incoming))
+            del self._incoming[:skipped]
+            self._skip_bytes -= skipped
+            if self._skip_bytes:
+                return False
+            self._option = None
+            self._reply_error(option, ReplyType.ERR_TOO_BIG, f"{length_bytes} bytes is too long for an option")
+            return True
+        data = self._take(length_bytes)
+        if data is None:
+            return False
+        self._option = None
+        self._on_option(option, data)
+        return True
+
+    def _step_client_flags(self) -> bool:
+        data = self._take(_CLIENT_FLAGS.size)
+        if data is None:
+            return False
+        (flags,) = _CLIENT_FLAGS.unpack(data)
+        if flags & ~_KNOWN_CLIENT_FLAGS:
+            raise ClientProtocolError(f"client flags {flags:#x} have bits that we did not offer: not an NBD client?")
+        self._client_flags = ClientFlag(flags)
+        return True
+
+    def _step_option_header(self) -> bool:
+        data = self._take(_OPTION.size)
+        if data is None:
+            return False
+        magic, option, length_bytes = _OPTION.unpack(data)
+        if magic != NbdMagic.OPTION:
+            raise ClientProtocolError(f"an option starts with {magic:#018x} instead of IHAVEOPT")
+        self._options_seen += 1
+        if self._options_seen > NBD_OPTIONS_MAX:
+            raise ClientProtocolError(f"more than {NBD_OPTIONS_MAX} options in one handshake")
+        assert self._client_flags is not None
+        if option != Option.EXPORT_NAME and not self._client_flags & ClientFlag.FIXED_NEWSTYLE:
+            raise ClientProtocolError(f"option {option} from a client that does not speak fixed newstyle")
+        if option == Option.EXPORT_NAME and length_bytes > NBD_STRING_BYTES_MAX:
+            raise ClientProtocolError(f"an export name of {length_bytes} bytes (at most {NBD_STRING_BYTES_MAX})")
+        self._option = (option, length_bytes)
+        self._skip_bytes = length_bytes if length_bytes > NBD_OPTION_BYTES_MAX else 0
+        return True
+
+    def _on_option(self, option: int, data: bytes) -> None:
+        try:
+            if option == Option.EXPORT_NAME:
+                self._on_export_name(data)
+            elif option == Option.ABORT:
+                self._reply(option, ReplyType.ACK)
+                self._outcome = Aborted()
+            elif option == Option.LIST:
+                self._on_list(data)
+            elif option in (Option.INFO, Option.GO):
+                self._on_info_or_go(option, data)
+            else:
+                raise _OptionRefused(ReplyType.ERR_UNSUP, f"option {option} is not supported")
+        except _OptionRefused as refused:
+            self._reply_error(option, refused.code, refused.text)
+        except ExportUnavailable as unavailable:
+            self._reply_error(option, unavailable.code, unavailable.reason)
+
+    def _on_export_name(self, data: bytes) -> None:
+        """The old way in: it has no error reply, so every failure ends the connection."""
+        try:
+            info = self._source.open(_decode_name(data))
+        except (_OptionRefused, ExportUnavailable) as error:
+            raise ClientProtocolError(f"EXPORT_NAME can't be answered: {error}") from error
+        self._outgoing += _EXPORT_NAME_REPLY.pack(info.size_bytes, info.transmission_flags)
+        assert self._client_flags is not None
+        if not self._client_flags & ClientFlag.NO_ZEROES:
+            self._outgoing += _NAME_ZEROES
+        self._open_transmission(info)
+
+    def _on_list(self, data: bytes) -> None:
+        if data:
+            raise _OptionRefused(ReplyType.ERR_INVALID, "LIST takes no data")
+        for export in self._source.exports():
+            name = export.name.encode()
+            self._reply(Option.LIST, ReplyType.SERVER, _U32.pack(len(name)) + name + export.description.encode())
+        self._reply(Option.LIST, ReplyType.ACK)
+
+    def _on_info_or_go(self, option: int, data: bytes) -> None:
+        name, wanted = _decode_info_request(data)
+        info = self._source.open(name) if option == Option.GO else self._source.describe(name)
+        self._reply(
+            option, ReplyType.INFO, _INFO_EXPORT.pack(InfoType.EXPORT, info.size_bytes, info.transmission_flags)
+        )
+        if InfoType.NAME in wanted:
+            self._reply(option, ReplyType.INFO, _U16.pack(InfoType.NAME) + info.name.encode())
+        if InfoType.DESCRIPTION in wanted and info.description:
+            self._reply(option, ReplyType.INFO, _U16.pack(InfoType.DESCRIPTION) + info.description.encode())
+        sizes = (info.block_minimum, info.block_preferred, info.block_maximum)
+        self._reply(option, ReplyType.INFO, _INFO_BLOCK_SIZE.pack(InfoType.BLOCK_SIZE, *sizes))
+        self._reply(option, ReplyType.ACK)
+        if option == Option.GO:
+            self._open_transmission(info)
+
+    def _open_transmission(self, info: ExportInfo) -> None:
+        self._outcome = Opened(info, bytes(self._incoming))
+        self._incoming.clear()
+
+    def _reply(self, option: int, reply: ReplyType, data: bytes = b"") -> None:
+        self._outgoing += _OPTION_REPLY.pack(NbdMagic.OPTION_REPLY, option, reply, len(data))
+        self._outgoing += data
+
+    def _reply_error(self, option: int, code: ReplyType, text: str) -> None:
+        # Cutting bytes may cut a character in half: ignore that half on the way back.
+        cut = text.encode("utf-8", "replace")[:NBD_STRING_BYTES_MAX].decode("utf-8", "ignore")
+        self._reply(option, code, cut.encode())
+
+
+def _decode_name(data: bytes) -> str:
+    """An export's name: at most 4096 bytes of UTF-8 without NUL. Raises _OptionRefused."""
+    if len(data) > NBD_STRING_BYTES_MAX:
+        raise _OptionRefused(ReplyType.ERR_TOO_BIG, f"an export name has at most {NBD_STRING_BYTES_MAX} bytes")
+    try:
+        name = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _OptionRefused(ReplyType.ERR_INVALID, "an export name must be UTF-8") from None
+    if "\0" in name:
+        raise _OptionRefused(ReplyType.ERR_INVALID, "an export name must not contain NUL")
+    return name
+
+
+def _decode_info_request(data: bytes) -> tuple[str, frozenset[int]]:
+    """INFO's and GO's data: u32 name length, name, u16 count, count times u16 InfoType. Raises _OptionRefused."""
+    if len(data) < _U32.size + _U16.size:
+        raise _OptionRefused(ReplyType.ERR_INVALID, "INFO and GO need a name length, a name and a count")
+    (name_bytes,) = _U32.unpack_from(data)
+    count_at = _U32.size + name_bytes
+    if count_at + _U16.size > len(data):
+        raise _OptionRefused(ReplyType.ERR_INVALID, f"a name of {name_bytes} bytes does not fit into the option")
+    (count,) = _U16.unpack_from(data, count_at)
+    wanted_at = count_at + _U16.size
+    if wanted_at + count * _U16.size != len(data):
+        raise _OptionRefused(ReplyType.ERR_INVALID, f"{count} information requests do not fill the option")
+    wanted = frozenset(item for (item,) in _U16.iter_unpack(data[wanted_at:]))
+    return _decode_name(data[_U32.size : count_at]), wanted

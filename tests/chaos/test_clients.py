@@ -1,0 +1,130 @@
+"""Two nodes started by hand from one file, and the NBD clients that people use; afterwards both disks are the same."""
+
+from __future__ import annotations
+
+import filecmp
+import random
+import shlex
+import subprocess
+
+import pytest
+
+from pydrbd.units import KIB, MIB
+from tests.chaos.conftest import assert_clean_logs
+
+pytestmark = pytest.mark.interop
+
+SIZE_BYTES = 64 * MIB
+
+
+@pytest.fixture
+def export(synced_pair):
+    """A pair in sync: (the pair, the URI of the Primary's export)."""
+    pair = synced_pair(size_bytes=SIZE_BYTES)
+    return pair, f"nbd+unix:///r0?socket={pair.nodes[0].nbd_socket}"
+
+
+@pytest.fixture
+def run(need, short_tmp, processes):
+    """`run("nbdcopy", ...)` runs a command that must succeed; what it said."""
+
+    def run(command, *words):
+        done = subprocess.run(
+            [need(command), *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=short_tmp,
+            env=processes.env,
+        )
+        assert done.returncode == 0, f"{command} {shlex.join(map(str, words))} failed:\n{done.stdout}"
+        return done.stdout
+
+    return run
+
+
+def image_file(path, size_bytes, seed):
+    """Random data with holes in it."""
+    rng = random.Random(seed)
+    with path.open("wb") as file:
+        for offset in range(0, size_bytes, 256 * KIB):
+            if rng.random() < 0.6:
+                file.seek(offset)
+                file.write(rng.randbytes(min(256 * KIB, size_bytes - offset)))
+        file.truncate(size_bytes)
+    return path
+
+
+def assert_same_on_both(pair, size_bytes):
+    """Quiet, in sync, and byte for byte the same."""
+    pair.wait_until(pair.in_sync, "both to be in sync")
+    compared = pair.compare(size_bytes)
+    assert compared.block_count and not compared.difference_count, compared
+    assert_clean_logs(pair)
+
+
+def size_of(run, uri):
+    return int(run("nbdinfo", "--size", uri))
+
+
+def test_nbdinfo_nbdcopy_and_qemu_img_carry_whole_images_in_and_out(export, run, short_tmp, seed):
+    """Every byte that nbdcopy or qemu-img convert writes is what the other one reads, and is on both disks."""
+    pair, uri = export
+    size_bytes = size_of(run, uri)
+    assert SIZE_BYTES - MIB < size_bytes < SIZE_BYTES
+    assert "can_multi_conn: true" in run("nbdinfo", uri)
+    for number, (copy_in, copy_out) in enumerate(
+        [
+            (("nbdcopy",), ("qemu-img", "convert", "-f", "raw", "-O", "raw")),
+            (("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw"), ("nbdcopy",)),
+        ]
+    ):
+        image = image_file(short_tmp / f"in{number}", size_bytes, seed + number)
+        back = short_tmp / f"out{number}"
+        run(*copy_in, image, uri)
+        run(*copy_out, uri, back)
+        assert filecmp.cmp(image, back, shallow=False), f"{copy_in[0]} in, {copy_out[0]} out: not the same"
+        assert_same_on_both(pair, size_bytes)
+
+
+def test_qemu_io_writes_zeroes_discards_and_flushes(export, run):
+    """Patterns are read back as they were written; zeroes and discards reach the peer too."""
+    pair, uri = export
+    size_bytes = size_of(run, uri)
+    commands = [
+        "write -P 0xa5 0 1M",
+        "write -f -P 0x5a 512k 64k",
+        "write -P 0x11 1M 512",
+        "write -z 128k 64k",
+        "write -z -u 256k 64k",
+        "discard 700k 64k",
+        "flush",
+        "read -P 0xa5 0 128k",
+        "read -P 0 128k 64k",
+        "read -P 0 256k 64k",
+        "read -P 0x5a 512k 64k",
+        "read -P 0x11 1M 512",
+        "aio_write -P 0x77 4M 8M",
+        "aio_flush",
+        "read -P 0x77 4M 8M",
+    ]
+    said = run("qemu-io", "-f", "raw", *(word for command in commands for word in ("-c", command)), uri)
+    assert "verification failed" not in said
+    assert "rror" not in said
+    assert_same_on_both(pair, size_bytes)
+
+
+def test_fio_verifies_what_it_wrote(export, run):
+    """Checksums in every block: 4k at depth 32, mixed sizes with flushes, 4 MiB over two connections at once."""
+    pair, uri = export
+    size_bytes = size_of(run, uri)
+    common = ["--ioengine=nbd", f"--uri={uri}", "--verify=crc32c", "--verify_fatal=1", "--group_reporting"]
+    run("fio", "--name=small", *common, "--rw=randrw", "--bs=4k", "--iodepth=32", "--size=16m", "--io_size=12m")
+    run("fio", "--name=mixed", *common, "--rw=randwrite", "--bssplit=512/20:4k/40:20k/20:128k/20",
+        "--iodepth=16", "--offset=16m", "--size=24m", "--fsync=64")  # fmt: skip
+    run("fio", "--name=large", *common, "--rw=write", "--bs=4m", "--iodepth=4", "--offset=40m", "--size=8m",
+        "--numjobs=2", "--offset_increment=8m")  # fmt: skip
+    assert_same_on_both(pair, size_bytes)

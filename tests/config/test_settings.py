@@ -1,0 +1,68 @@
+"""pydrbd.toml: what it may say, and what is said about mistakes in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pydrbd.config import NbdListen, ResourceSettings, Settings, load_settings
+from pydrbd.config.settings import parse_settings
+from pydrbd.errors import ConfigError
+
+
+def test_without_a_file_there_are_defaults(tmp_path):
+    """The file is looked for beside the configuration, and need not exist."""
+    assert load_settings(tmp_path / "drbd.conf") == Settings()
+    assert Settings().resource("r0") == ResourceSettings(nbd=(), io="auto")
+
+
+def test_a_resource_has_listening_addresses_and_an_io_mode(tmp_path):
+    """In the file beside the configuration; other resources keep the defaults."""
+    (tmp_path / "pydrbd.toml").write_text(
+        '[resource.r0]\nnbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1"]\nio = "direct"\n'
+        '[resource."a b"]\n'
+    )
+    settings = load_settings(tmp_path / "drbd.conf")
+    listens = (NbdListen("/run/r0.sock"), NbdListen(host="127.0.0.1", port=10809), NbdListen(host="::1", port=1))
+    assert settings.resource("r0") == ResourceSettings(listens, "direct")
+    assert [str(listen) for listen in listens] == ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1"]
+    assert settings.resource("a b") == settings.resource("r1") == ResourceSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resourc = 1", "unknown key 'resourc'; did you mean 'resource'?"),
+        ("resource = 1", "resource must be a table"),
+        ("resource.r0 = 1", "resource.r0 must be a table"),
+        ("resource.r0.ndb = []", "unknown key 'resource.r0.ndb'; did you mean 'nbd'?"),
+        ("resource.r0.nbd = 'unix:/x'", "resource.r0.nbd must be a list of strings"),
+        ("resource.r0.nbd = ['unix:/x', 7]", "resource.r0.nbd[1] can't be 7"),
+        ("resource.r0.nbd = ['unix:']", "resource.r0.nbd[0] can't be 'unix:'"),
+        ("resource.r0.nbd = ['/x']", "resource.r0.nbd[0] can't be '/x'"),
+        ("resource.r0.nbd = ['tcp::5']", "resource.r0.nbd[0] can't be 'tcp::5'"),
+        ("resource.r0.nbd = ['tcp:::1:5']", "resource.r0.nbd[0] can't be 'tcp:::1:5'"),
+        ("resource.r0.nbd = ['tcp:h:0']", "resource.r0.nbd[0]: '0' is not a TCP port: 1 to 65535"),
+        ("resource.r0.nbd = ['tcp:h:65536']", "resource.r0.nbd[0]: '65536' is not a TCP port: 1 to 65535"),
+        (f"resource.r0.nbd = ['unix:{'x' * 108}']", "resource.r0.nbd[0]: a socket's path has at most 107 bytes"),
+        ("resource.r0.io = 'bufferd'", "resource.r0.io can't be 'bufferd' (but auto, direct or buffered)"),
+        ("resource.r0.io = 3", "resource.r0.io can't be 3"),
+        ("a = \n", "is not TOML: Invalid value (at line 1, column 5)"),
+        ("a = " + "[" * 5000, "is not TOML: "),
+    ],
+)
+def test_a_mistake_names_the_key(text, message):
+    """With the file, and a guess where a word is nearly right."""
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, "pydrbd.toml")
+    assert str(caught.value).startswith(f"pydrbd.toml: {message}")
+
+
+def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path):
+    """A directory, and bytes that are no text."""
+    (tmp_path / "pydrbd.toml").mkdir()
+    with pytest.raises(ConfigError, match="can't be read: Is a directory"):
+        load_settings(tmp_path / "drbd.conf")
+    (tmp_path / "pydrbd.toml").rmdir()
+    (tmp_path / "pydrbd.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_settings(tmp_path / "drbd.conf")

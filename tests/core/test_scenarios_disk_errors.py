@@ -1,0 +1,150 @@
+"""Scenarios: disks fail. A client hears of it only when no good copy is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from pydrbd.core.states import ConnState
+from pydrbd.wire.packets import Packet
+from tests.harness.scene import BLOCK, AtReply, order, pair, read, sent, state, wait, write
+
+SEEDS = range(3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_local_write_error_costs_the_disk_and_not_the_write(seed: int) -> None:
+    """A8: success, by the peer; the local disk is gone; reads come from the peer."""
+    world, client = pair(seed)
+    world.a.disks[0].fail_writes = True
+    cookies = [client.write(n * BLOCK, bytes([n + 1]) * BLOCK) for n in range(20)]
+    assert set(wait(client, *cookies)) == {0}
+    assert state(world.a) == "Connected Primary/Secondary Diskless/UpToDate"
+    assert read(client, 3 * BLOCK, BLOCK) == bytes([4]) * BLOCK
+    world.a.disks[0].fail_writes = False
+    assert order(world, world.a, "attach") == 1
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_write_error_of_the_peer_costs_its_disk_and_not_the_write(seed: int) -> None:
+    """A8: success, by the local disk; what the peer lacks is copied when its disk is back."""
+    world, client = pair(seed)
+    assert write(client, 100 * BLOCK, b"before" + bytes(BLOCK - 6)) == 0
+    world.b.disks[0].fail_writes = True
+    cookies = [client.write(n * BLOCK, bytes([n + 1]) * BLOCK) for n in range(20)]
+    assert set(wait(client, *cookies)) == {0}
+    world.run(5)
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
+    world.b.disks[0].fail_writes = False
+    assert order(world, world.b, "attach") == 1
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_no_reply_rests_on_the_peer_alone_before_it_knows_that() -> None:
+    """A2, C6: until the peer has begun a new generation, our failed disk would come back as the better one."""
+    world, client = pair()
+    before = world.b.disks[0].superblock().current_uuid
+    assert write(client, 0, b"w" * BLOCK) == 0
+    world.a.disks[0].fail_writes = True
+    moment = AtReply(world, lambda: world.b.disks[0].superblock().current_uuid)
+    assert write(client, 0, b"x" * BLOCK) == 0 and wait(client, client.flush()) == [0]
+    assert len(moment.seen) == 2 and all((current ^ before) & ~1 for current in moment.seen)
+
+
+def test_with_both_disks_bad_a_write_fails() -> None:
+    """A8: an honest EIO, and so for what comes later."""
+    world, client = pair()
+    world.a.disks[0].fail_writes = world.b.disks[0].fail_writes = True
+    assert wait(client, *[client.write(n * BLOCK, b"x" * BLOCK) for n in range(5)]) == [5] * 5
+    assert wait(client, client.read(0, BLOCK), client.flush()) == [5, 5]
+
+
+def test_a_read_error_is_mended_by_the_peer() -> None:
+    """The client gets the peer's data; the disk is given up."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_reads = True
+    assert read(client, 0, BLOCK) == b"x" * BLOCK
+    assert state(world.a) == "Connected Primary/Secondary Diskless/UpToDate"
+
+
+def test_a_failed_flush_is_final() -> None:
+    """A9: the disk is gone, is not asked again, and the flush holds by the peer."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("flush")
+    assert wait(client, client.flush()) == [0]
+    assert state(world.a) == "Connected Primary/Secondary Diskless/UpToDate"
+    assert world.b.disks[0].unflushed == 0
+
+
+def test_a_failed_flush_alone_is_an_error() -> None:
+    """A9, with no other copy."""
+    world, client = pair()
+    world.b.stop()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("flush")
+    assert wait(client, client.flush()) == [5]
+    assert wait(client, client.flush(), client.write(0, b"y" * BLOCK)) == [5, 5]
+
+
+def test_a_peer_that_fails_to_flush_sends_no_barrier_acknowledgement() -> None:
+    """Its link is dropped instead, so that the Primary marks all that was not confirmed."""
+    world, client = pair()
+    world.b.disks[0].fail_once.add("flush")
+    assert write(client, 0, b"x" * BLOCK) == 0
+    assert wait(client, client.flush()) == [0]
+    assert not sent(world.b, Packet.P_BARRIER_ACK) and world.a.volume.out_of_sync_bits == 1
+
+
+def test_a_peer_whose_disk_died_does_not_confirm_what_lay_on_it() -> None:
+    """B4: writes that were acknowledged from its cache are marked out of sync, not forgotten."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    assert order(world, world.b, "detach") == 1
+    assert wait(client, client.flush()) == [0]
+    world.run(5)
+    assert not sent(world.b, Packet.P_BARRIER_ACK) and world.a.volume.out_of_sync_bits == 1
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
+
+
+def test_a_meta_data_write_error_alone_is_an_error() -> None:
+    """B3: the activity log can't be written, so the write to a cold extent must not succeed."""
+    world, client = pair()
+    world.b.stop()
+    world.run(1)
+    world.a.disks[0].fail_once.add("write")
+    assert wait(client, client.write(0, b"x" * BLOCK)) == [5]
+    assert world.a.volume.state.disk.name == "Diskless"
+
+
+def test_a_generation_that_can_not_be_written_is_not_built_upon() -> None:
+    """C6: losing the peer and the superblock together, the waiting writes fail."""
+    world, client = pair()
+    assert write(client, 0, b"w" * BLOCK) == 0
+    world.run(5)
+    world.disk_latency_s = 0.0001
+    cookie = client.write(0, b"x" * BLOCK)
+    world.run(0.00015)
+    world.a.disks[0].fail_once.add("write")
+    world.b.stop()
+    assert wait(client, cookie) == [5]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_disk_that_fails_during_a_resync_is_detached_and_the_other_one_goes_on(seed: int) -> None:
+    """The target's: the source serves on. It is copied whole when it is back."""
+    world, client = pair(seed)
+    assert order(world, world.b, "invalidate") == 1
+    world.run_until(lambda: world.b.volume.state.conn == ConnState.SyncTarget)
+    world.b.disks[0].fail_writes = True
+    cookies = [client.write(n * BLOCK, bytes([n + 1]) * BLOCK) for n in range(30)]
+    assert set(wait(client, *cookies)) == {0}
+    world.run(5)
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
+    world.b.disks[0].fail_writes = False
+    assert order(world, world.b, "attach") == 1
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()

@@ -1,0 +1,382 @@
+"""The promises of pydrbd as checks, each under its id, by somebody who sees both disks and everything that is said.
+
+    A1 A3 A5   every read, against a register per block (register.py)      B1  copies equal at quiet points
+    A2 A4+     the same registers: what loss may take is decided here      B2  a crash now would lose no difference
+    B3         extent in the durable activity log before the data write    B7  sync target durably Inconsistent
+    C1 C5      who serves, and who is sync source, has all that counts     C2  one Primary
+    C6         the new generation is durable before a solo write's reply   D7  nothing is left when all is quiet
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydrbd import native
+from pydrbd.core import effects as fx
+from pydrbd.core import uuids
+from pydrbd.core.events import Done
+from pydrbd.core.split_brain import Abort, NoSync, Situation, decide
+from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.metadata.activity_log import replay
+from pydrbd.metadata.apply_al import split_blocks
+from pydrbd.metadata.superblock import MdFlag, Superblock
+from pydrbd.units import EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES
+from tests.harness.register import History, NotLinearizable
+from tests.harness.world import Machine, World
+
+__all__ = ["Oracle", "Violation", "fill", "leftovers", "tags"]
+
+_TAG = struct.Struct(">QQ")
+_REPEAT = SECTOR_SIZE_BYTES // _TAG.size
+_ZERO_SECTOR = bytes(SECTOR_SIZE_BYTES)
+_SOURCES = (ConnState.StartingSyncS, ConnState.WFBitMapS, ConnState.SyncSource, ConnState.PausedSyncS)
+_NBD_WRITE = 1
+_RS_DATA_REPLY = 2
+_GOOD = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE
+
+
+class Violation(AssertionError):
+    """A promise was broken; `promise` is its id."""
+
+    def __init__(self, promise: str, text: str) -> None:
+        super().__init__(f"{promise}: {text}")
+        self.promise = promise
+
+
+def fill(op: int, sector: int, count: int) -> bytes:
+    """What write number `op` puts into each of its sectors: its number and the sector's, over and over."""
+    return b"".join(_TAG.pack(op, sector + index) * _REPEAT for index in range(count))
+
+
+def tags(sector: int, data: bytes | memoryview) -> list[int]:
+    """The number of the write that each sector comes from, 0 for zeros. A sector that nobody wrote so breaks A5."""
+    found = []
+    for position in range(0, len(data), SECTOR_SIZE_BYTES):
+        piece = bytes(data[position : position + SECTOR_SIZE_BYTES])
+        if piece == _ZERO_SECTOR:
+            found.append(0)
+            continue
+        op, where = _TAG.unpack_from(piece)
+        if piece != piece[: _TAG.size] * _REPEAT or where != sector + position // SECTOR_SIZE_BYTES:
+            raise Violation("A5", f"sector {sector + position // SECTOR_SIZE_BYTES} holds what was never written there")
+        found.append(op)
+    return found
+
+
+@dataclass(frozen=True)
+class _Range:
+    offset: int
+    length: int
+
+
+class Oracle:
+    """Watches a world of two nodes; whoever drives it tells of client requests, power losses and disk errors."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.history = History()
+        self.clock = 0
+        self.fresh: set[Machine] = {world.a, world.b}
+        self.whole: set[Machine] = {world.a, world.b}
+        self.tainted: set[Machine] = set()
+        self.split_brain = False
+        self.dead_below = 0
+        self.checks: dict[str, int] = {}
+        self._states: dict[Machine, State] = {}
+        self._generations: dict[Machine, int] = {}
+        self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
+        world.observer = self
+
+    def _count(self, promise: str) -> None:
+        self.checks[promise] = self.checks.get(promise, 0) + 1
+
+    def _fail(self, promise: str, text: str) -> None:
+        raise Violation(promise, text)
+
+    # --- the client's view ---
+
+    def begin_write(self, op: int, sector: int, count: int, value: int) -> None:
+        self.clock += 1
+        for register, _ in self.history.cells(sector, count):
+            register.begin_write(op, value, self.clock)
+
+    def end_write(self, op: int, sector: int, count: int, *, durable: bool) -> None:
+        self.clock += 1
+        for register, _ in self.history.cells(sector, count):
+            register.end_write(op, self.clock, durable=durable)
+
+    def begin_read(self, op: int, sector: int, count: int) -> None:
+        for register, _ in self.history.cells(sector, count):
+            register.begin_read(op)
+
+    def abandon_read(self, op: int, sector: int, count: int) -> None:
+        for register, _ in self.history.cells(sector, count):
+            register.abandon_read(op)
+
+    def end_read(self, op: int, sector: int, data: bytes) -> None:
+        """A read was answered: what it returned must be explicable (A1, A3, A5)."""
+        self._count("A1")
+        for index, value, register in self._values(sector, data):
+            try:
+                register.end_read(op, value)
+            except NotLinearizable as error:
+                raise Violation("A1", f"sector {sector + index} (block {(sector + index) // 8}): {error}") from None
+
+    def begin_flush(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def end_flush(self, begun: int) -> None:
+        for register in self.history.all():
+            register.flushed(begun)
+
+    def _values(self, sector: int, data: bytes) -> Iterable[tuple[int, int, Any]]:
+        values = tags(sector, data)
+        count = len(values)
+        for _, index in self.history.cells(sector, count):
+            if len(set(values[index : index + 8])) > 1:
+                self.history.split((sector + index) // 8)
+        for register, index in self.history.cells(sector, count):
+            yield index, values[index], register
+
+    def settle(self) -> None:
+        """Nothing is under way and both copies are equal: from here on they are what every read returns."""
+        image = self.world.a.disks[0].image
+        for block in list(self.history.blocks):
+            data = image[block * 4096 : (block + 1) * 4096]
+            for index, value, register in self._values(block * 8, data):
+                try:
+                    register.settle(value, lambda op: op < self.dead_below)
+                except NotLinearizable as error:
+                    raise Violation("A1", f"sector {block * 8 + index} on both disks: {error}") from None
+
+    # --- who has the data ---
+
+    def power_lost(self, machine: Machine) -> None:
+        """What it had not flushed may be gone there."""
+        self.whole.discard(machine)
+
+    def disk_failed(self, machine: Machine) -> None:
+        """Until it is in sync again, nothing can be asked of this disk."""
+        self.tainted.add(machine)
+
+    def may_serve(self, machine: Machine) -> bool:
+        """Whether a node has all that counts: it was there for every acknowledged write (C1, C5)."""
+        if machine in self.fresh:
+            return True
+        other = self.world.other(machine)
+        if other not in self.fresh or other.node is not None or machine in self.tainted:
+            return False  # a new generation may exist in memory only, and that counts while the process lives
+        mine, theirs = machine.disks[0].superblock(), other.disks[0].superblock()
+        return mine.flags & _GOOD == _GOOD and (mine.current_uuid ^ theirs.current_uuid) & ~1 == 0
+
+    def _takes_over(self, machine: Machine, promise: str, what: str) -> None:
+        """The data of this node is what counts from now on."""
+        if self.split_brain:
+            return
+        self._count(promise)
+        if not self.may_serve(machine):
+            names = "/".join(sorted(other.name for other in self.fresh))
+            self._fail(promise, f"{machine.name} {what}, but only {names} has all acknowledged writes")
+        if machine not in self.whole:
+            for register in self.history.all():
+                register.lose_volatile()
+            self.whole = {machine}
+        self.fresh = {machine}
+
+    def _on_state(self, machine: Machine, old: State, new: State) -> None:
+        other = self.world.other(machine)
+        if new.disk <= DiskState.Failed < old.disk and other in self.fresh and other.node is not None:
+            self.fresh.discard(machine)
+        if old.disk == DiskState.UpToDate != new.disk and new.disk >= DiskState.Inconsistent and other in self.fresh:
+            self.fresh.discard(machine)
+        ended = old.conn == ConnState.SyncTarget and new.disk == DiskState.UpToDate
+        if ended and self._same_generation(machine, other):  # its source learns it a little later, or never
+            self.fresh.add(machine)
+            self.whole.add(machine)
+        if new.conn in _SOURCES and old.conn not in _SOURCES:
+            self._takes_over(machine, "C5", "became sync source")
+        if new.role == Role.Primary:
+            alone = new.conn < ConnState.Connected or new.pdsk != DiskState.UpToDate
+            if new.disk == DiskState.UpToDate and alone:
+                self._takes_over(machine, "C1", "serves alone")
+            elif new.disk != DiskState.UpToDate and not alone:
+                self._takes_over(other, "C1", "serves its diskless or inconsistent peer")
+        if other.node is None:
+            return
+        theirs = other.volume.state
+        if new.role == theirs.role == Role.Primary:
+            self._count("C2")
+            if min(new.conn, theirs.conn) >= ConnState.Connected:
+                self._fail("C2", "two connected Primaries")
+        if (
+            new.conn == theirs.conn == ConnState.Connected
+            and {new.disk, new.pdsk, theirs.disk, theirs.pdsk} == {DiskState.UpToDate}
+        ):
+            self._in_sync()
+
+    def _same_generation(self, machine: Machine, other: Machine) -> bool:
+        theirs = other.volume.uuids if other.node is not None else other.disks[0].superblock()
+        current = theirs.current if isinstance(theirs, uuids.UuidSet) else theirs.current_uuid
+        return other in self.fresh & self.whole and (machine.volume.uuids.current ^ current) & ~1 == 0
+
+    def _in_sync(self) -> None:
+        both = {self.world.a, self.world.b}
+        if not self.whole & both:
+            for register in self.history.all():
+                register.lose_volatile()
+        self.fresh, self.whole = set(both), set(both)
+        self.tainted.clear()
+
+    # --- every event and effect ---
+
+    def on_event(self, machine: Machine, event: Any) -> None:
+        new = machine.volume.state
+        old = self._states.get(machine)
+        if new is not old:
+            self._states[machine] = new
+            self._on_state(machine, old or State(), new)
+        generations = machine.volume.uuids
+        current, before = generations.current & ~1, self._generations.get(machine)
+        if before and current != before == generations.bitmap & ~1 and new.conn < ConnState.Connected:
+            self._takes_over(machine, "C1", "began a generation of its own")
+        self._generations[machine] = current
+        if isinstance(event, Done) and isinstance(event.effect, fx.Persist):
+            self.check_coverage()  # what is on disk about the disks has just changed
+
+    def forget(self, machine: Machine) -> None:
+        """It is down: it begins with no state at all."""
+        self._states.pop(machine, None)
+        self._generations.pop(machine, None)
+
+    def on_effect(self, machine: Machine, effect: Any) -> None:
+        match effect:
+            case fx.DiskWrite():
+                record = effect.batch.records[next(iter(native.indices(effect.mask)))]
+                if record.command == _NBD_WRITE:
+                    self._check_logged(machine, [effect.batch.records[i] for i in native.indices(effect.mask)])
+                elif record.command == _RS_DATA_REPLY:
+                    self._count("B7")
+                    if MdFlag.CONSISTENT in machine.disks[effect.volume].superblock().flags:
+                        self._fail("B7", f"{machine.name} writes resync data and is not Inconsistent on disk")
+            case fx.DiskZero() | fx.DiskDiscard() if machine.volume.state.role == Role.Primary:
+                self._check_logged(machine, [_Range(effect.offset_bytes, effect.length_bytes)])
+            case fx.Reply() if effect.speaks:
+                self._check_generation(machine, effect)
+
+    def _check_logged(self, machine: Machine, records: list[Any]) -> None:
+        self._count("B3")
+        hot = self._hot_on_disk(machine)
+        for record in records:
+            first, last = record.offset // EXTENT_SIZE_BYTES, (record.offset + record.length - 1) // EXTENT_SIZE_BYTES
+            for extent in range(first, last + 1):
+                if extent not in hot:
+                    self._fail("B3", f"{machine.name} writes to extent {extent}, on disk only {sorted(hot)} are hot")
+
+    def _hot_on_disk(self, machine: Machine) -> frozenset[int]:
+        disk = machine.disks[0]
+        generation, hot = self._hot.get(machine, (-1, frozenset()))
+        if generation != disk.meta_generation:
+            layout = disk.layout
+            area = disk.image[layout.al_offset_bytes : layout.al_offset_bytes + layout.al_size_bytes]
+            hot = frozenset(replay(split_blocks(area), True, layout.al_stripes).extents)
+            self._hot[machine] = disk.meta_generation, hot
+        return hot
+
+    def _check_generation(self, machine: Machine, effect: fx.Reply) -> None:
+        """C6: a write that only this node has is acknowledged in a generation of its own, and that is on disk."""
+        volume = machine.volume
+        if volume.disk is None or (volume.state.conn >= ConnState.Connected and volume.state.pdsk > DiskState.Failed):
+            return
+        other = self.world.other(machine)
+        mine, theirs = machine.disks[0].superblock(), other.disks[0].superblock()
+        fresh_here = (mine.current_uuid ^ volume.uuids.current) & ~1 == 0
+        differs = (mine.current_uuid ^ theirs.current_uuid) & ~1 != 0 or theirs.flags & _GOOD != _GOOD
+        if fresh_here and differs:
+            self._count("C6")
+            return
+        for index in native.indices(effect.mask):
+            record = effect.batch.records[index]
+            if record.command != _NBD_WRITE:
+                continue
+            start, end = record.offset, record.offset + record.length
+            here = tags(start >> 9, machine.disks[0].image[start:end])
+            there = tags(start >> 9, other.disks[0].image[start:end])
+            if any(mine_op > theirs_op > 0 for mine_op, theirs_op in zip(here, there, strict=True)):
+                self._fail("C6", f"{machine.name} acknowledges a write of its own without a durable new generation")
+
+    # --- quiet points, and points of crash ---
+
+    def check_copies(self) -> None:
+        """B1: connected, in sync, nothing in flight."""
+        self._count("B1")
+        differing = self.world.differing_blocks()
+        if differing:
+            self._fail("B1", f"in sync and quiet, but blocks {differing[:8]} differ")
+
+    def check_coverage(self) -> None:
+        """B2: if both processes were killed now, the next connection would know of every block that differs."""
+        differing = self.world.differing_blocks()
+        if not differing or self.tainted or self.split_brain:
+            return
+        self._count("B2")
+        a, b = self.world.a.disks[0].peek(), self.world.b.disks[0].peek()
+        decision = decide(_verdict(a.superblock, b.superblock), _situation(a.superblock, b.superblock))
+        outcome = decision.outcome
+        if isinstance(outcome, Abort):
+            self._fail("B2", f"after a crash the nodes could not connect: {outcome.reason}")
+        full = MdFlag.FULL_SYNC in a.superblock.flags | b.superblock.flags or getattr(outcome, "full", False)
+        if full:
+            return
+        if isinstance(outcome, NoSync):
+            self._fail("B2", f"blocks {differing[:8]} differ, and after a crash there would be no resync")
+        lost = [block for block in differing if not (a.bitmap.test(block) or b.bitmap.test(block))]
+        if lost:
+            self._fail("B2", f"blocks {lost[:8]} differ, and neither bitmaps nor activity logs on disk know of it")
+
+
+def _verdict(mine: Superblock, theirs: Superblock) -> uuids.Verdict:
+    return uuids.compare(
+        _set(mine), _set(theirs), i_crashed=mine.attach_state().crashed_primary,
+        peer_crashed=theirs.attach_state().crashed_primary, my_role=Role.Secondary, peer_role=Role.Secondary,
+        resolve_conflicts=True, apv=101, features_wsame=True,
+    )  # fmt: skip
+
+
+def _set(superblock: Superblock) -> uuids.UuidSet:
+    return uuids.UuidSet(superblock.current_uuid, superblock.bitmap_uuid, *superblock.history_uuids)
+
+
+def _situation(mine: Superblock, theirs: Superblock) -> Situation:
+    def disk(superblock: Superblock) -> DiskState:
+        found = DiskState(int(superblock.attach_state().disk))
+        return DiskState.UpToDate if found == DiskState.Consistent else found
+
+    return Situation(Role.Secondary, Role.Secondary, disk(mine), disk(theirs), resolve_conflicts=True)
+
+
+def leftovers(machine: Machine) -> list[str]:
+    """D7: what a node still holds when nothing is under way."""
+    node = machine.node
+    assert node is not None
+    volume = machine.volume
+    facts = {
+        "ranges": len(volume.ranges),
+        "held batches": len(volume.held),
+        "writes": int(node.writes.busy),
+        "activity log waiters": len(node.gate._waiting) + len(node.gate._logging),
+        "epochs": len(node.log) - 1,
+        "reads": int(node.reads.busy),
+        "flushes": len(node.flushes._waiting),
+        "peer's writes": int(node.peer_writes.busy),
+        "peer's epochs": len(node.peer_writes._epochs) - 1,
+        "bytes read for the peer": node.peer_writes._read_bytes,
+        "resyncs": len(node.resync._running),
+        "fence": int(node.out.fenced),
+        "requests to the peer": len(node.operator._queue) + int(node.operator._asked is not None),
+        "bitmaps": len(node.bitmaps._receivers),
+    }
+    return [f"{machine.name}: {count} {what}" for what, count in facts.items() if count]

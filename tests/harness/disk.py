@@ -1,0 +1,196 @@
+"""A disk in memory with a volatile cache: what a flush has not covered may be lost, in any mixture, by power failure.
+
+The rule is that of dm-log-writes: a write that had ended when a flush was begun is durable when that flush ends; of
+any other sector power failure leaves any of the contents that it had since it was durable last.
+"""
+
+from __future__ import annotations
+
+import mmap
+import random
+from collections.abc import Callable
+
+from pydrbd.core.effects import Stage
+from pydrbd.metadata.create import plan_create
+from pydrbd.metadata.layout import Layout, MetaKind
+from pydrbd.metadata.opening import OpenedMetaData, open_meta_data
+from pydrbd.metadata.superblock import Superblock
+from pydrbd.native import Batch, indices
+from pydrbd.units import SECTOR_SIZE_BYTES
+
+__all__ = ["MemoryDisk"]
+
+_BLOCK_BYTES = 4096
+
+
+class MemoryDisk:
+    """Data area and internal meta-data of one volume. `image` is what a read sees (cache included)."""
+
+    def __init__(self, size_bytes: int, superblock: Superblock | None = None) -> None:
+        self.sectors = size_bytes // SECTOR_SIZE_BYTES
+        self.image = mmap.mmap(-1, size_bytes)
+        self.layout = Layout.internal(self.sectors)
+        self.data_bytes = self.layout.usable_sectors * SECTOR_SIZE_BYTES
+        self._versions: dict[int, list[tuple[int, bytes]]] = {}
+        self.sequence = 0
+        self.touched: set[int] = set()
+        self.meta_generation = 0
+        self.flush_count = 0
+        self.fail_writes = False
+        self.fail_reads = False
+        self.fail_flushes = False
+        self.fail_once: set[str] = set()
+        self.had_error = False
+        self.may_fail: Callable[[], bool] = lambda: True
+        self.ignores_flush = False
+        for offset, data in plan_create(self.layout, superblock=superblock):
+            self.image[offset : offset + len(data)] = data
+
+    @property
+    def data(self) -> memoryview:
+        """The data area."""
+        return memoryview(self.image)[: self.data_bytes]
+
+    @property
+    def unflushed(self) -> int:
+        """How many sectors power failure could change."""
+        return len(self._versions)
+
+    def fails(self, kind: str) -> bool:
+        """Whether the next operation of a kind (write, read, flush) goes wrong; a single error is used up."""
+        lasting = {"write": self.fail_writes, "read": self.fail_reads, "flush": self.fail_flushes}[kind]
+        if kind in self.fail_once and self.may_fail():
+            self.fail_once.discard(kind)
+            self.had_error = True
+            return True
+        return lasting
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Change whole sectors, in the cache. What stays as it is can't be lost either."""
+        self.sequence += 1
+        if offset >= self.data_bytes:
+            self.meta_generation += 1
+        image = self.image
+        content = bytes(data)
+        if image[offset : offset + len(content)] == content:
+            return
+        position = 0
+        while position < len(content):
+            size = min(_BLOCK_BYTES - (offset + position) % _BLOCK_BYTES, len(content) - position)
+            start = offset + position
+            if image[start : start + size] != content[position : position + size]:
+                if start < self.data_bytes:
+                    self.touched.add(start // _BLOCK_BYTES)
+                self._write_sectors(start, content[position : position + size])
+            position += size
+
+    def _write_sectors(self, offset: int, content: bytes) -> None:
+        sequence, image, versions = self.sequence, self.image, self._versions
+        sector = offset // SECTOR_SIZE_BYTES
+        for position in range(0, len(content), SECTOR_SIZE_BYTES):
+            known = versions.get(sector)
+            if known is None:
+                start = sector * SECTOR_SIZE_BYTES
+                known = versions[sector] = [(0, image[start : start + SECTOR_SIZE_BYTES])]
+            known.append((sequence, content[position : position + SECTOR_SIZE_BYTES]))
+            sector += 1
+        image[offset : offset + len(content)] = content
+
+    def flush(self, begun_at: int | None = None) -> None:
+        """Make durable what had been written when the flush was begun (`sequence` then; default: now)."""
+        self.flush_count += 1
+        if self.ignores_flush:
+            return
+        if begun_at is None or begun_at >= self.sequence:
+            self._versions.clear()
+            return
+        for sector, known in list(self._versions.items()):
+            kept = [version for version in known if version[0] > begun_at]
+            if not kept:
+                del self._versions[sector]
+            elif len(kept) < len(known):
+                self._versions[sector] = [known[len(known) - len(kept) - 1], *kept]
+
+    def settle(self, offset: int, length: int) -> None:
+        """Make durable what is written there, and nothing else."""
+        if not self.ignores_flush:
+            for sector in range(offset // SECTOR_SIZE_BYTES, -(-(offset + length) // SECTOR_SIZE_BYTES)):
+                self._versions.pop(sector, None)
+
+    def lose_power(self, rng: random.Random) -> None:
+        """Of what was not flushed keep nothing, everything, or a mixture, sector by sector and age by age."""
+        menu = rng.randrange(4)
+        for sector in sorted(self._versions):
+            known = self._versions[sector]
+            if menu == 0:
+                chosen = known[0]
+            elif menu == 1:
+                chosen = known[-1]
+            else:
+                chosen = known[rng.randrange(len(known))] if rng.random() < 0.5 else known[0 if menu == 2 else -1]
+            start = sector * SECTOR_SIZE_BYTES
+            self.image[start : start + SECTOR_SIZE_BYTES] = chosen[1]
+        self._versions.clear()
+        self.meta_generation += 1
+
+    def wipe(self) -> None:
+        """The disk is another one now: as fresh as from the factory, with new meta-data."""
+        self.had_error = False
+        self._versions.clear()
+        self.image[:] = bytes(len(self.image))
+        self.touched.clear()
+        for offset, data in plan_create(self.layout):
+            self.image[offset : offset + len(data)] = data
+        self.meta_generation += 1
+
+    # --- effects ---
+
+    def write_batch(self, batch: Batch, mask: int) -> None:
+        for index in indices(mask):
+            self.write(batch.records[index].offset, batch.data(index))
+
+    def read_batch(self, batch: Batch, mask: int, buffer: bytearray) -> None:
+        for index in indices(mask):
+            record = batch.records[index]
+            buffer[record.data : record.data + record.length] = self.image[
+                record.offset : record.offset + record.length
+            ]
+
+    def run_stage(self, stage: Stage) -> None:
+        """One step of a `Persist`, whole."""
+        if stage.flush_data:
+            self.flush()
+        for offset, data in stage.writes:
+            self.write(offset, data)
+            self.settle(offset, len(data))
+
+    def tear(self, offset: int, data: bytes | memoryview, rng: random.Random) -> None:
+        """A write that was cut off: any of its sectors have arrived."""
+        view = memoryview(data)
+        for position in range(0, len(view), SECTOR_SIZE_BYTES):
+            if rng.random() < 0.5:
+                self.write(offset + position, view[position : position + SECTOR_SIZE_BYTES])
+
+    # --- meta-data ---
+
+    def peek(self) -> OpenedMetaData:
+        """What attaching would find now, with the log applied; nothing is written."""
+        return open_meta_data(
+            lambda offset, length: self.image[offset : offset + length],
+            MetaKind.INTERNAL,
+            0,
+            self.sectors,
+            self.sectors,
+        )
+
+    def superblock(self) -> Superblock:
+        """As it stands on disk."""
+        offset = self.layout.superblock_offset_bytes
+        return Superblock.decode(self.image[offset : offset + _BLOCK_BYTES])
+
+    def open(self) -> OpenedMetaData:
+        """What attaching finds, with the log applied and written."""
+        opened = self.peek()
+        for writes in opened.applied.stages:
+            self.run_stage(Stage(False, tuple(writes)))
+        return opened

@@ -1,0 +1,61 @@
+"""A node dies and comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.interop
+
+PEER_IS_GONE = (
+    "PingAck did not arrive in time", "NetworkFailure", "BrokenPipe", "Timeout", "sock_\\w+ returned",
+    "(meta|data) connection shut down by peer", "sock was shut down by peer",
+    "short read", "short sent", "error receiving", "Connection reset",
+)  # fmt: skip
+AL_IS_APPLIED = ("recovered from activity log", "Marked additional", "Found \\d+ transactions", "crashed Primary")
+QUICK = "protocol C; ping-int 1; ping-timeout 5; timeout 20; connect-int 1;"
+
+
+def test_a_crashed_secondary_returns(pair, seed):
+    """It dies under load; the Primary goes on alone; what it missed is sent when it is back."""
+    pair.allow(*PEER_IS_GONE)
+    pair.start(net=QUICK)
+    pair.sync()
+    pair.write(pair.first, seed, 20)
+    pair.second.crash()
+    pair.first.wait(peer_disk="DUnknown")
+    pair.write(pair.first, seed + 1, 20)
+    pair.second.boot()
+    pair.second.up()
+    pair.assert_same()
+
+
+def test_a_crashed_primary_returns(pair, seed):
+    """It dies; its peer takes over and writes; the old one returns as Secondary, by its activity log."""
+    pair.allow(*PEER_IS_GONE, *AL_IS_APPLIED)
+    pair.start(net=QUICK)
+    pair.sync()
+    pair.write(pair.first, seed, 20)
+    pair.first.crash()
+    pair.second.wait(peer_disk="DUnknown")
+    pair.second.primary()
+    pair.write(pair.second, seed + 1, 20)
+    pair.first.boot()
+    pair.first.up()
+    pair.assert_same()
+    assert pair.first.states().role == "Secondary"
+
+
+def test_a_crashed_primary_returns_to_an_idle_peer(pair, seed):
+    """It dies and nobody takes over: back again, it has the newer data, and is promoted as before."""
+    pair.allow(*PEER_IS_GONE, *AL_IS_APPLIED)
+    pair.start(net=QUICK)
+    pair.sync()
+    pair.write(pair.first, seed, 20)
+    pair.first.crash()
+    pair.second.wait(peer_disk="DUnknown")
+    pair.first.boot()
+    pair.first.up()
+    pair.wait_in_sync()
+    pair.first.primary()
+    pair.write(pair.first, seed + 1, 5)
+    pair.assert_same()

@@ -1,0 +1,75 @@
+"""What the C code is made of, asked of the compiler: it owns no memory, keeps no state, and needs almost nothing."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "native").glob("*.c"))
+
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes", "-Werror"]
+
+MAY_NEED = {
+    *["memcpy", "memmove", "memset", "pread", "pread64", "pwrite", "pwrite64", "__errno_location"],
+    *["__popcountdi2", "__cpu_model", "__cpu_indicator_init", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"],
+}
+"""All that may come from outside of native/: no allocator, no Python, no other system call."""
+
+WRITABLE_SECTIONS = "BbCDdGgSs"
+
+
+@pytest.fixture(scope="module")
+def symbols(tmp_path_factory):
+    """`(kind, name)` of every symbol of every object file, compiled as strictly as can be."""
+    compiler, lister = shutil.which("cc"), shutil.which("nm")
+    if compiler is None or lister is None:
+        pytest.skip("no C compiler (cc, nm): the package was installed from a wheel")
+    work = tmp_path_factory.mktemp("objects")
+    found = {}
+    for source in SOURCES:
+        target = work / source.with_suffix(".o").name
+        done = subprocess.run(
+            [compiler, *STRICT, "-O2", "-fPIC", "-c", source, "-o", target], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        listing = subprocess.run([lister, target], capture_output=True, text=True, check=True).stdout
+        found[source.name] = re.findall(r"^[0-9a-f ]* ([A-Za-z]) (\S+)$", listing, re.MULTILINE)
+    return found
+
+
+def test_there_is_no_state_between_calls(symbols):
+    """No variable that could be written outlives a call, so that any thread may call anything."""
+    assert len(symbols) == len(SOURCES) > 0
+    assert [entry for entries in symbols.values() for entry in entries if entry[0] in WRITABLE_SECTIONS] == []
+
+
+def test_nothing_is_needed_but_memory_and_the_disk(symbols):
+    """Undefined symbols are each other's functions, string functions of memory, and pread and pwrite in io.c alone."""
+    for name, entries in symbols.items():
+        outside = {symbol for kind, symbol in entries if kind == "U" and not symbol.startswith("pydrbd_")}
+        assert outside <= MAY_NEED, name
+        assert name == "io.c" or not outside & {"pread", "pread64", "pwrite", "pwrite64", "__errno_location"}
+
+
+def test_every_function_of_the_contract_is_there_and_no_other_is_visible(symbols):
+    """native/pydrbd.h is the whole of it."""
+    header = (ROOT / "native" / "pydrbd.h").read_text()
+    visible = {symbol for entries in symbols.values() for kind, symbol in entries if kind in "TDBRV"}
+    assert visible == set(re.findall(r"\b(pydrbd_\w+)\(", header))
+
+
+def test_the_tables_are_those_of_their_generator():
+    """native/crc32c_tables.h was written by the program beside it, and by nobody else since."""
+    words = {}
+    exec(compile((ROOT / "native" / "make_crc32c_tables.py").read_text(), "make_crc32c_tables.py", "exec"), words)
+    assert words["header_text"]() == (ROOT / "native" / "crc32c_tables.h").read_text()
+
+
+def test_the_build_knows_every_file():
+    """A source or header that build.py does not name would be missing from the extension, or not rebuild it."""
+    text = (ROOT / "native" / "build.py").read_text()
+    files = {path.name for path in (ROOT / "native").glob("*.[ch]")}
+    assert files == set(re.findall(r'"(\w+\.[ch])"', re.search(r"SOURCES.*?HEADERS = \[.*?\]", text, re.DOTALL)[0]))

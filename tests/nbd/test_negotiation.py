@@ -1,0 +1,235 @@
+"""The NBD handshake without sockets: what is answered, what is skipped, what ends it, however the bytes arrive."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pydrbd.errors import ClientProtocolError
+from pydrbd.limits import NBD_OPTION_BYTES_MAX, NBD_OPTIONS_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.wire.nbd import ExportInfo, ExportUnavailable, InfoType, Option, ReplyType, TransmissionFlag
+from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome
+from tests.nbd.raw_client import FIXED, GREETING, info_request, option, replies
+
+R0 = ExportInfo(name="r0", size_bytes=1 << 20, description="the first volume", can_multi_conn=True)
+SECONDARY = ExportInfo(name="r0/1", size_bytes=1 << 21)
+
+
+class TwoExports:
+    """r0 opens (also as the default export), r0/1 is known but Secondary, nothing else is there."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def exports(self) -> Sequence[ExportInfo]:
+        return [R0, SECONDARY]
+
+    def describe(self, name: str) -> ExportInfo:
+        if name in ("", "r0"):
+            return R0
+        if name == "r0/1":
+            raise ExportUnavailable("r0/1 is Secondary here: promote it")
+        raise ExportUnavailable(f"there is no export {name!r}", ReplyType.ERR_UNKNOWN)
+
+    def open(self, name: str) -> ExportInfo:
+        info = self.describe(name)
+        self.opened.append(name)
+        return info
+
+
+@dataclass(frozen=True)
+class Result:
+    outgoing: bytes
+    outcome: Outcome | None
+    error: str
+
+
+def run(*chunks: bytes) -> Result:
+    """Feed chunks one by one; what came of it. A chunk after the end is what a driver would not read any more."""
+    negotiation = Negotiation(TwoExports())
+    outcome: Outcome | None = None
+    left = b""
+    try:
+        for index, chunk in enumerate(chunks):
+            outcome = negotiation.receive(chunk)
+            if outcome is not None:
+                left = b"".join(chunks[index + 1 :])
+                break
+    except ClientProtocolError as error:
+        return Result(negotiation.take_outgoing(), None, str(error))
+    if isinstance(outcome, Opened):
+        outcome = Opened(outcome.info, outcome.unread + left)
+    return Result(negotiation.take_outgoing(), outcome, "")
+
+
+def test_go_answers_size_and_block_sizes_unasked_then_opens() -> None:
+    """GO with no information request still gets EXPORT and BLOCK_SIZE, and what follows it is handed on."""
+    result = run(FIXED + option(Option.GO, info_request(b"r0")) + b"first request")
+    flags = TransmissionFlag(0b1_0110_1101)
+    assert replies(result.outgoing) == [
+        (7, 3, struct.pack(">HQH", 0, 1 << 20, flags)),
+        (7, 3, struct.pack(">HIII", 3, 1, 4096, NBD_REQUEST_BYTES_MAX)),
+        (7, 1, b""),
+    ]
+    assert result.outcome == Opened(R0, b"first request")
+
+
+def test_info_answers_name_and_description_when_asked_and_goes_on() -> None:
+    """INFO opens nothing: the default export is described with its real name, then LIST and ABORT still work."""
+    wanted = info_request(b"", InfoType.NAME, InfoType.DESCRIPTION, 77)
+    result = run(FIXED + option(Option.INFO, wanted) + option(Option.LIST) + option(Option.ABORT))
+    assert [(number, reply) for number, reply, _ in replies(result.outgoing)] == [
+        *[(6, 3)] * 4,
+        (6, 1),
+        (3, 2),
+        (3, 2),
+        (3, 1),
+        (2, 1),
+    ]
+    infos = [data for number, _, data in replies(result.outgoing) if number == 6]
+    assert infos[1] == b"\x00\x01r0"
+    assert infos[2] == b"\x00\x02the first volume"
+    assert replies(result.outgoing)[5][2] == b"\x00\x00\x00\x02r0the first volume"
+    assert result.outcome == Aborted()
+
+
+@pytest.mark.parametrize("client_flags, zeroes", [(3, 0), (1, 124), (0, 124)])
+def test_export_name_answers_with_zeroes_only_if_not_agreed_otherwise(client_flags: int, zeroes: int) -> None:
+    """EXPORT_NAME has no option reply; the padding follows the client's flag, and old newstyle clients may use it."""
+    result = run(struct.pack(">I", client_flags) + option(Option.EXPORT_NAME, b"r0"))
+    assert result.outgoing == GREETING + struct.pack(">QH", 1 << 20, R0.transmission_flags) + bytes(zeroes)
+    assert result.outcome == Opened(R0, b"")
+
+
+@pytest.mark.parametrize("number", [Option.STARTTLS, Option.STRUCTURED_REPLY, Option.SET_META_CONTEXT, 11, 4711])
+def test_options_not_offered_are_refused_and_their_data_skipped(number: int) -> None:
+    """The baseline requirement: the option after an unknown one is understood."""
+    result = run(FIXED + option(number, b"x" * 1000) + option(Option.GO, info_request(b"r0")))
+    assert replies(result.outgoing)[0][:2] == (number, ReplyType.ERR_UNSUP)
+    assert isinstance(result.outcome, Opened)
+
+
+@pytest.mark.parametrize(
+    "data, code, text",
+    [
+        (info_request(b"r9"), ReplyType.ERR_UNKNOWN, b"there is no export 'r9'"),
+        (info_request(b"r0/1"), ReplyType.ERR_POLICY, b"r0/1 is Secondary here: promote it"),
+        (b"", ReplyType.ERR_INVALID, b"INFO and GO need"),
+        (b"\xff\xff\xff\xff\x00\x00", ReplyType.ERR_INVALID, b"does not fit"),
+        (info_request(b"r0") + b"x", ReplyType.ERR_INVALID, b"do not fill"),
+        (info_request(b"\xff"), ReplyType.ERR_INVALID, b"UTF-8"),
+        (info_request(b"r\0"), ReplyType.ERR_INVALID, b"NUL"),
+        (info_request(b"r" * 4097), ReplyType.ERR_TOO_BIG, b"4096"),
+        (bytes(NBD_OPTION_BYTES_MAX + 1), ReplyType.ERR_TOO_BIG, b"65537"),
+    ],
+)
+def test_a_refused_go_says_why_and_the_handshake_goes_on(data: bytes, code: ReplyType, text: bytes) -> None:
+    """Every refusal has its code and a text, and a second GO succeeds."""
+    result = run(FIXED + option(Option.GO, data) + option(Option.GO, info_request(b"r0")))
+    number, reply, said = replies(result.outgoing)[0]
+    assert (number, reply) == (Option.GO, code)
+    assert text in said
+    assert isinstance(result.outcome, Opened)
+
+
+def test_list_with_data_is_invalid() -> None:
+    result = run(FIXED + option(Option.LIST, b"x"))
+    assert replies(result.outgoing)[0][:2] == (Option.LIST, ReplyType.ERR_INVALID)
+
+
+def test_a_long_reason_is_cut_at_a_character() -> None:
+    """Error texts have at most 4096 bytes and stay UTF-8."""
+
+    class Verbose(TwoExports):
+        def describe(self, name: str) -> ExportInfo:
+            raise ExportUnavailable("x" + "ä" * 4000)
+
+    negotiation = Negotiation(Verbose())
+    assert negotiation.receive(FIXED + option(Option.GO, info_request(b"r0"))) is None
+    ((_, _, text),) = replies(negotiation.take_outgoing())
+    assert text.decode() == "x" + "ä" * 2047
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (struct.pack(">I", 4), "client flags"),
+        (b"GET ", "client flags"),
+        (FIXED + b"IHAVEOPS" + bytes(8), "IHAVEOPT"),
+        (struct.pack(">I", 0) + option(Option.LIST), "fixed newstyle"),
+        (FIXED + option(Option.EXPORT_NAME, b"r9"), "no export 'r9'"),
+        (FIXED + option(Option.EXPORT_NAME, b"r0/1"), "Secondary"),
+        (FIXED + option(Option.EXPORT_NAME, b"x" * 4097), "4097 bytes"),
+        (FIXED + option(Option.LIST) * NBD_OPTIONS_MAX + option(Option.LIST), "more than 64 options"),
+    ],
+)
+def test_what_cannot_be_answered_is_the_clients_error(data: bytes, reason: str) -> None:
+    """The connection is to be dropped, with the reason for the log."""
+    result = run(data)
+    assert reason in result.error
+    assert result.outcome is None
+
+
+def test_an_error_stays() -> None:
+    """Bytes after an error raise it again instead of being looked at."""
+    negotiation = Negotiation(TwoExports())
+    for _ in range(2):
+        with pytest.raises(ClientProtocolError, match="client flags"):
+            negotiation.receive(b"\xff" * 4)
+
+
+def test_a_refused_go_opens_nothing() -> None:
+    """INFO and failed GOs leave no open export behind."""
+    source = TwoExports()
+    negotiation = Negotiation(source)
+    negotiation.receive(FIXED + option(Option.INFO, info_request(b"r0")) + option(Option.GO, info_request(b"r0/1")))
+    assert source.opened == []
+
+
+OPTIONS = st.one_of(
+    st.builds(option, st.sampled_from([1, 2, 3, 5, 6, 7, 8, 10, 99]), st.binary(max_size=12)),
+    st.builds(
+        lambda number, name, wanted: option(number, info_request(name, *wanted)),
+        st.sampled_from([6, 7]),
+        st.sampled_from([b"r0", b"r0/1", b"", b"nope", b"\xff"]),
+        st.lists(st.integers(0, 5), max_size=4),
+    ),
+    st.binary(max_size=20),
+)
+SESSIONS = st.builds(
+    lambda flags, options, cut: (flags + b"".join(options))[: cut or None],
+    st.sampled_from([FIXED, FIXED, FIXED, bytes(4), b"\xff" * 4]),
+    st.lists(OPTIONS, max_size=6),
+    st.integers(0, 200),
+)
+
+
+@given(SESSIONS)
+@settings(max_examples=300, deadline=None)
+def test_the_result_does_not_depend_on_how_the_bytes_arrive(data: bytes) -> None:
+    """Whole or byte by byte: the same bytes out, the same outcome, the same error."""
+    assert run(data) == run(*(data[i : i + 1] for i in range(len(data))))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_garbage_is_a_protocol_error_or_waits(data: bytes) -> None:
+    """Nothing but ClientProtocolError comes out of garbage (`run` lets everything else through)."""
+    result = run(FIXED, b"IHAVEOPT" + data)
+    assert result.outgoing.startswith(GREETING)
+
+
+@given(st.integers(0, NBD_OPTION_BYTES_MAX * 3), st.integers(1, 70000))
+@settings(max_examples=50, deadline=None)
+def test_an_option_of_any_length_is_skipped_exactly(length: int, chunk: int) -> None:
+    """Too long to keep or not: after `length` bytes comes the next option, whatever the chunks."""
+    data = FIXED + option(4711, bytes(length)) + option(Option.ABORT)
+    result = run(*(data[i : i + chunk] for i in range(0, len(data), chunk)))
+    assert result.outcome == Aborted()
+    refusal = ReplyType.ERR_TOO_BIG if length > NBD_OPTION_BYTES_MAX else ReplyType.ERR_UNSUP
+    assert [reply for _, reply, _ in replies(result.outgoing)] == [refusal, ReplyType.ACK]

@@ -1,0 +1,199 @@
+"""A whole node in this process, met by peers and operators that misbehave: it says so, and lives on."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from pydrbd.core.states import ConnState, DiskState
+from pydrbd.errors import BusyError
+from pydrbd.metadata.create import plan_create
+from pydrbd.metadata.layout import Layout
+from pydrbd.runtime.build import blueprint
+from pydrbd.runtime.rendezvous import SocketPair
+from pydrbd.runtime.service import Service
+from pydrbd.wire.framing import encode_packet
+from pydrbd.wire.packets import Features, Packet
+from tests.runtime.test_rendezvous import free_ports
+
+LIMIT_S = 60.0
+SIZE_BYTES = 8 << 20
+
+
+def make_pair(directory: Path, name: str = "r0") -> Path:
+    """A `.res` file with two nodes on loopback, and a formatted disk for `a`."""
+    ports = free_ports(2)
+    disk = directory / "a.img"
+    disk.write_bytes(bytes(SIZE_BYTES))
+    with disk.open("r+b") as file:
+        for offset, data in plan_create(Layout.internal(SIZE_BYTES // 512)):
+            file.seek(offset)
+            file.write(data)
+    hosts = "".join(
+        f"on {node} {{ device minor {minor}; disk {directory}/{node}.img; meta-disk internal;"
+        f" address 127.0.0.1:{port}; }}\n"
+        for minor, (node, port) in enumerate(zip("ab", ports, strict=True))
+    )
+    path = directory / "r0.res"
+    path.write_text(
+        f"resource {name} {{ net {{ ping-int 1; ping-timeout 2; connect-int 1; timeout 10; }}\n{hosts}}}\n"
+    )
+    return path
+
+
+@asynccontextmanager
+async def running(config: Path, directory: Path) -> AsyncIterator[Service]:
+    """Node `a` of the resource, from its start to its orderly end."""
+    service = Service(blueprint(config, "r0", "a"), directory)
+    ready = trio.Event()
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.serve, ready.set)
+            await ready.wait()
+            yield service
+            service.stopping.set()
+
+
+async def dial(service: Service) -> SocketPair:
+    """The peer's side of a fresh link: a node that only connects, first for data, then for meta."""
+    sockets = []
+    for packet in (Packet.P_INITIAL_DATA, Packet.P_INITIAL_META):
+        stream = await trio.open_tcp_stream(*service.plan.endpoints.local)
+        await stream.send_all(encode_packet(packet, apv=80))
+        sockets.append(stream.socket)
+    return SocketPair(*sockets, resolve_conflicts=False)
+
+
+async def ask(service: Service, line: bytes) -> dict[str, object]:
+    """One line to the control socket, its answer."""
+    stream = await trio.open_unix_socket(str(service.run_dir / "r0.ctl.sock"))
+    async with stream:
+        await stream.send_all(line + b"\n")
+        data = b""
+        while not data.endswith(b"\n"):
+            data += await stream.receive_some()
+    answer = json.loads(data)
+    assert isinstance(answer, dict)
+    return answer
+
+
+async def test_a_fresh_disk_is_attached_inconsistent(short_tmp: Path) -> None:
+    """Start, look, stop: the simplest life of a node."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        volume = service.node.volumes[0]
+        assert volume.state.disk is DiskState.Inconsistent
+        assert service.node.cstate is ConnState.WFConnection
+    assert not (short_tmp / "r0.ctl.sock").exists()
+    assert not (short_tmp / "r0.nbd.sock").exists()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\0" * 64, b"\xff" * 64, b"GET / HTTP/1.0\r\n\r\n" * 8, bytes(range(256))],
+    ids=["zeros", "ones", "http", "counting"],
+)
+async def test_garbage_from_the_peer_costs_only_the_link(short_tmp: Path, garbage: bytes) -> None:
+    """The node drops the connection, keeps its disk, and waits for a better peer."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        pair = await dial(service)
+        await pair.data.send(garbage)
+        while await pair.data.recv(4096):
+            pass
+        pair.close()
+        await service.wait_for(lambda: service.node.cstate is ConnState.WFConnection)
+        assert service.node.volumes[0].state.disk is DiskState.Inconsistent
+
+
+async def test_garbage_after_the_features_costs_only_the_link(short_tmp: Path) -> None:
+    """Also in the middle of the handshake, with the new headers."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        pair = await dial(service)
+        features = Features(86, 15, 101).encode()
+        await pair.data.send(encode_packet(Packet.P_CONNECTION_FEATURES, features, apv=80))
+        await pair.data.send(encode_packet(Packet.P_DATA, bytes(24), apv=101))
+        while await pair.data.recv(4096):
+            pass
+        pair.close()
+        await service.wait_for(lambda: service.node.cstate is ConnState.WFConnection)
+
+
+async def test_a_peer_that_speaks_only_old_protocols_is_refused_for_good(short_tmp: Path) -> None:
+    """Trying again would not help: StandAlone."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        pair = await dial(service)
+        features = Features(86, 15, 96).encode()
+        await pair.data.send(encode_packet(Packet.P_CONNECTION_FEATURES, features, apv=80))
+        await service.wait_for(lambda: service.node.cstate is ConnState.StandAlone)
+        pair.close()
+
+
+async def test_a_peer_that_falls_silent_is_left(short_tmp: Path) -> None:
+    """A handshake that does not go on ends by a time-out, and the node waits for a connection again."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        pair = await dial(service)
+        while await pair.data.recv(4096):
+            pass
+        await service.wait_for(lambda: service.node.cstate is ConnState.WFConnection)
+        pair.close()
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'"status"', b'{"verb": 3}', b'{"verb": "status", "arguments": 7}'])
+async def test_garbage_on_the_control_socket_is_answered(short_tmp: Path, line: bytes) -> None:
+    """Each wrong line gets an answer that says so; the next right one works."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        answer = await ask(service, line)
+        assert answer["code"] == 0 and "not a request" in str(answer["text"])
+        assert (await ask(service, b'{"verb": "status"}'))["code"] == 1
+
+
+async def test_an_unknown_verb_is_refused(short_tmp: Path) -> None:
+    """With DRBD's `not supported`."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        answer = await ask(service, b'{"verb": "frobnicate"}')
+        assert answer["code"] == -17 and "frobnicate" in str(answer["text"])
+
+
+async def test_promotion_without_good_data_is_refused_in_drbds_words(short_tmp: Path) -> None:
+    """SS_NO_UP_TO_DATE_DISK, as drbdsetup prints it."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        answer = await ask(service, b'{"verb": "primary"}')
+        assert answer["code"] == -2 and "Need access to UpToDate data" in str(answer["text"])
+
+
+async def test_a_second_process_for_the_same_resource_is_refused(short_tmp: Path) -> None:
+    """It must not take the sockets of the first one away."""
+    config = make_pair(short_tmp)
+    async with running(config, short_tmp) as service:
+        second = Service(blueprint(config, "r0", "a"), short_tmp)
+        with pytest.raises(BusyError, match="running here already"):
+            second.listen()
+        assert (await ask(service, b'{"verb": "status"}'))["code"] == 1
+
+
+async def test_a_port_in_use_ends_the_start_with_its_reason(short_tmp: Path) -> None:
+    """The process ends, and says which port it was."""
+    config = make_pair(short_tmp)
+    plan = blueprint(config, "r0", "a")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(plan.endpoints.local)
+        other.listen()
+        with pytest.RaisesGroup(BusyError, flatten_subgroups=True) as caught, trio.fail_after(LIMIT_S):
+            await Service(plan, short_tmp).serve()
+    assert str(plan.endpoints.local[1]) in str(caught.value.exceptions[0])
+
+
+async def test_a_foreign_disk_is_not_attached(short_tmp: Path) -> None:
+    """No meta-data, no disk: the node runs diskless and tells why."""
+    config = make_pair(short_tmp)
+    (short_tmp / "a.img").write_bytes(b"foreign!" * (SIZE_BYTES // 8))
+    async with running(config, short_tmp) as service:
+        assert service.node.volumes[0].state.disk is DiskState.Diskless
+        answer = await ask(service, b'{"verb": "attach"}')
+        assert int(str(answer["code"])) < 1 and "meta-data" in str(answer["text"])

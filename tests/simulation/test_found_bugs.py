@@ -1,0 +1,171 @@
+"""Bugs that stories have found, told again by hand, each as short as it can be: seeds rot, scenarios don't."""
+
+from __future__ import annotations
+
+import pytest
+
+from pydrbd.core import effects as fx
+from pydrbd.core.states import DiskState
+from pydrbd.metadata.superblock import MdFlag, Superblock
+from tests.harness.checkers import Oracle
+from tests.harness.simulation import fresh_pair_superblock
+from tests.harness.world import Client, Machine, World
+
+SIZE_BYTES = 12 << 20
+
+
+def pair(seed: int = 1, **options) -> World:
+    """Two nodes in sync, `a` Primary."""
+    world = World(seed, size_bytes=SIZE_BYTES, superblock=fresh_pair_superblock(SIZE_BYTES), **options)
+    world.start()
+    world.run_until(world.is_in_sync)
+    assert granted(world, world.a, "primary")
+    return world
+
+
+def granted(world: World, machine: Machine, verb: str) -> bool:
+    request = machine.command(verb)
+    world.run_until(lambda: request in machine.answers)
+    return machine.answers[request][0] >= 1
+
+
+def write(world: World, client: Client, offset: int, byte: int) -> int:
+    cookie = client.write(offset, bytes([byte]) * 4096)
+    world.run_until(lambda: cookie in client.replies)
+    return client.replies[cookie][0]
+
+
+def same_generation(world: World) -> bool:
+    a, b = world.a.disks[0].superblock(), world.b.disks[0].superblock()
+    return (a.current_uuid ^ b.current_uuid) & ~1 == 0
+
+
+def test_a_diskless_primary_alone_does_not_go_back_to_its_old_disk() -> None:
+    """C1: it has written through its peer since; without the peer its own disk is stale, and attaching is refused."""
+    world = pair()
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.link_allowed = False
+    world.sever()
+    world.run(1.0)
+    assert not granted(world, world.a, "attach")
+    assert world.a.volume.state.disk == DiskState.Diskless
+    world.link_allowed = True
+    world.try_link()
+    world.run(2.0)
+    assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_link_that_breaks_while_a_primary_attaches_does_not_make_its_old_disk_good(seed: int) -> None:
+    """C1: Negotiating falls back to what the disk was only if that is the data that clients have seen."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.link_latency_s = 0.5
+    world.a.command("attach")
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Negotiating)
+    world.link_allowed = False
+    world.sever()
+    world.run(3.0)
+    assert world.a.volume.state.disk == DiskState.Diskless
+    assert world.a.volume.disk is None
+
+
+def test_the_peers_new_generation_is_unknown_until_it_says_so() -> None:
+    """C1: acknowledgements come on another socket than P_UUIDS; what they overtake counts as a new generation."""
+    world = pair()
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert world.a.volume.exposed_moves
+    assert write(world, client, 0, 1) == 0
+    world.run(1.0)
+    assert not world.a.volume.exposed_moves
+    assert (world.a.volume.exposed_uuid ^ world.b.volume.uuids.current) & ~1 == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_sync_uuid_may_overtake_the_grant_of_a_full_sync(seed: int) -> None:
+    """D5: one comes on the data socket, the other one on the meta socket; a peer that is quick is no liar."""
+    world = pair(seed)
+    world.link_latency_s = 0.05
+    assert granted(world, world.b, "invalidate")
+    world.run_until(world.is_in_sync)
+    assert not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_source_has_a_generation_of_its_own_before_the_target_knows(seed: int) -> None:
+    """C6: cut in the moment of an invalidate, a Primary goes on alone, and its peer must not look as good as it is."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    world.link_latency_s = 0.01
+    world.b.command("invalidate")
+    world.run_until(lambda: world.a.volume.state.conn.name == "SyncSource")
+    world.link_allowed = False
+    world.sever()
+    world.run(1.0)
+    assert write(world, client, 0, 1) == 0
+    bad = not world.b.disks[0].superblock().flags & MdFlag.CONSISTENT
+    assert bad or not same_generation(world)
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_attaching_leaves_a_good_disk_good_at_every_moment() -> None:
+    """B7, C1: killed in the middle of an attach, UpToDate data stays UpToDate on disk."""
+    world = World(2, size_bytes=SIZE_BYTES, superblock=fresh_pair_superblock(SIZE_BYTES))
+    machine = world.a
+    written: list[MdFlag] = []
+    begin = machine._begin_disk
+
+    def spy(effect: fx.Effect) -> None:
+        begin(effect)
+        if isinstance(effect, fx.Persist):
+            place = machine.disks[0].layout.superblock_offset_bytes
+            writes = [write for stage in effect.stages for write in stage.writes]
+            written.extend(Superblock.decode(data).flags for offset, data in writes if offset == place)
+
+    machine._begin_disk = spy  # type: ignore[method-assign]
+    world.a.start()
+    world.run(1.0)
+    assert written
+    assert all(MdFlag.CONSISTENT in flags and MdFlag.WAS_UP_TO_DATE in flags for flags in written)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_diskless_primary_wrote_is_marked_on_disk_when_its_disk_comes_back(seed: int) -> None:
+    """B2: the server's activity log covers those writes only as long as its superblock says so; then the bits must."""
+    world = pair(seed)
+    oracle = Oracle(world)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    for block in range(4):
+        assert write(world, client, block * 8192, block + 1) == 0
+    world.a.command("attach")
+    for _ in range(4000):
+        if world.is_in_sync() or not world.step():
+            break
+        oracle.check_coverage()
+    assert world.is_in_sync()
+    assert world.copies_equal()
+
+
+def test_what_the_sockets_still_hold_after_a_disconnect_does_not_count() -> None:
+    """D1: an acknowledgement that is read after the connection was given up is no protocol error."""
+    for seed in range(8):
+        world = pair(seed)
+        client = Client(world, world.a)
+        world.link_latency_s = 0.02
+        for block in range(30):
+            client.write(block * 4096, b"x" * 4096)
+        world.run(0.01)
+        assert granted(world, world.a, "disconnect")
+        world.run(1.0)
+        assert not world.protocol_errors
