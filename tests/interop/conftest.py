@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.interop.pair import DISK_BYTES, Pair
@@ -10,6 +12,7 @@ from tests.lab.kernel_node import KernelNode
 from tests.lab.lab import Lab, why_not
 from tests.lab.pydrbd_node import PydrbdNode
 
+HERE = Path(__file__).parent
 PASSED = pytest.StashKey[bool]()
 
 
@@ -90,3 +93,10 @@ def cut(pair):
     guest = next(node.guest for node in pair if isinstance(node, KernelNode))
     yield guest
     guest.restore()
+
+
+def pytest_collection_modifyitems(items):
+    """Guests take minutes: `make test-all` runs these."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.slow)
