@@ -14,7 +14,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds lint bench clean
+.PHONY: help venv demo test test-all rounds lint bench lab clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -46,6 +46,10 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
 	@tools/setup packages bench
 	@$(PY) -m benchmarks $(ARGS)
+
+lab: $(VENV)/run.stamp ## two real kernels with DRBD, as processes of this machine, to play with (needs root)
+	@tools/setup packages lab
+	@$(PY) -m tests.lab
 
 clean: ## remove all that make made, .venv too
 	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

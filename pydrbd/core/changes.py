@@ -93,10 +93,8 @@ class Changes:
             wanted["pdsk"] = DiskState.DUnknown
         planned = None
         if volume.disk is not None and old.disk == DiskState.Negotiating and volume.disk_is_current:
-            planned = Planned(volume.disk.planned, old.pdsk)
+            planned = Planned(volume.disk.planned, DiskState.DUnknown)
         new = sanitize(old, replace(old, **wanted), self._node.rules(volume), planned)
-        if old.disk == DiskState.Outdated and new.disk == DiskState.UpToDate and new.pdsk < DiskState.Inconsistent:
-            new = replace(new, disk=DiskState.Outdated)  # unlike the kernel: a diskless peer makes nobody's data newer
         if new == old:
             return
         volume.state = new
@@ -111,7 +109,7 @@ class Changes:
             and new.peer == Role.Primary
         ):
             volume.consider_resync = True
-        if new.disk == new.pdsk == DiskState.UpToDate and volume.disk is not None:
+        if new.connected and new.disk == new.pdsk == DiskState.UpToDate and volume.disk is not None:
             volume.disk.crashed_primary = False
         if old.conn >= ConnState.SyncSource and (new.conn < ConnState.SyncSource or new.conn >= ConnState.Ahead):
             node.resync.stop(volume)

@@ -80,9 +80,9 @@ class LinkEvents:
         node.wants_discard = False
         node.set_cstate(ConnState.StandAlone)
 
-    def expect_teardown(self) -> None:
-        """The peer disconnects in good order: what follows is no failure."""
-        self._teardown = True
+    def expect_teardown(self, expected: bool = True) -> None:
+        """One side disconnects in good order: the end of the sockets is no failure."""
+        self._teardown = expected
 
     def _lose(self, reason: ConnState) -> bool:
         """Forget the peer; False if an operator's disconnect, which waited for its word, has led to StandAlone."""

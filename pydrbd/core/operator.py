@@ -102,6 +102,8 @@ class Operator:
                 return
             if disk is None:
                 node.change(volume, role=Role.Primary)
+                # The peer serves us from now on, in a generation that it will tell us of.
+                volume.exposed_moves = volume.exposed_moves or volume.state.disk < DiskState.Inconsistent
             else:
                 node.change(volume, role=Role.Primary, disk=disk, new_generation=True)
             self._promote_next(command, rest, force)
@@ -170,8 +172,11 @@ class Operator:
             if code.granted or node.links.handshake is None:
                 node.give_up_connection("disconnected by the operator", level=Level.INFO)
                 code = StateCode.SS_SUCCESS
+            else:
+                node.links.expect_teardown(False)
             self._answer(command, code)
 
+        node.links.expect_teardown()
         self._request(Packet.P_CONN_ST_CHG_REQ, 0, Change(conn=ConnState.Disconnecting), granted)
 
     # --- disk ---
@@ -260,17 +265,20 @@ class Operator:
 
     def _invalidate_connected(self, command: Command, volume: Volume) -> None:
         node = self._node
-        old = volume.state
-        wanted = replace(old, conn=ConnState.StartingSyncT, disk=DiskState.Inconsistent)
-        code = check_change(old, sanitize(old, wanted, node.rules(volume)), node.rules(volume))
+        wanted = {"conn": ConnState.StartingSyncT, "disk": DiskState.Inconsistent}
+        code = self._check(volume, **wanted)
         if not code.granted:
             self._answer(command, code)
             return
 
         def granted(code: StateCode) -> None:
             if code.granted:
-                node.change(volume, conn=ConnState.StartingSyncT)
-                self.start_full_sync(volume)
+                code = self._check(volume, **wanted)  # as it is by now: the disk may be gone
+                if code.granted:
+                    node.change(volume, conn=ConnState.StartingSyncT)
+                    self.start_full_sync(volume)
+                else:
+                    node.drop_link("could not do what the peer has agreed to")
             self._answer(command, code)
 
         self.ask_peer(volume.vnr, Change(conn=ConnState.StartingSyncT, disk=DiskState.Inconsistent), granted)

@@ -65,13 +65,15 @@ class Outbox:
         fence = self._fence
         assert fence is not None, "a fence ended that did not stand"
         self._fence = None
+        void: list[Persist] = []
         if failed:
-            held = self._held
+            void = [effect for effect in self._held if isinstance(effect, Persist) and effect.volume == fence.volume]
             self._held = deque(
                 self._fail_reply(effect)
                 if isinstance(effect, Reply) and effect.volume == fence.volume and effect.speaks
                 else effect
-                for effect in held
+                for effect in self._held
+                if effect not in void  # what is written later rests on what was not written now
             )
         while self._held:
             effect = self._held.popleft()
@@ -81,3 +83,6 @@ class Outbox:
                 break
         if failed:
             self._on_failed(fence.volume, errno)
+        for effect in void:
+            if effect.then != self._fenced_done:
+                effect.then(failed, errno)

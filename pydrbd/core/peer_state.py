@@ -186,12 +186,13 @@ class PeerStates:
         conn: ConnState = ConnState.Connected if mine.conn == ConnState.WFReportParams else mine.conn
         if peer.conn == ConnState.Ahead:
             conn = ConnState.Behind
-        if self._must_compare(volume, peer):
+        compared = self._must_compare(volume, peer)
+        if compared:
             decided = self._decide(volume, peer)
             if decided is None:
                 return
             conn = decided
-        self._adopt(volume, peer, real, conn)
+        self._adopt(volume, peer, real, conn, compared)
 
     def _must_compare(self, volume: Volume, peer: State) -> bool:
         mine = volume.state
@@ -271,14 +272,15 @@ class PeerStates:
             (Stage(False, ((offset, flagged.encode()),)), *self._node.changes.bitmap_stage(volume, flush_data=False)),
         )
 
-    def _adopt(self, volume: Volume, peer: State, real: DiskState, conn: ConnState) -> None:
+    def _adopt(self, volume: Volume, peer: State, real: DiskState, conn: ConnState, compared: bool) -> None:
         node = self._node
         mine = volume.state
         was_reporting = mine.conn <= ConnState.WFReportParams
         disk_state = mine.disk
         if mine.disk == DiskState.Negotiating and conn in (ConnState.Connected, ConnState.WFBitMapS):
             assert volume.disk is not None
-            disk_state = volume.disk.planned
+            # Without a comparison (the peer has no disk any more) only what clients have been using is good enough.
+            disk_state = volume.disk.planned if compared or volume.disk_is_current else DiskState.Diskless
         volume.consider_resync = False
         node.change(
             volume,

@@ -110,7 +110,7 @@ class Reads:
 
         def written(hold: Hold, members: int) -> None:
             volume.ranges.release(hold, members)
-            answer(members, 0)
+            answer(members, members & ~self._local_members(volume, batch, members))
 
         def done(failed: int, errno: int) -> None:
             failed &= mask
@@ -119,6 +119,7 @@ class Reads:
             # What a write under way has put there is not shown before that write is safe: with this disk it would be
             # gone again, and nobody may have seen what never was (A1).
             early = volume.ranges.busy(batch, mask & ~failed)
+            failed |= mask & ~early & ~self._local_members(volume, batch, mask)  # not good any more
             if mask & ~early:
                 answer(mask & ~early, failed)
             if early:

@@ -118,6 +118,8 @@ class Resync:
         if volume.state.conn == ConnState.Connected and node.operator.waits_for(volume):
             volume.peer.early_sync_uuid = sync_uuid
             return
+        if volume.state.conn == ConnState.Connected and volume.disk is None:
+            return  # sent before the peer knew that our disk is gone
         if volume.state.conn != ConnState.WFSyncUUID or volume.disk is None:
             raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
         volume.uuids = uuids.start_sync_target(volume.uuids, sync_uuid, volume.state.role == Role.Primary)

@@ -14,6 +14,7 @@ from pydrbd.core.effects import DiskRead
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync import ResyncProgress
 from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX, RESYNC_READ_BYTES
@@ -42,11 +43,24 @@ class ResyncSource:
             # Until it has the sync UUID the target is UpToDate on disk, and would be so with our generation.
             volume.uuids = uuids.clear_bitmap_uuid(volume.uuids)
             node.changes.new_current_uuid(volume)
-        volume.uuids, sync_uuid = uuids.start_sync_source(volume.uuids, node.draw_u64())
+        volume.uuids, sync_uuid = self._sync_uuid(volume)
         node.resync.begin(volume)
         node.change(volume, conn=ConnState.SyncSource, pdsk=DiskState.Inconsistent)
         node.changes.write_superblock(volume, node.changes.bitmap_stage(volume, flush_data=False))
         node.send_data(Packet.P_SYNC_UUID, SyncUuid(sync_uuid).encode(), volume.vnr)
+
+    def _sync_uuid(self, volume: Volume) -> tuple[UuidSet, int]:
+        """Our set and the sync UUID of the resync that begins.
+
+        A sync UUID that never reached the target is used again: were it pushed into the history each time, then after
+        a few such losses the history would not tell any more what the target's data is.
+        """
+        mine, theirs = volume.uuids, volume.peer.uuids
+        if theirs is not None and mine.bitmap not in (0, uuids.JUST_CREATED):
+            past = {mine.history0 & ~1, mine.history1 & ~1} - {0}
+            if theirs.set.current & ~1 in past:
+                return mine, mine.bitmap
+        return uuids.start_sync_source(mine, self._node.draw_u64())
 
     # --- requests ---
 

@@ -151,7 +151,9 @@ def sanitize(old: State, new: State, rules: Rules, planned: Planned | None = Non
     elif conn > ConnState.Connected and min(disk, pdsk) <= DiskState.Failed:
         conn = ConnState.Connected  # no resync and no verify without both disks
     if ConnState.Connected <= conn < ConnState.Ahead:
-        disk = DiskState.UpToDate if disk in _AGED else disk
+        # Unlike the kernel: a peer without a disk makes nobody's data newer, so Outdated stays Outdated beside it (C1).
+        keeps_age = disk is DiskState.Outdated and pdsk < DiskState.Inconsistent
+        disk = DiskState.UpToDate if disk in _AGED and not keeps_age else disk
         pdsk = DiskState.UpToDate if pdsk in _AGED else pdsk
     disk, pdsk = _clamped(conn, disk, pdsk)
     paused = new.aftr_isp or peer_isp or new.user_isp
@@ -283,6 +285,8 @@ def check_change(old: State, new: State, rules: Rules) -> StateCode:
     """
     if new == old:
         return StateCode.SS_NOTHING_TO_DO
+    if _has_no_data(new) and old.role is not Role.Primary:
+        return StateCode.SS_NO_UP_TO_DATE_DISK  # no trouble that is there already excuses this
     code = check_state(new, rules)
     if code is not StateCode.SS_SUCCESS and check_state(old, rules) is not code:
         return code

@@ -86,7 +86,8 @@ class Link:
 
     def close(self, reason: str, *, linger: bool) -> None:
         """Drop the sockets, or stop looking (the effect CloseLink)."""
-        self._wanted = trio.Event()
+        if self._wanted.is_set():  # else `run` may be waiting for this very event
+            self._wanted = trio.Event()
         self._lingering = linger
         self._finish(_End(ConnState.NetworkFailure, reason))
 
@@ -115,7 +116,8 @@ class Link:
     async def run(self) -> None:
         """Serve the link for ever. Raises BusyError when our own address can't be had at the first try."""
         while True:
-            await self._wanted.wait()
+            while not self._wanted.is_set():  # closed again before we woke up?
+                await self._wanted.wait()
             with trio.CancelScope() as self._scope:
                 pair = await meet(self._endpoints, self._times, self._rng)
                 self._wanted = trio.Event()

@@ -129,3 +129,18 @@ def test_a_peer_that_does_not_answer_is_left_after_the_ko_time(seed: int) -> Non
     begun = world.now
     assert write(client, 0, b"x" * BLOCK) == 0
     assert 42 <= world.now - begun < 43
+
+
+def test_a_crashed_primary_that_loses_the_link_while_attaching_is_still_a_crashed_primary() -> None:
+    """B2: the flag goes only when both disks are known to be in sync, so that the next connection resyncs."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.lose_power(world.rng)
+    attach, world.a._attach = world.a._attach, lambda vnr: None
+    world.a.start()
+    world.run_until(world.is_linked)
+    attach(0)
+    assert world.a.volume.state.disk.name == "Negotiating"
+    world.cut()
+    world.run_until(world.is_in_sync)
+    assert sent_bytes(world.a, Packet.P_RS_DATA_REPLY) > 0 and world.copies_equal()

@@ -184,3 +184,17 @@ def test_a_clean_stop_leaves_nothing_to_resync() -> None:
     world.run_until(world.is_in_sync)
     assert not sent_bytes(world.a, Packet.P_RS_DATA_REPLY) and not sent_bytes(world.b, Packet.P_RS_DATA_REPLY)
     assert world.copies_equal()
+
+
+def test_a_sync_uuid_that_is_lost_again_and_again_does_not_make_the_target_a_stranger() -> None:
+    """The link breaks five times between the source's start and the target's: they stay related, and sync."""
+    world, client = pair()
+    world.b.stop()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.start()
+    for _ in range(5):
+        world.run_until(lambda: world.a.volume.state.conn == ConnState.SyncSource)
+        if world.b.node is not None and world.b.volume.state.conn == ConnState.WFSyncUUID:
+            world.cut()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and sent_bytes(world.a, Packet.P_RS_DATA_REPLY) <= world.a.volume.size_bytes

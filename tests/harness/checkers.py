@@ -189,7 +189,8 @@ class Oracle:
 
     def _on_state(self, machine: Machine, old: State, new: State) -> None:
         other = self.world.other(machine)
-        if new.disk <= DiskState.Failed < old.disk and other in self.fresh and other.node is not None:
+        broken = new.disk <= DiskState.Failed < old.disk and machine in self.tainted
+        if broken and other in self.fresh and other.node is not None:
             self.fresh.discard(machine)
         if old.disk == DiskState.UpToDate != new.disk and new.disk >= DiskState.Inconsistent and other in self.fresh:
             self.fresh.discard(machine)
@@ -203,7 +204,7 @@ class Oracle:
             alone = new.conn < ConnState.Connected or new.pdsk != DiskState.UpToDate
             if new.disk == DiskState.UpToDate and alone:
                 self._takes_over(machine, "C1", "serves alone")
-            elif new.disk != DiskState.UpToDate and not alone:
+            elif new.disk != DiskState.UpToDate and not alone and not self._shares_generation(machine, other):
                 self._takes_over(other, "C1", "serves its diskless or inconsistent peer")
         if other.node is None:
             return
@@ -217,6 +218,11 @@ class Oracle:
             and {new.disk, new.pdsk, theirs.disk, theirs.pdsk} == {DiskState.UpToDate}
         ):
             self._in_sync()
+
+    def _shares_generation(self, machine: Machine, other: Machine) -> bool:
+        """A Primary that has just let go of its disk: until the peer begins a generation, both have the same."""
+        known = machine in self.fresh and machine.volume.disk is None and other.node is not None
+        return known and (machine.volume.uuids.current ^ other.volume.uuids.current) & ~1 == 0
 
     def _same_generation(self, machine: Machine, other: Machine) -> bool:
         theirs = other.volume.uuids if other.node is not None else other.disks[0].superblock()

@@ -42,6 +42,7 @@ class MemoryDisk:
         self.fail_once: set[str] = set()
         self.had_error = False
         self.may_fail: Callable[[], bool] = lambda: True
+        self.on_error: Callable[[], None] = lambda: None
         self.ignores_flush = False
         for offset, data in plan_create(self.layout, superblock=superblock):
             self.image[offset : offset + len(data)] = data
@@ -62,6 +63,7 @@ class MemoryDisk:
         if kind in self.fail_once and self.may_fail():
             self.fail_once.discard(kind)
             self.had_error = True
+            self.on_error()
             return True
         return lasting
 

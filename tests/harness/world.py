@@ -480,8 +480,9 @@ class World:
                     buffer, 0, len(buffer), node.header_format, 0, DRBD_PAYLOAD_BYTES_MAX, room
                 )
             except PeerProtocolError as error:
-                self.protocol_errors.append(f"{machine.name}: {error}")
-                self.close_link(machine, ConnState.ProtocolError)
+                if node.links.handshake is not None:  # else it was given up: nobody knows in which format to read
+                    self.protocol_errors.append(f"{machine.name}: {error}")
+                    self.close_link(machine, ConnState.ProtocolError)
                 return
             if not batch.count:
                 return

@@ -78,12 +78,12 @@ class Network:
         self._ip("link", "set", tap, "up")
 
     def cut(self, tap: str) -> None:
-        """Nothing comes or goes by this tap any more; nobody is told."""
-        self._ip("link", "set", tap, "down")
+        """Nothing comes or goes by this tap any more; nobody is told, and no device changes its state."""
+        self._ip("link", "set", tap, "nomaster")
 
     def restore(self, tap: str) -> None:
         """The opposite of `cut`."""
-        self._ip("link", "set", tap, "up")
+        self._ip("link", "set", tap, "master", BRIDGE)
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs `argv` in this network, until we end, however we do.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.core import effects as fx
+from pydrbd.core.outbox import Outbox
 from pydrbd.core.states import DiskState
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from tests.harness.checkers import Oracle
@@ -169,3 +170,88 @@ def test_what_the_sockets_still_hold_after_a_disconnect_does_not_count() -> None
         assert granted(world, world.a, "disconnect")
         world.run(1.0)
         assert not world.protocol_errors
+
+
+def test_an_outdated_node_stays_outdated_beside_a_peer_without_a_disk() -> None:
+    """C1: connecting to a peer that is still attaching must not make old data UpToDate, and promotable."""
+    world = pair()
+    client = Client(world, world.a)
+    world.link_allowed = False
+    world.sever()
+    world.run(1.0)
+    assert granted(world, world.b, "outdate")
+    assert write(world, client, 0, 1) == 0
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    assert granted(world, world.a, "detach")
+    world.link_allowed = True
+    world.try_link()
+    world.run(1.0)
+    assert world.b.volume.state.conn.name == "Connected"
+    assert world.b.volume.state.disk == DiskState.Outdated
+    assert not granted(world, world.b, "primary")
+    assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_disk_may_go_while_the_peer_begins_to_sync_it(seed: int) -> None:
+    """D5: the bitmap that the peer has sent by then is for nobody, and no offence."""
+    world = pair(seed)
+    world.link_latency_s = 0.03
+    assert granted(world, world.a, "detach")
+    world.run(1.0)
+    attach = world.a.command("attach")
+    world.run_until(lambda: attach in world.a.answers)
+    detach = world.a.command("detach", force=True)
+    world.run_until(lambda: detach in world.a.answers)
+    world.run(1.0)
+    assert not world.protocol_errors
+    assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_a_disk_may_go_before_its_invalidation_is_granted() -> None:
+    """D1: the peer's grant finds no disk to sync; the connection begins anew, and the node lives."""
+    world = pair()
+    world.link_latency_s = 0.05
+    invalidate, detach = world.b.command("invalidate"), world.b.command("detach", force=True)
+    world.run_until(lambda: {invalidate, detach} <= world.b.answers.keys())
+    assert world.b.answers[invalidate][0] < 0
+    world.run(2.0)
+    assert granted(world, world.b, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_nobody_reads_a_write_that_can_still_be_lost() -> None:
+    """A1: what only the Primary's own disk has so far is not shown: the Primary could take it with it."""
+    world = pair()
+    client = Client(world, world.a)
+    world.link_latency_s = 1.0
+    new = client.write(0, b"n" * 4096)
+    world.run(0.1)
+    read, elsewhere = client.read(0, 4096), client.read(8192, 4096)
+    world.run_until(lambda: elsewhere in client.replies)
+    assert read not in client.replies
+    world.run_until(lambda: read in client.replies)
+    assert client.replies[read] == (0, b"n" * 4096)
+    world.run(0.001)
+    assert client.replies[new][0] == 0
+
+
+def test_after_a_failed_metadata_write_nothing_more_is_written_there() -> None:
+    """B2: an activity log that forgets must not follow bits that did not get to the disk."""
+    done: list[tuple[str, int]] = []
+    outbox = Outbox(lambda vnr, errno: done.append(("failed", vnr)), lambda reply: reply)
+    stage = (fx.Stage(False, ((0, b"x"),)),)
+    outbox.persist(0, stage)
+    outbox.persist(0, stage)
+    outbox.put(fx.Persist(0, stage, lambda failed, errno: done.append(("log", failed))))
+    outbox.persist(1, stage)
+    (first,) = outbox.take()
+    first.then(1, 5)
+    assert [effect.volume for effect in outbox.take()] == [1]
+    assert done == [("failed", 0), ("log", 1)]
