@@ -102,6 +102,8 @@ class PeerStates:
         if refused is not None:
             node.give_up_connection(refused.reason)
             return
+        if connecting and (words := sizes.peer_will_refuse(agreed, packet)):
+            node.log_line(Level.ERROR, f"volume {volume.vnr}: {words}")
         self.set_size(volume, agreed)
         volume.peer.seen_sizes = True
         if not connecting and sizes.must_reply_with_sizes(

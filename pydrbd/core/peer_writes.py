@@ -60,6 +60,9 @@ class PeerWrites:
         self._generation = 0
         self._read_bytes = 0
         self._gave_up = False
+        self.busy_bytes = 0
+        """Payload that waits for our disk, of earlier connections too. What waits for the peer itself does not count:
+        whoever stops reading for the sake of this must not wait for what is still to be read."""
 
     @property
     def busy(self) -> bool:
@@ -103,6 +106,7 @@ class PeerWrites:
 
         def start(hold: Hold, members: int) -> None:
             def go(part: int) -> None:
+                self.busy_bytes += _payload_bytes(batch, part)
                 for effect, few in self._effects(volume, batch, part):
                     effect.then = self._written(volume, batch, few, hold, epoch, generation)  # type: ignore[union-attr]
                     self._node.out.put(effect)
@@ -144,6 +148,8 @@ class PeerWrites:
         def done(failed: int, errno: int) -> None:
             failed &= mask
             good = mask & ~failed
+            self.busy_bytes -= _payload_bytes(batch, mask)
+            assert self.busy_bytes >= 0, "more was written for the peer than it has sent"
             if good and epoch.disks.setdefault(volume.vnr, disk) is not disk:
                 epoch.disks[volume.vnr] = None
             if failed:
@@ -305,3 +311,7 @@ class PeerWrites:
 
         volume.counters.read += record.length >> 9
         self._node.out.put(DiskRead(volume.vnr, request, 1, buffer, done))
+
+
+def _payload_bytes(batch: Batch, mask: int) -> int:
+    return native.records_length_sum(batch, native.records_with_command(batch, mask, Packet.P_DATA))

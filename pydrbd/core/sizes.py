@@ -19,6 +19,7 @@ __all__ = [
     "grow_needs_resync",
     "i_am_source_of_grow",
     "must_reply_with_sizes",
+    "peer_will_refuse",
     "refuse_size",
 ]
 
@@ -59,6 +60,16 @@ def refuse_size(new: int, current: int, state: State) -> SizeRefused | None:
             "use a larger disk there, or shrink this device first"
         )
     return None
+
+
+def peer_will_refuse(new: int, peers: Sizes) -> str:
+    """Words about an agreed size that a peer with good data does not take; it just hangs up, so this node must say why."""
+    if new >= peers.c_size:
+        return ""
+    return (
+        f"the peer's device has {peers.c_size} sectors, and with our disk it could have {new} only: "
+        "a peer with good data refuses that; use a larger disk here, or shrink the peer's device first"
+    )
 
 
 def diskless_size(peers: Sizes, current: int, role: Role) -> int | SizeRefused:

@@ -75,7 +75,6 @@ class Link:
         self._hold_reading: trio.Event | None = None
         self._progress = trio.Event()
         self._agreed = trio.Event()
-        self.backlog_bytes = 0
         self.wakeups = self.packets = 0
 
     # --- what the service calls ---
@@ -107,9 +106,12 @@ class Link:
                 parts.clear()
 
     def resume_reading(self) -> None:
-        """The backlog got shorter."""
-        if self._hold_reading is not None and self.backlog_bytes < PEER_BACKLOG_BYTES_MAX:
+        """Read on if the local disk has caught up (after every event)."""
+        if self._hold_reading is not None and not self._is_behind():
             self._hold_reading.set()
+
+    def _is_behind(self) -> bool:
+        return self._owner.node.peer_writes.busy_bytes >= PEER_BACKLOG_BYTES_MAX
 
     # --- the loop ---
 
@@ -146,7 +148,6 @@ class Link:
             ReplySender(data, self._on_progress, self._on_lost),
             ReplySender(meta, self._on_progress, self._on_lost),
         )
-        self.backlog_bytes = 0
         self._agreed = trio.Event()
         self._data_heard = self._meta_heard = trio.current_time()
         try:
@@ -207,7 +208,7 @@ class Link:
             # A peer that is done with the handshake pings at once, in a format that we may not have read of yet.
             await self._agreed.wait()
         while True:
-            if which is Socket.DATA and self.backlog_bytes >= PEER_BACKLOG_BYTES_MAX:
+            if which is Socket.DATA and self._is_behind():
                 self._hold_reading = trio.Event()
                 await self._hold_reading.wait()
                 self._hold_reading = None

@@ -100,6 +100,7 @@ class Service:
         finally:
             self._working = False
         self.link.flush()
+        self.link.resume_reading()
         if self._touched:
             touched, self._touched = self._touched, {}
             for session in touched:

@@ -133,7 +133,7 @@ def test_a_second_process_of_the_same_resource_is_refused(make_pair):
 
 
 def test_a_peer_with_a_smaller_disk_than_the_primary_uses_is_refused(synced_pair):
-    """The Primary goes StandAlone, says which sizes don't fit, and goes on with its data; the peer gets nothing."""
+    """Both say which sizes don't fit; the Primary goes StandAlone and goes on with its data; the peer gets nothing."""
     pair = synced_pair(size_bytes=SIZE_BYTES)
     alpha, beta = pair.nodes
     beta.stop()
@@ -144,6 +144,7 @@ def test_a_peer_with_a_smaller_disk_than_the_primary_uses_is_refused(synced_pair
     beta.start()
     pair.wait_until(lambda: alone(alpha), "the Primary to be StandAlone")
     assert "the peer's disk is too small: 32688 sectors, this device has 65456" in alpha.log_path.read_text()
+    assert "the peer's device has 65456 sectors, and with our disk it could have 32688 only" in beta.log_path.read_text()
     assert alpha.volume()["size_sectors"] == 65456
     assert beta.volume()["disk"] == "Inconsistent"
     assert beta.volume()["cstate"] in ("StandAlone", "Unconnected", "WFConnection")

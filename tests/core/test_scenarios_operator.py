@@ -170,6 +170,7 @@ def test_a_peer_with_a_smaller_disk_is_refused_when_the_data_does_not_fit() -> N
     world.b.start()
     world.run(5)
     assert world.a.volume.state.conn == ConnState.StandAlone and world.a.volume.size_bytes > 15 * MIB
+    assert [line for line in world.b.log if "with our disk it could have" in line]
     assert read(client, 0, BLOCK) == b"x" * BLOCK
 
 

@@ -154,3 +154,18 @@ def test_a_secondary_lets_no_client_in() -> None:
     assert set(wait(client, *cookies)) == {0} and world.copies_equal()
     assert [machine.disks[0].unflushed for machine in (world.a, world.b)] == [0, 0]
     assert wait(client, client.read(0, BLOCK)) == [108]
+
+
+def test_what_waits_for_the_secondarys_disk_is_counted() -> None:
+    """The link stops reading by this number: payload counts from its start on the disk to its end, a TRIM does not."""
+    world, client = pair()
+    world.run(1.0)
+    world.disk_latency_s = 1.0
+    client.write(0, b"x" * BLOCK)
+    client.write(BLOCK, b"y" * BLOCK)
+    client.trim(MIB, MIB)
+    secondary = world.b.node.peer_writes
+    world.run_until(lambda: secondary.busy_bytes > 0)
+    world.run_until(lambda: secondary.busy_bytes == 2 * BLOCK)
+    world.run_until(lambda: len(client.replies) >= 3)
+    assert secondary.busy_bytes == 0

@@ -16,10 +16,10 @@ from pydrbd.errors import BusyError
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import Layout
 from pydrbd.runtime.build import blueprint
-from pydrbd.runtime.rendezvous import SocketPair
 from pydrbd.runtime.service import Service
 from pydrbd.wire.framing import encode_packet
 from pydrbd.wire.packets import Features, Packet
+from tests.runtime.test_link import dial
 from tests.runtime.test_rendezvous import free_ports
 
 LIMIT_S = 60.0
@@ -60,16 +60,6 @@ async def running(config: Path, directory: Path) -> AsyncIterator[Service]:
             service.stopping.set()
 
 
-async def dial(service: Service) -> SocketPair:
-    """The peer's side of a fresh link: a node that only connects, first for data, then for meta."""
-    sockets = []
-    for packet in (Packet.P_INITIAL_DATA, Packet.P_INITIAL_META):
-        stream = await trio.open_tcp_stream(*service.plan.endpoints.local)
-        await stream.send_all(encode_packet(packet, apv=80))
-        sockets.append(stream.socket)
-    return SocketPair(*sockets, resolve_conflicts=False)
-
-
 async def ask(service: Service, line: bytes) -> dict[str, object]:
     """One line to the control socket, its answer."""
     stream = await trio.open_unix_socket(str(service.run_dir / "r0.ctl.sock"))
@@ -101,7 +91,7 @@ async def test_a_fresh_disk_is_attached_inconsistent(short_tmp: Path) -> None:
 async def test_garbage_from_the_peer_costs_only_the_link(short_tmp: Path, garbage: bytes) -> None:
     """The node drops the connection, keeps its disk, and waits for a better peer."""
     async with running(make_pair(short_tmp), short_tmp) as service:
-        pair = await dial(service)
+        pair = await dial(service.plan.endpoints.local)
         await pair.data.send(garbage)
         while await pair.data.recv(4096):
             pass
@@ -113,7 +103,7 @@ async def test_garbage_from_the_peer_costs_only_the_link(short_tmp: Path, garbag
 async def test_garbage_after_the_features_costs_only_the_link(short_tmp: Path) -> None:
     """Also in the middle of the handshake, with the new headers."""
     async with running(make_pair(short_tmp), short_tmp) as service:
-        pair = await dial(service)
+        pair = await dial(service.plan.endpoints.local)
         features = Features(86, 15, 101).encode()
         await pair.data.send(encode_packet(Packet.P_CONNECTION_FEATURES, features, apv=80))
         await pair.data.send(encode_packet(Packet.P_DATA, bytes(24), apv=101))
@@ -126,7 +116,7 @@ async def test_garbage_after_the_features_costs_only_the_link(short_tmp: Path) -
 async def test_a_peer_that_speaks_only_old_protocols_is_refused_for_good(short_tmp: Path) -> None:
     """Trying again would not help: StandAlone."""
     async with running(make_pair(short_tmp), short_tmp) as service:
-        pair = await dial(service)
+        pair = await dial(service.plan.endpoints.local)
         features = Features(86, 15, 96).encode()
         await pair.data.send(encode_packet(Packet.P_CONNECTION_FEATURES, features, apv=80))
         await service.wait_for(lambda: service.node.cstate is ConnState.StandAlone)
@@ -136,7 +126,7 @@ async def test_a_peer_that_speaks_only_old_protocols_is_refused_for_good(short_t
 async def test_a_peer_that_falls_silent_is_left(short_tmp: Path) -> None:
     """A handshake that does not go on ends by a time-out, and the node waits for a connection again."""
     async with running(make_pair(short_tmp), short_tmp) as service:
-        pair = await dial(service)
+        pair = await dial(service.plan.endpoints.local)
         while await pair.data.recv(4096):
             pass
         await service.wait_for(lambda: service.node.cstate is ConnState.WFConnection)
