@@ -1,0 +1,93 @@
+"""The link on real loopback sockets, with a node behind it that only takes notes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+import trio.testing
+
+from pydrbd.core.effects import Socket
+from pydrbd.core.events import LinkDown, LinkUp, Received
+from pydrbd.limits import PEER_BACKLOG_BYTES_MAX
+from pydrbd.runtime.link import Link
+from pydrbd.runtime.rendezvous import SocketPair
+from pydrbd.wire.framing import HeaderFormat, encode_packet
+from pydrbd.wire.packets import Packet
+from tests.runtime.test_rendezvous import LIMIT_S, TIMES, endpoints
+
+QUIET_S = 0.1
+
+
+class Notes:
+    """The owner of a link whose handshake is over; `behind_after` packets the local disk is behind."""
+
+    def __init__(self, behind_after: int) -> None:
+        self.behind_after = behind_after
+        self.received = {Socket.DATA: 0, Socket.META: 0}
+        self.events: list[Any] = []
+        self.changed = trio.Event()
+        self.node: Any = SimpleNamespace(
+            links=SimpleNamespace(handshaking=False),
+            peer_writes=SimpleNamespace(busy_bytes=0),
+            header_format=HeaderFormat.H100,
+            established=True,
+            apv=101,
+        )
+
+    def feed(self, event: object) -> None:
+        if isinstance(event, Received):
+            self.received[event.socket] += event.batch.count
+            if self.received[Socket.DATA] >= self.behind_after:
+                self.node.peer_writes.busy_bytes = PEER_BACKLOG_BYTES_MAX
+        else:
+            self.events.append(event)
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def until(self, which: Socket, count: int) -> None:
+        while self.received[which] < count:
+            await self.changed.wait()
+
+
+async def dial(address: tuple[str, int]) -> SocketPair:
+    """The peer's side: a node that only connects."""
+    sockets = []
+    for packet in (Packet.P_INITIAL_DATA, Packet.P_INITIAL_META):
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(encode_packet(packet, apv=80))
+        sockets.append(stream.socket)
+    return SocketPair(*sockets, resolve_conflicts=False)
+
+
+async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() -> None:
+    """Memory is bounded by what waits for the disk; the peer is not taken for dead meanwhile, and nothing is lost."""
+    ours, _nobody = endpoints()
+    owner = Notes(behind_after=1)
+    link = Link(owner, ours, TIMES, lambda count: bytes(count))
+    write = encode_packet(Packet.P_UNPLUG_REMOTE, b"", apv=101)
+    ping = encode_packet(Packet.P_PING, b"", apv=101)
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            link.open()
+            await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
+            peer = await dial(ours.local)
+            await peer.data.send(write)
+            await owner.until(Socket.DATA, 1)
+            for count in range(1, 4):
+                await peer.data.send(write)
+                await peer.meta.send(ping)
+                await owner.until(Socket.META, count)
+            await trio.testing.wait_all_tasks_blocked(QUIET_S)
+            assert owner.received[Socket.DATA] == 1
+            owner.behind_after = 100
+            owner.node.peer_writes.busy_bytes = PEER_BACKLOG_BYTES_MAX - 1
+            link.resume_reading()
+            await owner.until(Socket.DATA, 4)
+            assert [type(event) for event in owner.events] == [LinkUp]
+            peer.close()
+            while not any(isinstance(event, LinkDown) for event in owner.events):
+                await owner.changed.wait()
+            nursery.cancel_scope.cancel()
