@@ -101,7 +101,7 @@ def open_meta_disk(target: Target, place: DiskPlace, *, read_only: bool) -> Iter
         if place.kind is MetaKind.INTERNAL:
             yield MetaDisk(target, place, data, data)
             return
-        meta = FileDevice(place.md_path, read_only=read_only)
+        meta = FileDevice(place.md_path, read_only=read_only, ours=place.md_bytes)
         try:
             yield MetaDisk(target, place, data, meta)
         finally:

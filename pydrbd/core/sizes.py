@@ -63,7 +63,7 @@ def refuse_size(new: int, current: int, state: State) -> SizeRefused | None:
 
 
 def peer_will_refuse(new: int, peers: Sizes) -> str:
-    """Words about an agreed size that a peer with good data does not take; it just hangs up, so this node must say why."""
+    """Words about an agreed size that a peer with good data does not take: it hangs up, so this node must say why."""
     if new >= peers.c_size:
         return ""
     return (

@@ -83,7 +83,7 @@ class BlockDevice(Protocol):
 
 
 class FileDevice:
-    """A regular file or block device, open for nobody but us."""
+    """A regular file or block device, open for nobody but us; or some bytes of it."""
 
     def __init__(
         self,
@@ -92,9 +92,13 @@ class FileDevice:
         *,
         read_only: bool = False,
         discard_zeroes_if_aligned: bool = True,
+        ours: range | None = None,
     ) -> None:
-        """Open it. `discard_zeroes_if_aligned` is DRBD's option of that name. Raises DiskError, BusyError."""
-        opened = open_disk(path, io, read_only=read_only)
+        """Open it. `discard_zeroes_if_aligned` is DRBD's option of that name; `ours`: bytes, when the rest is others'.
+
+        Raises DiskError, BusyError.
+        """
+        opened = open_disk(path, io, read_only=read_only, ours=ours)
         self.path = path
         self.size_bytes = opened.size_bytes
         self.logical_block_bytes = opened.logical_block_bytes

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydrbd.errors import BusyError, DiskError
+from pydrbd.runtime.block_lock import lock_bytes, lock_file
 from pydrbd.units import MD_BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
 
 __all__ = ["IoMode", "OpenedDisk", "current_size_bytes", "open_disk"]
@@ -50,23 +51,26 @@ class OpenedDisk:
         return not self.buffered_reason
 
 
-def open_disk(path: str, io: IoMode, *, read_only: bool) -> OpenedDisk:
+def open_disk(path: str, io: IoMode, *, read_only: bool, ours: range | None = None) -> OpenedDisk:
     """Open a regular file or block device for nobody but us (with `read_only`: for no writer).
 
+    `ours`: only these bytes of it are ours alone, for a meta-data device with one index for each of several volumes.
     Raises DiskError (missing, not permitted, not a disk, too small, no direct I/O where it was asked for) and
     BusyError (somebody else has it).
     """
     is_block_device = _check_kind(path)
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOCTTY
     try:
-        fd = os.open(path, flags | (os.O_EXCL if is_block_device else 0))
+        fd = os.open(path, flags | (os.O_EXCL if is_block_device and ours is None else 0))
     except OSError as error:
         raise _open_error(path, error, read_only) from error
     try:
         if stat.S_ISBLK(os.fstat(fd).st_mode) != is_block_device:
             raise DiskError(f"{path}: was replaced while we opened it: try again")
-        if not is_block_device:
-            _lock_file(fd, path, read_only)
+        if ours is not None:
+            lock_bytes(fd, path, ours, read_only=read_only)
+        elif not is_block_device:
+            lock_file(fd, path, shared=read_only)
         size_bytes = _checked_size(fd, path)
         block_bytes, reason = _choose_io(fd, path, io, size_bytes, is_block_device)
         return OpenedDisk(fd, path, is_block_device, size_bytes, block_bytes, reason)
@@ -111,37 +115,6 @@ def _open_error(path: str, error: OSError, read_only: bool) -> DiskError | BusyE
     if error.errno == errno.EROFS:
         return DiskError(f"{path}: lies on a read-only file system, or is read-only itself")
     return DiskError(f"{path}: can't open it: {error.strerror}")
-
-
-def _lock_file(fd: int, path: str, read_only: bool) -> None:
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BusyError(f"{path}: is already in use by {_file_user(fd)}: stop that first") from error
-    except OSError as error:
-        raise DiskError(f"{path}: can't be locked against other processes: {error.strerror}") from error
-
-
-def _file_user(fd: int) -> str:
-    """Who holds the lock on this file, in words; for the message only, so nothing here may fail."""
-    status = os.fstat(fd)
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == place:
-                pid = int(fields[4])
-                return "this process" if pid == os.getpid() else f"process {pid}{_program(pid)}"
-    except (OSError, ValueError):
-        pass
-    return "another process"
-
-
-def _program(pid: int) -> str:
-    try:
-        return f" ({Path(f'/proc/{pid}/comm').read_text().strip()})"
-    except OSError:
-        return ""
 
 
 def _device_user(path: str) -> str:

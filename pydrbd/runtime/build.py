@@ -14,8 +14,9 @@ from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
 from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
-from pydrbd.metadata.layout import MetaKind
+from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
+from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
@@ -32,6 +33,14 @@ class DiskPlace:
     kind: MetaKind
     index: int
     discard_zeroes_if_aligned: bool = True
+
+    @property
+    def md_bytes(self) -> range | None:
+        """The part of the meta-data device that is this volume's; None: all of it."""
+        if self.kind is not MetaKind.INDEXED:
+            return None
+        size_bytes = sectors_to_bytes(INDEXED_SLOT_SECTORS)
+        return range(self.index * size_bytes, (self.index + 1) * size_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def open_volume_disk(place: DiskPlace, io: IoMode) -> tuple[FileDevice, FileDevi
     meta = data
     try:
         if place.kind is not MetaKind.INTERNAL:
-            meta = FileDevice(place.md_path, "auto" if io == "auto" else io)
+            meta = FileDevice(place.md_path, io, ours=place.md_bytes)
         opened = open_meta_data(
             meta.read_at,
             place.kind,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pydrbd.errors import BusyError, DiskError
-from pydrbd.runtime import block_open
+from pydrbd.runtime import block_lock
 from pydrbd.runtime.block_device import DiskIOError, FileDevice
 from pydrbd.runtime.direct_io import BOUNCE_BYTES, DirectIo
 from tests.runtime.disk_tools import assert_same, read_batch, write_batch
@@ -104,13 +104,30 @@ def test_a_disk_has_one_user_at_a_time(disk_path: str) -> None:
     FileDevice(disk_path).close()
 
 
+def test_parts_of_a_disk_have_one_user_each(disk_path: str) -> None:
+    """A meta-data device with an index for each volume: other bytes may be in use, the same ones and the whole not."""
+    first = FileDevice(disk_path, ours=range(0, 4096))
+    second = FileDevice(disk_path, ours=range(4096, 8192))
+    with pytest.raises(BusyError, match=r"its bytes from 4096 to 8191 are in use by another volume"):
+        FileDevice(disk_path, ours=range(4096, 8192), read_only=True)
+    with pytest.raises(BusyError, match="is already in use by this process"):
+        FileDevice(disk_path)
+    second.close()
+    FileDevice(disk_path, ours=range(4096, 8192)).close()
+    first.close()
+    whole = FileDevice(disk_path)
+    with pytest.raises(BusyError, match="is already in use by this process"):
+        FileDevice(disk_path, ours=range(0, 4096))
+    whole.close()
+
+
 def test_another_process_is_named(disk_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the pid and the program of who holds the lock."""
     with Path(disk_path).open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_SH)
         program = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
         me = os.getpid()
-        monkeypatch.setattr(block_open.os, "getpid", lambda: me + 1)
+        monkeypatch.setattr(block_lock.os, "getpid", lambda: me + 1)
         with pytest.raises(BusyError, match=rf"in use by process {me} \({program}\): stop that first"):
             FileDevice(disk_path)
 
@@ -131,7 +148,7 @@ def test_auto_falls_back_to_the_page_cache_and_says_why(disk_path: str, monkeypa
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(block_open.os, "preadv", refuse)
+    monkeypatch.setattr(block_lock.os, "preadv", refuse)
     device = FileDevice(disk_path)
     assert not device.is_direct
     assert "can't be read that way" in device.buffered_reason
@@ -148,7 +165,7 @@ def test_a_bad_first_block_does_not_hide_the_disk_in_the_cache(disk_path: str, m
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(block_open.os, "preadv", fail)
+        patch.setattr(block_lock.os, "preadv", fail)
         try:
             device = FileDevice(disk_path, "direct")
         except DiskError as error:

@@ -14,9 +14,10 @@ import trio
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.errors import BusyError
 from pydrbd.metadata.create import plan_create
-from pydrbd.metadata.layout import Layout
+from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, Layout
 from pydrbd.runtime.build import blueprint
 from pydrbd.runtime.service import Service
+from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.framing import encode_packet
 from pydrbd.wire.packets import Features, Packet
 from tests.runtime.test_link import dial
@@ -187,3 +188,27 @@ async def test_a_foreign_disk_is_not_attached(short_tmp: Path) -> None:
         assert service.node.volumes[0].state.disk is DiskState.Diskless
         answer = await ask(service, b'{"verb": "attach"}')
         assert int(str(answer["code"])) < 1 and "meta-data" in str(answer["text"])
+
+
+async def test_two_volumes_share_a_meta_data_device_with_indexes(short_tmp: Path) -> None:
+    """`meta-disk FILE [0]` and `[1]`: both disks are attached at the same time."""
+    meta = short_tmp / "meta.img"
+    with meta.open("wb") as file:
+        file.truncate(2 * sectors_to_bytes(INDEXED_SLOT_SECTORS))
+    volumes = ""
+    for index in (0, 1):
+        (short_tmp / f"{index}.img").write_bytes(bytes(SIZE_BYTES))
+        layout = Layout.indexed(index, 2 * INDEXED_SLOT_SECTORS)
+        with meta.open("r+b") as file:
+            for offset, data in plan_create(layout):
+                file.seek(offset)
+                file.write(data)
+        volumes += (
+            f"volume {index} {{ device minor {index}; disk {short_tmp}/{index}.img; meta-disk {meta} [{index}]; }}\n"
+        )
+    ports = free_ports(2)
+    hosts = "".join(f"on {name} {{ address 127.0.0.1:{port}; }}\n" for name, port in zip("ab", ports, strict=True))
+    path = short_tmp / "r0.res"
+    path.write_text(f"resource r0 {{\n{volumes}{hosts}}}\n")
+    async with running(path, short_tmp) as service:
+        assert [volume.state.disk for volume in service.node.volumes.values()] == [DiskState.Inconsistent] * 2
