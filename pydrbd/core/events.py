@@ -23,6 +23,7 @@ __all__ = [
     "Received",
     "SessionClosed",
     "SessionOpened",
+    "Silence",
     "Tick",
 ]
 
@@ -41,6 +42,11 @@ class LinkDown:
 
     reason: int
     text: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Silence:
+    """Nothing was heard from the peer for `ping-int`: time to ask."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +126,7 @@ class Tick:
 Event = (
     LinkUp
     | LinkDown
+    | Silence
     | Received
     | ClientBatch
     | SessionOpened

@@ -41,6 +41,7 @@ class LinkEvents:
             node.out.put(CloseLink("not waiting for a connection"))
             return
         node.link_generation += 1
+        node.pings_sent = node.pings_answered = 0
         node.resolve_conflicts = event.resolve_conflicts
         node.set_protocol(80, False)
         node.peer_is_pydrbd = False
@@ -90,6 +91,7 @@ class LinkEvents:
         self.handshake = None
         self.peer_discards = False
         node.link_generation += 1
+        node.pings_sent = node.pings_answered = 0
         node.writes.lose_peer()
         node.peer_writes.reset()
         node.bitmaps.reset()

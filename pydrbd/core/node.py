@@ -33,6 +33,7 @@ from pydrbd.core.events import (
     Received,
     SessionClosed,
     SessionOpened,
+    Silence,
     Tick,
 )
 from pydrbd.core.flushes import Flushes
@@ -110,6 +111,7 @@ class Node:
         self.resolve_conflicts = False
         self.wants_discard = False
         self.link_generation = 0
+        self.pings_sent = self.pings_answered = 0
         self._barrier_deadline: float | None = None
         self._handlers: Mapping[type[Any], Callable[[Any], None]] = {
             ClientBatch: self.clients.on_batch,
@@ -118,6 +120,7 @@ class Node:
             Tick: self._on_tick,
             LinkUp: self.links.on_up,
             LinkDown: self.links.on_down,
+            Silence: self._on_silence,
             DiskOpened: self.disks.on_opened,
             DiskNotOpened: self.disks.on_not_opened,
             Command: self.operator.on_command,
@@ -243,8 +246,14 @@ class Node:
     def send_uuids(self, volume: Volume) -> None:
         self.peers.send_uuids(volume)
 
-    def send_ping(self) -> None:
+    def send_ping(self) -> int:
+        """Ask for a sign of life; the number of this ping on this connection, from 1 on."""
         self.out.put(Send(Socket.META, [self.packet(Packet.P_PING, b"", 0)]))
+        self.pings_sent += 1
+        return self.pings_sent
+
+    def _on_silence(self, _event: Silence) -> None:
+        self.send_ping()
 
     def send_blocks(self, packet: Packet, volume: Volume, batch: Batch, mask: int, buffer: bytearray) -> None:
         """P_DATA_REPLY or P_RS_DATA_REPLY for each member, with its data."""

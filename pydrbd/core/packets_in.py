@@ -185,6 +185,7 @@ class PacketsIn:
             else:
                 node.out.put_urgent(answer)
         elif command == Packet.P_PING_ACK:
+            node.pings_answered = min(node.pings_answered + 1, node.pings_sent)
             node.resync.on_ping_ack()
         elif command == Packet.P_BARRIER_ACK:
             ack = BarrierAck.decode(batch.data(index))

@@ -62,7 +62,8 @@ class ResyncProgress:
     requests: dict[int, _Request] = field(default_factory=dict)
     next_persist: float = 0.0
     finishing: bool = False
-    waits_for_ping_ack: bool = False
+    waits_for_ping: int = 0
+    """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
     notified: bool = False
 
 
@@ -341,8 +342,7 @@ class Resync:
             if failed:
                 self._node.on_disk_error(volume, disk, f"flush at the end of a resync failed (errno {errno})")
             elif self._running.get(volume.vnr) is running:
-                running.waits_for_ping_ack = True
-                self._node.send_ping()
+                running.waits_for_ping = self._node.send_ping()
 
         self._node.out.put(DiskFlush(volume.vnr, flushed))
 
@@ -352,10 +352,10 @@ class Resync:
         for vnr, running in list(self._running.items()):
             volume = node.volumes[vnr]
             disk = volume.disk
-            if not running.waits_for_ping_ack or disk is None:
+            if not 0 < running.waits_for_ping <= node.pings_answered or disk is None:
                 continue
             if disk.bitmap.count > running.failed_bits:
-                running.waits_for_ping_ack = running.finishing = False  # written to meanwhile, and not acknowledged
+                running.waits_for_ping, running.finishing = 0, False  # written to meanwhile, and not acknowledged
                 self.advance(volume)
                 continue
             good = not running.failed_bits

@@ -17,7 +17,7 @@ import trio
 
 from pydrbd import native
 from pydrbd.core.effects import Socket
-from pydrbd.core.events import LinkDown, LinkUp, Received
+from pydrbd.core.events import LinkDown, LinkUp, Received, Silence
 from pydrbd.core.node import Node
 from pydrbd.core.states import ConnState
 from pydrbd.errors import PeerProtocolError
@@ -25,8 +25,6 @@ from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_PAYLOAD_BYTES_MAX, LINK_LINGER
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
-from pydrbd.wire.framing import encode_packet
-from pydrbd.wire.packets import Packet
 
 __all__ = ["Link", "Owner"]
 
@@ -272,8 +270,7 @@ class Link:
             if handshaking:
                 self._finish(_End(ConnState.NetworkFailure, "the peer fell silent in the handshake"))
                 return
-            if self._senders is not None:
-                self._senders[Socket.META].send([encode_packet(Packet.P_PING, apv=node.apv)])
+            self._feed(Silence())
             await trio.sleep(times.ping_timeout_s)
             if max(self._meta_heard, self._data_heard) <= heard:
                 self._finish(_End(ConnState.NetworkFailure, "PingAck did not arrive in time"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pydrbd.core.events import Silence
 from pydrbd.core.states import ConnState
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent_bytes, state, wait, write
@@ -198,3 +199,21 @@ def test_a_sync_uuid_that_is_lost_again_and_again_does_not_make_the_target_a_str
             world.cut()
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and sent_bytes(world.a, Packet.P_RS_DATA_REPLY) <= world.a.volume.size_bytes
+
+
+def test_the_answer_to_an_older_ping_does_not_end_a_resync() -> None:
+    """Its acknowledgements may still be on their way: the resync's own ping must be answered (WIRE 12.7)."""
+    world, client = pair()
+    world.link_latency_s = 0.05
+    world.b.stop()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.start()
+    world.run_until(lambda: world.b.volume.state.conn == ConnState.SyncTarget)
+    target = world.b.node
+    running = target.resync._running[0]
+    world.b.feed(Silence())
+    world.run_until(lambda: running.waits_for_ping == 2 and target.pings_answered == 1)
+    assert world.b.volume.state.conn == ConnState.SyncTarget
+    world.run_until(lambda: world.b.volume.state.conn == ConnState.Connected)
+    assert target.pings_answered == 2
+    world.run_until(world.is_in_sync)
