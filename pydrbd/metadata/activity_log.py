@@ -3,7 +3,7 @@
 An extent (4 MiB) must be hot, that is in the durable log, before a write to it reaches the data area; after a crash
 the log tells which extents may differ from the peer's. The set is as large as the log has slots. What has not been
 used for longest makes room, provided that everything written to it is known to the peer: its last use lies in an epoch
-that has been released, and nobody has pinned it.
+that has been released.
 
     missing() -> plan() -> [bitmap pages of the evicted extents durable] -> [block durable] -> commit() -> touch()
 
@@ -13,7 +13,7 @@ stay until the block is written; the added ones are hot from commit() on.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +71,6 @@ class AlStatistics:
     slot_count: int
     hot_count: int
     free_count: int
-    pinned_count: int
     transaction_count: int
     eviction_count: int
     tr_number: int
@@ -89,7 +88,6 @@ class ActivityLog:
         "_labels",
         "_last_use",
         "_pending",
-        "_pins",
         "_slot_count",
         "_slot_of",
         "_tr_number",
@@ -112,7 +110,6 @@ class ActivityLog:
         self._slot_of: dict[int, int] = {}
         # extent -> epoch of its last use, least recently used first
         self._last_use: OrderedDict[int, int] = OrderedDict()
-        self._pins: Counter[int] = Counter()
         self._pending: Plan | None = None
         self._transaction_count = 0
         self._eviction_count = 0
@@ -133,25 +130,11 @@ class ActivityLog:
             last_use.move_to_end(extent)
             last_use[extent] = epoch
 
-    def pin(self, extents: Iterable[int]) -> None:
-        """Keep hot extents hot until they are unpinned as often."""
-        for extent in extents:
-            assert extent in self._last_use, f"extent {extent} is not hot"
-            self._pins[extent] += 1
-
-    def unpin(self, extents: Iterable[int]) -> None:
-        """Undo one `pin` of each."""
-        for extent in extents:
-            assert self._pins[extent] > 0, f"extent {extent} is not pinned"
-            self._pins[extent] -= 1
-            if not self._pins[extent]:
-                del self._pins[extent]
-
     def plan(self, cold: Sequence[int], released_epoch: int) -> Plan | None:
         """The transaction for the first 64 of `cold` (distinct, none hot), or None if too few slots can be had.
 
-        An extent may be evicted if its last use lies in an epoch up to `released_epoch` and it is not pinned. Only one
-        plan at a time: it ends with `commit` or `abandon`.
+        An extent may be evicted if its last use lies in an epoch up to `released_epoch`. Only one plan at a
+        time: it ends with `commit` or `abandon`.
         """
         assert self._pending is None, "a transaction is already under way"
         added = tuple(cold[:AL_UPDATES_PER_TRANSACTION])
@@ -215,7 +198,6 @@ class ActivityLog:
             self._slot_count,
             len(self._last_use),
             len(self._free),
-            len(self._pins),
             self._transaction_count,
             self._eviction_count,
             self._tr_number,
@@ -226,7 +208,7 @@ class ActivityLog:
         found: list[int] = []
         if count:
             for extent, epoch in self._last_use.items():
-                if epoch <= released_epoch and extent not in self._pins:
+                if epoch <= released_epoch:
                     found.append(extent)
                     if len(found) == count:
                         break

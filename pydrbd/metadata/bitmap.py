@@ -240,11 +240,6 @@ class Bitmap:
         assert 0 <= page < self.page_count
         return bytes(self._bits[page * MD_BLOCK_SIZE_BYTES : (page + 1) * MD_BLOCK_SIZE_BYTES])
 
-    def pages_of_extents(self, extents: Iterable[int]) -> list[int]:
-        """The pages that hold the bits of these activity-log extents, ascending; beyond the end is left out."""
-        pages = {extent // EXTENTS_PER_PAGE for extent in extents}
-        return sorted(page for page in pages if page < self.page_count)
-
     def _note_pages(self, first_bit: int, end_bit: int) -> None:
         self._dirty.update(range(first_bit // BITS_PER_PAGE, ceil_div(end_bit, BITS_PER_PAGE)))
 

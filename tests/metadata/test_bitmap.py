@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pydrbd import native
 from pydrbd.errors import MetaDataError
 from pydrbd.metadata.bitmap import BITS_PER_PAGE, Bitmap
-from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, bits_for_sectors
+from pydrbd.units import BIT_SIZE_BYTES, bits_for_sectors
 
 BITS_MAX = 3 * BITS_PER_PAGE
 
@@ -168,14 +168,6 @@ def test_only_pages_that_changed_are_taken():
     assert bitmap.take_dirty_pages() == []
     bitmap.mark_all_dirty()
     assert [page for page, _ in bitmap.take_dirty_pages()] == [0, 1, 2]
-
-
-def test_pages_of_extents():
-    """32 extents of 4 MiB share a page of 128 MiB; extents behind the end have none."""
-    bitmap = Bitmap(2 * BITS_PER_PAGE)
-    assert bitmap.pages_of_extents([63, 0, 31, 32, 64, 1000]) == [0, 1]
-    bitmap.set_range(33 * EXTENT_SIZE_BYTES, EXTENT_SIZE_BYTES)
-    assert [page for page, _ in bitmap.take_dirty_pages(bitmap.pages_of_extents([33]))] == [1]
 
 
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 7))
