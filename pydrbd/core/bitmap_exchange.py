@@ -39,6 +39,7 @@ class BitmapExchange:
         """Send the whole bitmap in one piece."""
         node, disk = self._node, volume.disk
         assert disk is not None
+        volume.peer.bitmap_merged = False
         parts: list[Part] = list(node.barrier_parts())
         for command, payload in encode_bitmap(
             disk.bitmap.bits, disk.bitmap.bit_count, node.header_bytes, node.net.use_rle
@@ -65,4 +66,5 @@ class BitmapExchange:
             self.send(volume)
             node.change(volume, conn=ConnState.WFSyncUUID)
         else:
-            node.resync_source.start(volume)
+            volume.peer.bitmap_merged = True
+            node.resync_source.start_when_ready(volume)

@@ -34,6 +34,18 @@ class ResyncSource:
     def __init__(self, node: Node) -> None:
         self._node = node
 
+    def start_when_ready(self, volume: Volume) -> None:
+        """Both bitmaps are one; start when every write that was sent before the exchange has been answered, too.
+
+        The peer refuses those that reached it without a disk, and its P_NEG_ACK comes on the other socket: later
+        perhaps than its bitmap. The target must know of those blocks (P_OUT_OF_SYNC) before it can count them as done.
+        """
+        if volume.state.conn != ConnState.WFBitMapS or not volume.peer.bitmap_merged:
+            return
+        if not self._node.writes.wait_for_peer(volume):
+            volume.peer.bitmap_merged = False
+            self.start(volume)
+
     def start(self, volume: Volume) -> None:
         """Both bitmaps are one: become SyncSource and give the target the sync UUID, which is durable here first."""
         node, disk = self._node, volume.disk

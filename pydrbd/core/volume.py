@@ -68,6 +68,8 @@ class PeerVolume:
     last_state: State | None = None
     next_seq: int = 1
     seen_sizes: bool = False
+    bitmap_merged: bool = False
+    """The target has sent back the one bitmap that both have now."""
     early_sync_uuid: int | None = None
     """P_SYNC_UUID has overtaken the reply that grants the resync: they come on different sockets."""
 

@@ -218,7 +218,9 @@ class Writes:
         if not good:
             write.peer_failed |= member
             if disk is not None:
-                disk.bitmap.set_records(write.batch, member)
+                newly = disk.bitmap.set_records(write.batch, member)
+                if newly and write.volume.sends_out_of_sync:
+                    self._node.send_out_of_sync(write.volume, write.batch, member)
         elif in_sync and write.volume.state.disk == DiskState.UpToDate and disk is not None:
             # The sync source: it must know at once, as the target may be about to end the resync.
             record = write.batch.records[block_id & _MEMBER_MASK]
@@ -231,6 +233,11 @@ class Writes:
     def progress(self, write: WriteBatch) -> None:
         """Answer what has ended on both sides."""
         self._progress(write)
+        self._node.resync_source.start_when_ready(write.volume)
+
+    def wait_for_peer(self, volume: Volume) -> bool:
+        """Whether the peer has not acknowledged every write of this volume that it was sent."""
+        return any(write.peer_busy and write.volume is volume for write in self._in_flight.values())
 
     def _progress(self, write: WriteBatch) -> None:
         done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)

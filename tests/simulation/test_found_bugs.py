@@ -255,3 +255,21 @@ def test_after_a_failed_metadata_write_nothing_more_is_written_there() -> None:
     first.then(1, 5)
     assert [effect.volume for effect in outbox.take()] == [1]
     assert done == [("failed", 0), ("log", 1)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_target_does_not_end_before_it_knows_of_every_refused_write(seed: int) -> None:
+    """A2, D5: writes that reach a peer without a disk are refused, on the other socket, perhaps after its bitmap."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    world.link_latency_s = 0.02
+    world.b.command("detach")
+    world.run_until(lambda: world.b.volume.state.disk == DiskState.Diskless)
+    late = [client.write(block * 4096, bytes([block + 1]) * 4096) for block in range(8)]
+    assert world.a.volume.state.pdsk == DiskState.UpToDate, "they must be on their way to a disk that is gone"
+    attach = world.b.command("attach")
+    world.run_until(lambda: attach in world.b.answers and set(late) <= client.replies.keys())
+    world.run_until(lambda: world.b.volume.state.disk == DiskState.UpToDate)
+    assert world.copies_equal()
+    world.run_until(world.is_in_sync)
+    assert not world.protocol_errors
