@@ -247,7 +247,8 @@ class Oracle:
             self._on_state(machine, old or State(), new)
         generations = machine.volume.uuids
         current, before = generations.current & ~1, self._generations.get(machine)
-        if before and current != before == generations.bitmap & ~1 and new.conn < ConnState.Connected:
+        alone = new.conn < ConnState.Connected or new.pdsk < DiskState.Inconsistent  # a diskless peer's disk is old now
+        if before and current != before == generations.bitmap & ~1 and alone:
             self._takes_over(machine, "C1", "began a generation of its own")
         self._generations[machine] = current
         if isinstance(event, Done) and isinstance(event.effect, fx.Persist):
