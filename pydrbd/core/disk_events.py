@@ -76,6 +76,9 @@ class DiskEvents:
             older = f"volume {volume.vnr}: this disk's data is older than what clients have seen; connect first"
             self._attached(volume, older)
             return
+        if volume.disk_is_old:
+            # Unlike the kernel: clients may have gone since, what they were told has not. Promoting it takes force.
+            volume.disk.planned = min(planned, DiskState.Outdated)
         if event.applied_extents:
             node.log_line(
                 Level.WARNING,

@@ -125,9 +125,14 @@ class Volume:
     @property
     def disk_is_current(self) -> bool:
         """Whether the local disk's data, just attached, is what our clients have been using (if there are any)."""
-        if self.state.role != Role.Primary:
-            return True
-        return not self.exposed_moves and (self.exposed_uuid ^ self.uuids.current) & ~1 == 0
+        return self.state.role != Role.Primary or not self.disk_is_old
+
+    @property
+    def disk_is_old(self) -> bool:
+        """Whether the peer has gone on, by what this node knows, in a generation that the local disk does not have."""
+        if self.state.role != Role.Primary and not self.exposed_uuid:
+            return False
+        return self.exposed_moves or (self.exposed_uuid ^ self.uuids.current) & ~1 != 0
 
     def is_exposed(self, theirs: UuidSet) -> bool:
         """Whether the peer's data is what clients of this diskless node have been using."""

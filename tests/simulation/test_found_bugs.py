@@ -273,3 +273,50 @@ def test_a_target_does_not_end_before_it_knows_of_every_refused_write(seed: int)
     assert world.copies_equal()
     world.run_until(world.is_in_sync)
     assert not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_demoted_node_remembers_that_its_peer_has_gone_on_without_its_disk(seed: int) -> None:
+    """C1: it was Primary and detached, so only the peer has what clients were told; its own disk is not promoted."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    world.b.stop()
+    world.run(1.0)
+    assert granted(world, world.a, "attach")
+    assert world.a.volume.state.disk == DiskState.Outdated
+    assert not granted(world, world.a, "primary")
+    world.a.stop()
+    world.a.start()
+    world.run(1.0)
+    assert not granted(world, world.a, "primary"), "a restart makes old data no younger"
+    world.b.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.a.disks[0].data[0] == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_diskless_primary_keeps_its_old_disk_out_when_the_peers_disk_goes_meanwhile(seed: int) -> None:
+    """C1: Negotiating with a peer that has no disk any more, nobody says that this data is old; it still is."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.run(1.0)
+    world.link_latency_s = 0.05
+    world.a.command("attach")
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Negotiating)
+    world.b.command("detach", force=True)
+    world.run_until(lambda: world.a.volume.state.disk != DiskState.Negotiating)
+    assert world.a.volume.state.disk == DiskState.Diskless
+    cookie = client.read(0, 4096)
+    world.run_until(lambda: cookie in client.replies)
+    assert client.replies[cookie] == (5, b"")
+    for machine in (world.b, world.a):
+        world.run(1.0)
+        assert granted(world, machine, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.a.disks[0].data[0] == 1
