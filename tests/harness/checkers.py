@@ -22,8 +22,10 @@ from pydrbd.core.split_brain import Abort, NoSync, Situation, decide
 from pydrbd.core.states import ConnState, DiskState, Role, State
 from pydrbd.metadata.activity_log import replay
 from pydrbd.metadata.apply_al import split_blocks
+from pydrbd.metadata.opening import OpenedMetaData
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.units import EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES
+from tests.harness.disk import MemoryDisk
 from tests.harness.register import History, NotLinearizable
 from tests.harness.world import Machine, World
 
@@ -87,6 +89,7 @@ class Oracle:
         self.checks: dict[str, int] = {}
         self._states: dict[Machine, State] = {}
         self._generations: dict[Machine, int] = {}
+        self._peeked: dict[MemoryDisk, tuple[int, OpenedMetaData]] = {}
         self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
         world.observer = self
 
@@ -330,7 +333,7 @@ class Oracle:
         if not differing or self.tainted or self.split_brain:
             return
         self._count("B2")
-        a, b = self.world.a.disks[0].peek(), self.world.b.disks[0].peek()
+        a, b = self._peek(self.world.a), self._peek(self.world.b)
         decision = decide(_verdict(a.superblock, b.superblock), _situation(a.superblock, b.superblock))
         outcome = decision.outcome
         if isinstance(outcome, Abort):
@@ -343,6 +346,14 @@ class Oracle:
         lost = [block for block in differing if not (a.bitmap.test(block) or b.bitmap.test(block))]
         if lost:
             self._fail("B2", f"blocks {lost[:8]} differ, and neither bitmaps nor activity logs on disk know of it")
+
+
+    def _peek(self, machine: Machine) -> OpenedMetaData:
+        disk = machine.disks[0]
+        known = self._peeked.get(disk)
+        if known is None or known[0] != disk.meta_generation:
+            known = self._peeked[disk] = disk.meta_generation, disk.peek()
+        return known[1]
 
 
 def _verdict(mine: Superblock, theirs: Superblock) -> uuids.Verdict:
