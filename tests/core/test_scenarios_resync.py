@@ -7,7 +7,7 @@ import pytest
 from pydrbd.core.events import Silence
 from pydrbd.core.states import ConnState
 from pydrbd.wire.packets import Packet
-from tests.harness.scene import BLOCK, MIB, order, pair, read, sent_bytes, state, wait, write
+from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, sent_bytes, state, wait, write
 from tests.harness.world import Client, World
 
 SEEDS = range(3)
@@ -64,18 +64,28 @@ def test_a_crashed_primary_brings_back_at_most_its_hot_extents(seed: int) -> Non
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_resync_that_is_cut_off_goes_on_where_it_was(seed: int) -> None:
-    """B8: cut five times, every block is sent again at most if it was in flight at a cut."""
-    world = World(seed, size_bytes=3 * MIB)
+    """B8: cut five times, no bit is lost, and a block is sent again only if it was in flight at a cut."""
+    world = World(seed, size_bytes=48 * MIB)
+    for block in range(0, 12000, 7):
+        world.a.disks[0].write(block * BLOCK, bytes([block % 251 + 1]) * BLOCK)
     world.start()
     world.link_latency_s = 0.01
     assert order(world, world.a, "primary", force=True) == 1
+    allowed = world.a.volume.size_bytes
     for _ in range(5):
-        world.run_until(lambda: world.b.volume.state.conn in (ConnState.SyncTarget, ConnState.Connected))
-        world.run(0.02)
+        world.run_until(lambda: world.b.volume.state.conn == ConnState.SyncTarget)
+        before, begun = world.a.volume.out_of_sync_bits, sent_bytes(world.a, Packet.P_RS_DATA_REPLY)
+        assert before == world.b.volume.out_of_sync_bits
+        world.run_until(lambda before=before: world.a.volume.out_of_sync_bits < before)
+        assert world.a.volume.state.conn == ConnState.SyncSource and world.a.volume.disk is not None
+        bitmap = world.a.volume.disk.bitmap
+        assert all(bitmap.test(block) for block in world.differing_blocks())
+        confirmed = (before - bitmap.count) * BLOCK
+        allowed += sent_bytes(world.a, Packet.P_RS_DATA_REPLY) - begun - confirmed
         world.cut()
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and not world.protocol_errors
-    assert sent_bytes(world.a, Packet.P_RS_DATA_REPLY) <= world.a.volume.size_bytes + 5 * 2 * MIB
+    assert world.a.volume.size_bytes < sent_bytes(world.a, Packet.P_RS_DATA_REPLY) == allowed
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -188,17 +198,20 @@ def test_a_clean_stop_leaves_nothing_to_resync() -> None:
 
 
 def test_a_sync_uuid_that_is_lost_again_and_again_does_not_make_the_target_a_stranger() -> None:
-    """The link breaks five times between the source's start and the target's: they stay related, and sync."""
+    """The link breaks five times between the source's start and the target's: they stay related, and sync by bitmap."""
     world, client = pair()
     world.b.stop()
     assert write(client, 0, b"x" * BLOCK) == 0
     world.b.start()
     for _ in range(5):
         world.run_until(lambda: world.a.volume.state.conn == ConnState.SyncSource)
-        if world.b.node is not None and world.b.volume.state.conn == ConnState.WFSyncUUID:
-            world.cut()
+        assert world.b.volume.state.conn == ConnState.WFSyncUUID, "the sync UUID must be on its way"
+        world.cut()
+        world.run_until(lambda: world.b.volume.state.conn < ConnState.Connected)
+        assert not sent_bytes(world.a, Packet.P_SYNC_UUID)
     world.run_until(world.is_in_sync)
-    assert world.copies_equal() and sent_bytes(world.a, Packet.P_RS_DATA_REPLY) <= world.a.volume.size_bytes
+    assert len(sent(world.a, Packet.P_SYNC_UUID)) == 1
+    assert world.copies_equal() and sent_bytes(world.a, Packet.P_RS_DATA_REPLY) == BLOCK
 
 
 def test_the_answer_to_an_older_ping_does_not_end_a_resync() -> None:
