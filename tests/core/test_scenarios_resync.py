@@ -197,21 +197,28 @@ def test_a_clean_stop_leaves_nothing_to_resync() -> None:
     assert world.copies_equal()
 
 
-def test_a_sync_uuid_that_is_lost_again_and_again_does_not_make_the_target_a_stranger() -> None:
-    """The link breaks five times between the source's start and the target's: they stay related, and sync by bitmap."""
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_sync_uuid_that_is_lost_again_and_again_does_not_make_the_target_a_stranger(ended: bool) -> None:
+    """Five times between the source's start and the target's: they stay related, by bitmap or, after its end, full."""
     world, client = pair()
     world.b.stop()
     assert write(client, 0, b"x" * BLOCK) == 0
     world.b.start()
+    if ended:  # the source has put the first sync UUID into its history, and its target never got to the end
+        world.run_until(lambda: world.a.volume.state.conn == ConnState.SyncSource and not world.a.volume.uuids.bitmap)
+        world.cut()
+        world.run_until(lambda: world.a.volume.state.conn < ConnState.Connected)
+    before = len(sent(world.a, Packet.P_SYNC_UUID)), sent_bytes(world.a, Packet.P_RS_DATA_REPLY)
     for _ in range(5):
         world.run_until(lambda: world.a.volume.state.conn == ConnState.SyncSource)
         assert world.b.volume.state.conn == ConnState.WFSyncUUID, "the sync UUID must be on its way"
         world.cut()
         world.run_until(lambda: world.b.volume.state.conn < ConnState.Connected)
-        assert not sent_bytes(world.a, Packet.P_SYNC_UUID)
+        assert len(sent(world.a, Packet.P_SYNC_UUID)) == before[0]
     world.run_until(world.is_in_sync)
-    assert len(sent(world.a, Packet.P_SYNC_UUID)) == 1
-    assert world.copies_equal() and sent_bytes(world.a, Packet.P_RS_DATA_REPLY) == BLOCK
+    assert len(sent(world.a, Packet.P_SYNC_UUID)) == before[0] + 1 and world.copies_equal()
+    copied = sent_bytes(world.a, Packet.P_RS_DATA_REPLY) - before[1]
+    assert copied == (world.a.volume.size_bytes if ended else BLOCK)
 
 
 def test_the_answer_to_an_older_ping_does_not_end_a_resync() -> None:
