@@ -1,0 +1,84 @@
+"""ocf:pydrbd:nbd with a real nbd driver in a guest: attach, use, detach; with the server there, stuck, or gone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.guest import Guest, GuestFailed
+from tests.lab.lab import Lab, why_not
+
+AGENT = Path(__file__).resolve().parents[2] / "fence" / "ocf" / "nbd"
+SCHEMAS = Path("/usr/share/resource-agents")
+OCF_LIB = Path("/usr/lib/ocf/lib/heartbeat")
+RUNNING, NOT_RUNNING, GENERIC, CONFIGURED = 0, 7, 1, 6
+SOCKET = "/run/nbd.sock"
+
+pytestmark = pytest.mark.skipif(not (OCF_LIB / "ocf.py").exists(), reason="resource-agents is not installed")
+
+
+def test_its_description_is_valid() -> None:
+    """By the schema of ClusterLabs' agents."""
+    xml = subprocess.run([AGENT, "meta-data"], capture_output=True, check=True, timeout=60).stdout
+    for words in (["--valid"], ["--relaxng", "metadata.rng"]):
+        done = subprocess.run(
+            ["xmllint", "--noout", *words, "-"], input=xml, cwd=SCHEMAS, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    """A guest with the nbd driver and a server of 8 MiB."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Lab() as lab:
+        guest = lab.add_guest("alpha")
+        try:
+            guest.start()
+        except GuestFailed as error:
+            pytest.skip(f"a guest can't be started here: {error}")
+        guest.load("nbd")
+        guest.shell(f"truncate -s 8M /run/image; nbdkit -U {SOCKET} -P /run/nbdkit.pid -e r0 file /run/image")
+        yield guest
+
+
+def call(guest: Guest, action: str, **changed: str) -> int | None:
+    given = {"export": "r0", "socket": SOCKET, "device": "/dev/nbd0", "timeout": "3", **changed}
+    words = [f"OCF_RESKEY_{key}={value}" for key, value in given.items()]
+    done = guest.run(
+        "env", "OCF_ROOT=/usr/lib/ocf", "OCF_CHECK_LEVEL=10", *words, str(AGENT), action, timeout_s=100, check=False
+    )
+    print(action, done)
+    return done.code
+
+
+@pytest.mark.interop
+@pytest.mark.timeout(240)
+def test_a_device_comes_and_goes(guest: Guest) -> None:
+    """What was written through the device is in the export after the stop, with no sync in between."""
+    assert call(guest, "monitor") == NOT_RUNNING and call(guest, "stop") == RUNNING
+    assert [call(guest, "start"), call(guest, "start"), call(guest, "monitor")] == [RUNNING] * 3
+    guest.shell("printf written | dd of=/dev/nbd0 bs=4096 seek=1")
+    assert call(guest, "stop") == RUNNING and call(guest, "monitor") == NOT_RUNNING
+    assert guest.shell("dd if=/run/image bs=4096 skip=1 count=1 2>/dev/null | head -c 7") == "written"
+    assert call(guest, "validate-all", device="/dev/sda") == CONFIGURED
+    assert call(guest, "start", socket="/run/nobody.sock") == GENERIC
+
+
+@pytest.mark.interop
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("signal", ["STOP", "KILL"])
+def test_a_server_that_is_stuck_or_gone_does_not_keep_the_device(guest: Guest, signal: str) -> None:
+    """The monitor fails, the stop succeeds, the device is free for the next server."""
+    assert call(guest, "start") == RUNNING
+    guest.shell(f"printf lost | dd of=/dev/nbd0 bs=4096; kill -{signal} $(cat /run/nbdkit.pid)")
+    assert call(guest, "monitor") in (GENERIC, NOT_RUNNING)
+    assert call(guest, "stop") == RUNNING and call(guest, "monitor") == NOT_RUNNING
+    guest.shell(f"kill -KILL $(cat /run/nbdkit.pid) || :; rm -f {SOCKET}")
+    guest.shell(f"nbdkit -U {SOCKET} -P /run/nbdkit.pid -e r0 file /run/image")
+    assert call(guest, "start") == RUNNING and call(guest, "monitor") == RUNNING
+    assert call(guest, "stop") == RUNNING
