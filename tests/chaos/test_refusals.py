@@ -144,8 +144,8 @@ def test_a_peer_with_a_smaller_disk_than_the_primary_uses_is_refused(synced_pair
     beta.start()
     pair.wait_until(lambda: alone(alpha), "the Primary to be StandAlone")
     assert "the peer's disk is too small: 32688 sectors, this device has 65456" in alpha.log_path.read_text()
-    theirs = beta.log_path.read_text()
-    assert "the peer's device has 65456 sectors, and with our disk it could have 32688 only" in theirs
+    said = "the peer's device has 65456 sectors, and with our disk it could have 32688 only"
+    pair.wait_until(lambda: said in beta.log_path.read_text(), "the smaller node to say so, too")
     assert alpha.volume()["size_sectors"] == 65456
     assert beta.volume()["disk"] == "Inconsistent"
     assert beta.volume()["cstate"] in ("StandAlone", "Unconnected", "WFConnection")
