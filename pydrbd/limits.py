@@ -11,6 +11,7 @@ from pydrbd.units import KIB, MIB
 
 __all__ = [
     "AL_UPDATES_PER_TRANSACTION",
+    "BAD_DISK_MARK_S",
     "BARRIER_IDLE_S",
     "BATCH_RECORDS_MAX",
     "BITMAP_PACKET_BYTES_MAX",
@@ -116,6 +117,9 @@ DISK_INLINE_PAUSE_S: Final = 0.02
 
 BARRIER_IDLE_S: Final = 0.05
 """An idle sender closes its epoch with a barrier after this long."""
+
+BAD_DISK_MARK_S: Final = 5.0
+"""A disk that had an error is marked as bad before it is closed, unless that takes it longer than this."""
 
 LAZY_FLUSH_S: Final = 1.0
 """A node of ours that waits for nothing may have its epochs flushed this late, many at once."""

@@ -123,8 +123,6 @@ class Changes:
             node.send_state(volume)
         elif new.conn >= ConnState.Connected and self._is_announced(old, new):
             node.send_state(volume)
-        if old.disk > DiskState.Failed and new.disk == DiskState.Failed:
-            node.out.put(DetachDisk(volume.vnr))
         if old.disk == DiskState.Negotiating and new.disk == DiskState.Diskless:
             volume.disk = None  # the link broke before the peer's word, and it may hold old data
             node.out.put(DetachDisk(volume.vnr))

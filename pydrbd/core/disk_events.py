@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydrbd.core import sizes, uuids
-from pydrbd.core.effects import DetachDisk, Level
+from pydrbd.core.changes import superblock_now
+from pydrbd.core.effects import DetachDisk, Level, Persist, Stage
 from pydrbd.core.events import DiskNotOpened, DiskOpened
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.limits import BAD_DISK_MARK_S
 from pydrbd.metadata.activity_log import ActivityLog, slot_limit
 from pydrbd.metadata.superblock import MdFlag
 
@@ -147,13 +149,50 @@ class DiskEvents:
         if volume.disk is None or volume.state.disk <= DiskState.Failed:
             return
         node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
+        peer_is_good = volume.state.pdsk == DiskState.UpToDate
         node.change(volume, disk=DiskState.Failed)
-        self.finish_detach(volume)
+        self.finish_detach(volume, distrust=peer_is_good)
 
-    def finish_detach(self, volume: Volume) -> None:
+    def _close(self, volume: Volume) -> None:
+        if volume.closes_by is not None:
+            volume.closes_by = None
+            self._node.out.put_urgent(DetachDisk(volume.vnr))
+
+    def _close_as_bad(self, volume: Volume, disk: LocalDisk) -> None:
+        """Mark the disk Inconsistent, then close it.
+
+        It may lack what the peer was told it has, and the link may break before the peer hears of the error: after a
+        restart it would look as good as the peer's, and be a source. Without a good peer its data is the best there
+        is, so it stays what it was.
+        """
+
+        def done(_failed: int, _errno: int) -> None:
+            self._close(volume)
+
+        volume.closes_by = self._node.now + BAD_DISK_MARK_S
+        place = disk.layout.superblock_offset_bytes
+        bad = superblock_now(volume)
+        self._node.out.put(Persist(volume.vnr, (Stage(False, ((place, bad.encode()),)),), done))
+
+    def next_deadline(self) -> float | None:
+        """When a disk that was given up is closed, whether it could be marked as bad or not."""
+        deadlines = (volume.closes_by for volume in self._node.volumes.values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def close_overdue(self) -> None:
+        """Close what takes too long to be marked."""
+        for volume in self._node.volumes.values():
+            if volume.closes_by is not None and self._node.now >= volume.closes_by:
+                self._close(volume)
+
+    def finish_detach(self, volume: Volume, *, distrust: bool = False) -> None:
         """Failed becomes Diskless; what is under way on the disk ends with errors by itself."""
         node = self._node
         if volume.disk is not None:
+            if distrust:
+                self._close_as_bad(volume, volume.disk)
+            else:
+                node.out.put(DetachDisk(volume.vnr))
             theirs = volume.peer.uuids
             volume.exposed_uuid = volume.uuids.current
             volume.exposed_moves = volume.state.role == Role.Primary and volume.state.connected

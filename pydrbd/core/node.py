@@ -145,6 +145,7 @@ class Node:
             self._barrier_deadline,
             self.peer_writes.next_deadline(),
             self.links.ko_deadline(),
+            self.disks.next_deadline(),
         )
         return min((deadline for deadline in candidates if deadline is not None), default=None)
 
@@ -159,6 +160,7 @@ class Node:
             self.send_barriers()
         self.peer_writes.flush_due(self.now)
         self.links.check_ko()
+        self.disks.close_overdue()
 
     # --- what the parts share: states ---
 

@@ -187,6 +187,9 @@ class Operator:
         if not volumes:
             self._answer(command, StateCode.SS_SUCCESS, "already attached")
             return
+        if any(volume.closes_by is not None for volume in volumes):
+            self._answer(command, StateCode.SS_IN_TRANSIENT_STATE)
+            return
         pending = {volume.vnr for volume in volumes}
         failures: list[str] = []
 

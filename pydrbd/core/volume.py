@@ -111,6 +111,8 @@ class Volume:
     consider_resync: bool = False
     invalid: bool = False
     attach_request: Any = None
+    closes_by: float | None = None
+    """The disk that was given up is being marked as bad, and will be closed then at the latest."""
     opened: DiskOpened | None = None
     """A disk that was opened in the middle of a handshake: it is attached when that is over."""
 

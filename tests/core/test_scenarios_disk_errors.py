@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.core.states import ConnState
+from pydrbd.core.events import Tick
+from pydrbd.core.states import ConnState, DiskState
 from pydrbd.wire.packets import Packet
-from tests.harness.scene import BLOCK, AtReply, order, pair, read, sent, state, wait, write
+from tests.harness.scene import BLOCK, AtReply, order, pair, read, sent, sent_bytes, state, wait, write
+from tests.harness.world import Client, World
 
 SEEDS = range(3)
 
@@ -145,6 +147,69 @@ def test_a_disk_that_fails_during_a_resync_is_detached_and_the_other_one_goes_on
     world.run(5)
     assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
     world.b.disks[0].fail_writes = False
+    assert order(world, world.b, "attach") == 1
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def fail_flush_unheard(seed: int) -> tuple[World, Client]:
+    """The Secondary's disk fails to flush what it has acknowledged, and the link breaks before the Primary hears."""
+    world, client = pair(seed)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.link_latency_s = 0.5
+    world.b.disks[0].fail_once.add("flush")
+    client.flush()
+    world.run_until(lambda: world.b.volume.state.disk == DiskState.Diskless)
+    assert world.a.volume.state.pdsk == DiskState.UpToDate
+    world.run(0.1)
+    world.link_allowed = False
+    world.sever()
+    return world, client
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_disk_that_failed_unheard_is_no_source_after_a_restart(seed: int) -> None:
+    """A2, C1: it may lack what it has acknowledged, so it is Inconsistent on disk before it is let go of."""
+    world, _client = fail_flush_unheard(seed)
+    world.a.stop()
+    world.b.lose_power(world.rng)
+    world.b.start()
+    world.run(1)
+    assert world.b.volume.state.disk == DiskState.Inconsistent
+    assert order(world, world.b, "primary") == -2
+    world.link_allowed = True
+    world.a.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.a.disks[0].data[0] == ord("x")
+    assert sent_bytes(world.a, Packet.P_RS_DATA_REPLY) > 0 and not sent_bytes(world.b, Packet.P_RS_DATA_REPLY)
+
+
+def test_the_last_good_disk_is_not_marked_as_bad() -> None:
+    """Alone, its data is the best there is: after an error and a restart it can be promoted without force."""
+    world, client = pair()
+    world.b.stop()
+    world.run(1)
+    world.a.disks[0].fail_once.add("read")
+    assert read(client, 0, BLOCK) == 5 and state(world.a).endswith("Diskless/DUnknown")
+    world.a.stop()
+    world.a.start()
+    world.run(1)
+    assert order(world, world.a, "primary") == 1
+
+
+def test_a_bad_disk_that_can_not_be_marked_is_closed_all_the_same() -> None:
+    """A disk that hangs must not keep another one from being attached; until it is closed, attach says try again."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    hung: list[object] = []
+    begin, world.b._begin_disk = world.b._begin_disk, hung.append
+    assert world.b.node is not None
+    world.b.node.on_disk_error(world.b.volume, world.b.volume.disk, "it is broken")
+    world.b.feed(Tick())
+    assert len(hung) == 1 and state(world.b) == "Connected Secondary/Primary Diskless/UpToDate"
+    assert order(world, world.b, "attach") == -18
+    world.run(6)
+    world.b._begin_disk = begin
     assert order(world, world.b, "attach") == 1
     world.run_until(world.is_in_sync)
     assert world.copies_equal()

@@ -429,8 +429,13 @@ class Simulation:
             self._promote(target)
 
     def _replace_if_broken(self, machine: Machine) -> None:
-        """A disk that had an error is not used again: it may lack anything that the peer was told it has."""
-        if machine.disks[0].had_error and not machine.attached:
+        """A disk that had an error and was not marked as bad is not used again: it may lack what the peer believes."""
+        if machine.attached:
+            return
+        if machine.disks[0].had_error and not machine.disks[0].superblock().flags & MdFlag.CONSISTENT:
+            machine.disks[0].had_error = False
+            self.stats["bad disks synced"] += 1
+        if machine.disks[0].had_error:
             machine.disks[0].wipe()
             self.stats["disks replaced"] += 1
             self.world.trace(machine, "gets a new disk")
