@@ -27,6 +27,7 @@ __all__ = ["Operator"]
 
 _Then = Callable[[StateCode], None]
 _ATTACHING = (DiskState.Attaching, DiskState.Negotiating)
+_FULL_SYNC = (ConnState.StartingSyncS, ConnState.StartingSyncT)
 _FORCEABLE = (DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent)
 
 
@@ -277,7 +278,7 @@ class Operator:
         def granted(code: StateCode) -> None:
             if code.granted:
                 code = self._check(volume, **wanted)  # as it is by now: the disk may be gone
-                if code.granted:
+                if code.granted and volume.state.pdsk not in _ATTACHING:
                     node.change(volume, conn=ConnState.StartingSyncT)
                     self.start_full_sync(volume)
                 else:
@@ -372,7 +373,10 @@ class Operator:
         wanted = change.apply(old)
         new = sanitize(old, wanted, node.rules(volume))
         code = check_change(old, new, node.rules(volume, for_peer=True))
-        if change.peer is Role.Primary and (old.disk in _ATTACHING or old.conn is ConnState.WFBitMapS):
+        compares = old.disk in _ATTACHING
+        if (compares and change.conn in _FULL_SYNC) or (
+            change.peer is Role.Primary and (compares or old.conn is ConnState.WFBitMapS)
+        ):
             code = StateCode.SS_IN_TRANSIENT_STATE  # ours may be the newer data, and the peer does not know it yet
         # A detach is made when the peer's P_STATE says that it is: a new generation for one that does not happen,
         # because the link breaks, would look like a split brain.
@@ -380,7 +384,7 @@ class Operator:
             fields = {name: getattr(wanted, name) for name in ("role", "peer", "conn", "disk", "pdsk", "peer_isp")}
             node.change(volume, **fields)
         self._reply(reply, vnr, code)
-        if code.granted and volume.state.conn in (ConnState.StartingSyncS, ConnState.StartingSyncT):
+        if code.granted and volume.state.conn in _FULL_SYNC:
             self.start_full_sync(volume)
 
     def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:

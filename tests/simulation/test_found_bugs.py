@@ -320,3 +320,24 @@ def test_a_diskless_primary_keeps_its_old_disk_out_when_the_peers_disk_goes_mean
         assert granted(world, machine, "attach")
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and world.a.disks[0].data[0] == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_disk_that_is_being_compared_is_not_the_source_of_a_full_sync(seed: int) -> None:
+    """C5: the peer has asked for it when that disk was good; attached again, it may have the older data."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert world.link is not None
+    world.link.clogged_until = world.now + 0.3
+    invalidate = world.b.command("invalidate")
+    world.a.command("detach", force=True)
+    cookie = client.write(0, b"n" * 4096)
+    attach = world.a.command("attach")
+    world.run_until(lambda: attach in world.a.answers)
+    assert world.a.volume.state.disk == DiskState.Negotiating
+    world.run_until(lambda: invalidate in world.b.answers)
+    assert world.b.answers[invalidate][0] < 0
+    assert not any("-> StartingSyncS" in line for line in world.a.log)
+    world.run_until(lambda: cookie in client.replies and world.is_in_sync())
+    assert world.copies_equal() and world.a.disks[0].data[:1] == b"n"
+    assert client.replies[cookie][0] == 0
