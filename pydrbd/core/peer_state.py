@@ -190,7 +190,7 @@ class PeerStates:
             conn = ConnState.Behind
         compared = self._must_compare(volume, peer)
         if compared:
-            decided = self._decide(volume, peer)
+            decided = self._decide(volume, peer, real)
             if decided is None:
                 return
             conn = decided
@@ -208,8 +208,11 @@ class PeerStates:
             or peer.conn in range(ConnState.StartingSyncS, ConnState.WFBitMapT + 1)
         )
 
-    def _decide(self, volume: Volume, peer: State) -> ConnState | None:
-        """Whose data is newer; the next connection state, or None when the connection was given up."""
+    def _decide(self, volume: Volume, peer: State, real: DiskState) -> ConnState | None:
+        """Whose data is newer; the next connection state, or None when the connection was given up.
+
+        `real`: the peer's disk, with what it will be if it is Negotiating: Inconsistent data is no source there either.
+        """
         node, disk, theirs, net = self._node, volume.disk, volume.peer.uuids, self._node.net
         assert disk is not None and theirs is not None
         verdict = uuids.compare(
@@ -230,7 +233,7 @@ class PeerStates:
                 volume.state.role,
                 peer.role,
                 volume.state.disk,
-                peer.disk,
+                real,
                 Policies(
                     net.after_sb_0pri,
                     net.after_sb_1pri,

@@ -341,3 +341,29 @@ def test_a_disk_that_is_being_compared_is_not_the_source_of_a_full_sync(seed: in
     world.run_until(lambda: cookie in client.replies and world.is_in_sync())
     assert world.copies_equal() and world.a.disks[0].data[:1] == b"n"
     assert client.replies[cookie][0] == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_nodes_know_that_an_attaching_disk_is_inconsistent(seed: int) -> None:
+    """D5: a crashed Primary would be the source, but not with a bad disk; else both nodes wait as targets for ever."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert write(world, client, 0, 1) == 0
+    world.link_allowed = False
+    world.a.disks[0].fail_once.add("read")
+    assert world.link is not None
+    world.link.clogged_until = world.now + 1.0
+    client.read(0, 4096)
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless)
+    world.run(0.1)
+    world.sever()
+    world.run(1.0)
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_linked)
+    assert same_generation(world)
+    assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.a.disks[0].data[0] == 1
