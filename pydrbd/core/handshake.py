@@ -141,7 +141,7 @@ class Handshake:
 
     def _on_response(self, payload: bytes) -> None:
         expected = self._hmac(self._challenge)
-        response = AuthResponse.decode(payload, len(expected))
+        response = AuthResponse.decode(payload)  # one of another length is of another algorithm
         if not hmac.compare_digest(response.response, expected):
             self._refuse("the peer's authentication failed: cram-hmac-alg or shared-secret differ")
             return

@@ -141,7 +141,15 @@ def test_the_last_disk_can_not_be_detached() -> None:
     assert order(world, world.a, "detach") == -2
 
 
-@pytest.mark.parametrize("theirs", [AUTH, dataclasses.replace(AUTH, shared_secret="guess"), NetOptions()])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        AUTH,
+        dataclasses.replace(AUTH, shared_secret="guess"),
+        dataclasses.replace(AUTH, cram_hmac_alg="sha1"),
+        NetOptions(),
+    ],
+)
 def test_only_the_right_secret_connects(theirs: NetOptions) -> None:
     """Right: Connected. Wrong: StandAlone on the node that found out. One-sided: never Connected."""
     world = unlike(AUTH, theirs)
