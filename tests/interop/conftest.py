@@ -13,6 +13,7 @@ from tests.lab.lab import Lab, why_not
 from tests.lab.pydrbd_node import PydrbdNode
 
 HERE = Path(__file__).parent
+TIMEOUT_S = 300
 PASSED = pytest.StashKey[bool]()
 
 
@@ -89,14 +90,16 @@ def pair(request, lab_nodes):
 
 @pytest.fixture
 def cut(pair):
-    """The wire of the pair's kernel: `cut()` and `restore()`; whole again at the end."""
-    guest = next(node.guest for node in pair if isinstance(node, KernelNode))
+    """The wire of the pair's kernel: `cut()`, `restore()`, `slow(rate)`, `full_speed()`; whole again at the end."""
+    guest = pair.kernel.guest
     yield guest
     guest.restore()
+    guest.full_speed()
 
 
 def pytest_collection_modifyitems(items):
-    """Guests take minutes: `make test-all` runs these."""
+    """Guests take their time when the machine is busy."""
     for item in items:
         if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
             item.add_marker(pytest.mark.slow)

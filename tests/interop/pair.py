@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from tests.lab import load
+from tests.lab.kernel_node import KernelNode
 from tests.lab.load import Plan
 from tests.lab.network import LabFailed
 from tests.lab.nodes import Node, Refused, resource_text
 from tests.lab.waiting import wait_until
 
 DISK_BYTES = 32 * 1024 * 1024
-SYNC_TIMEOUT_S = 40.0
+SYNC_TIMEOUT_S = 60.0
+QUICK = "protocol C; ping-int 1; ping-timeout 20; timeout 20; connect-int 1;"
+"""A peer that is gone is missed within three seconds."""
+
+PEER_IS_GONE = (
+    "PingAck did not arrive in time", "NetworkFailure", "BrokenPipe", "Timeout", "sock_\\w+ returned",
+    "(meta|data) connection shut down by peer", "sock was shut down by peer",
+    "short read", "short sent", "error receiving", "Connection reset",
+)  # fmt: skip
+"""What a node may say when its peer, or the wire, goes without a word."""
+
+AL_IS_APPLIED = ("recovered from activity log", "Marked additional", "Found \\d+ transactions", "crashed Primary")
 
 
 class Pair:
@@ -24,6 +37,11 @@ class Pair:
         self.image = bytearray()
         self.allowed: list[str] = []
 
+    @property
+    def kernel(self) -> KernelNode:
+        """One that is a kernel: there always is one."""
+        return next(node for node in self if isinstance(node, KernelNode))
+
     def __iter__(self):
         return iter((self.first, self.second))
 
@@ -34,19 +52,36 @@ class Pair:
 
     def start(self, *, net: str = "protocol C;", disk: str = "") -> None:
         """Fresh disks, fresh meta-data, both up and connected."""
-        text = resource_text(list(self), net=net, disk=disk)
+        self.bring_up(net, net, disk=disk)
+        self.wait_for_fresh()
+
+    def bring_up(self, net: str, second_net: str, *, disk: str = "") -> None:
+        """Fresh disks, fresh meta-data, both up; each has its own idea of the `net` section."""
         for node in self:
             os.truncate(node.disk_path, 0)
             os.truncate(node.disk_path, DISK_BYTES)
-            node.configure(text)
+            self.configure(node, net if node is self.first else second_net, disk=disk)
             node.create_md()
             node.up()
+
+    def configure(self, node: Node, net: str, *, disk: str = "") -> None:
+        """Give one node its configuration: what it is to do when it comes up."""
+        node.configure(resource_text(list(self), net=net, disk=disk))
+
+    def wait_for_fresh(self) -> None:
+        """Wait until both see each other, and that neither has data."""
         for node in self:
             node.wait(conn="Connected", disk="Inconsistent", peer_disk="Inconsistent")
         self.image = bytearray(self.second.size_bytes())
         assert self.first.size_bytes() in (0, len(self.image)), "a kernel's device has its size when it is Primary"
 
     def sync(self) -> None:
+        """Make the first node Primary, without a full sync: the fresh disks are the same."""
+        self.kernel.skip_first_sync()
+        self.wait_in_sync()
+        self.first.primary()
+
+    def full_sync(self) -> None:
         """The first full sync, from the first node to the second."""
         self.first.primary(force=True)
         self.wait_in_sync()
@@ -56,6 +91,12 @@ class Pair:
         for node in self:
             node.down()
         return [f"{node.name}: {line}" for node in self for line in node.complaints(self.allowed)]
+
+    def part(self, leaver: Node) -> None:
+        """One of them disconnects, in good order."""
+        leaver.disconnect()
+        for node in self:
+            node.wait(peer_disk="DUnknown")
 
     def allow(self, *patterns: str) -> None:
         """Log lines that the scenario itself brings about."""
@@ -85,9 +126,13 @@ class Pair:
 
     # --- judging ---
 
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for something about both nodes."""
+        wait_until(condition, what, SYNC_TIMEOUT_S, self.describe)
+
     def wait_in_sync(self) -> None:
         """Wait until both say that they are connected and UpToDate."""
-        wait_until(lambda: all(node.states().in_sync for node in self), "both in sync", SYNC_TIMEOUT_S, self.describe)
+        self.wait_for(lambda: all(node.states().in_sync for node in self), "both in sync")
 
     def assert_same(self) -> None:
         """Both disks hold the image byte for byte; both nodes name the same generations, and nothing to resync."""

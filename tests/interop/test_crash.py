@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.interop
+from tests.interop.pair import AL_IS_APPLIED, PEER_IS_GONE, QUICK
 
-PEER_IS_GONE = (
-    "PingAck did not arrive in time", "NetworkFailure", "BrokenPipe", "Timeout", "sock_\\w+ returned",
-    "(meta|data) connection shut down by peer", "sock was shut down by peer",
-    "short read", "short sent", "error receiving", "Connection reset",
-)  # fmt: skip
-AL_IS_APPLIED = ("recovered from activity log", "Marked additional", "Found \\d+ transactions", "crashed Primary")
-QUICK = "protocol C; ping-int 1; ping-timeout 5; timeout 20; connect-int 1;"
+pytestmark = pytest.mark.interop
 
 
 def test_a_crashed_secondary_returns(pair, seed):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab.network import LabFailed, Network
+from tests.lab.network import TOKEN_BUCKET, LabFailed, Network
 
 KERNEL = "linux.uml"
 INIT = Path(__file__).with_name("guest_init.py")
@@ -126,20 +126,25 @@ class Guest:
 
     def write_file(self, path: str, text: str) -> None:
         """Put a file into the guest, on what it has mounted as its own."""
-        self._file({"write": path, "text": text})
+        self._ask({"write": path, "text": text})
 
     def read_file(self, path: str) -> str:
         """A file of the guest; cheaper than a command."""
-        return self._file({"read": path})
+        return self._ask({"read": path})
 
-    def _file(self, request: Mapping[str, str]) -> str:
+    def play(self, device: str, text: str, timeout_s: float = 90.0) -> None:
+        """Carry out a plan of load.py on a block device of the guest."""
+        self._ask({"play": device, "text": text}, timeout_s)
+
+    def _ask(self, request: Mapping[str, str], timeout_s: float = 0.0) -> str:
         line = self._open_line()
+        what = str(request)[:200]
         try:
-            answer = line.wait(line.ask(request), _ANSWER_GRACE_S)
+            answer = line.wait(line.ask(request), timeout_s + _ANSWER_GRACE_S)
         except LabFailed as error:
-            raise GuestFailed(f"guest {self.name}: {request}: {error}\n{self.console()}") from error
+            raise GuestFailed(f"guest {self.name}: {what}: {error}\n{self.console()}") from error
         if answer["code"]:
-            raise GuestFailed(f"guest {self.name}: {request}: {answer['output']}")
+            raise GuestFailed(f"guest {self.name}: {what}: {answer['output']}")
         return str(answer["output"])
 
     def load(self, *modules: str) -> None:
@@ -176,6 +181,30 @@ class Guest:
     def restore(self) -> None:
         """Put it on the network again."""
         self.network.restore(self.tap)
+
+    def slow(self, rate: str) -> None:
+        """Its line takes this much and no more, either way: as in `16mbit`. Needs sch_tbf."""
+        self.network.slow(self.tap, rate)
+        self.run("tc", "qdisc", "replace", "dev", "vec0", "root", *TOKEN_BUCKET, "rate", rate)
+
+    def full_speed(self) -> None:
+        """The opposite of `slow`, also if it is not slow."""
+        self.network.full_speed(self.tap)
+        if self.runs:
+            self.run("tc", "qdisc", "replace", "dev", "vec0", "root", "pfifo_fast")
+
+    def freeze(self) -> None:
+        """The kernel stops; `unfreeze` lets it go on. (Its own processes must not be stopped: it would see that.)"""
+        self._signal(signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        """The opposite of `freeze`, also if it is not frozen."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def power_off(self) -> None:
         """What a power failure does: SIGKILL. Its disks keep what the kernel had written to them."""

@@ -43,6 +43,8 @@ _EXPECTED = [
     r"ack_receiver terminated",
     r"Connection closed",
     r"Discarding network configuration\.",
+    # the peer has said that it disconnects, and closes before this node has; a break shows in the state as well
+    r"(?:meta connection|sock was) shut down by peer\.?",
     r"initial packet [SM] crossed",
     r"Peer authenticated using \d+ bytes HMAC",
     r"Handshake successful: Agreed network protocol version 101",
@@ -61,6 +63,12 @@ _EXPECTED = [
     r"Forced to consider local data as UpToDate!",
     r"new current UUID .*",
     rf"updated (?:sync UUID|sync uuid|UUIDs) {_UUIDS}",
+    r"(?:Preparing|Accepted new current UUID, preparing) to skip initial sync",
+    rf"cleared bitmap UUID {_UUIDS}",
+    # disks that come and go while the nodes are connected
+    r"real peer disk state = \w+",
+    rf"receiver updated UUIDs to (?:effective data uuid: [0-9A-F]{{16}}|{_UUIDS})",
+    r"Implicitly upgraded disk",
 ]
 _EXPECTED_LINE = re.compile("|".join(f"(?:{pattern})" for pattern in _EXPECTED))
 

@@ -2,7 +2,7 @@
 
 A plan is a list of operations in order; `apply` says what the device holds afterwards. Contents come from the
 operation's seed, so a plan is small wherever it is sent to. Standard library only: guests run this module too
-(`python3 load.py DEVICE < plan`).
+(guest_init.py does).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import mmap
 import os
 import random
 import struct
-import sys
 from dataclasses import asdict, dataclass
 
 SECTOR = 512
@@ -104,10 +103,20 @@ class BlockDevice:
             fcntl.ioctl(self._fd, request, struct.pack("QQ", op.offset_bytes, op.length_bytes))
 
 
-if __name__ == "__main__":
-    device = BlockDevice(sys.argv[1])
-    for number, operation in enumerate(from_text(sys.stdin.read())):
-        try:
-            device.do(operation)
-        except OSError as error:
-            sys.exit(f"operation {number}, {operation}: {error}")
+    def close(self) -> None:
+        os.close(self._fd)
+        os.close(self._durable)
+        self._buffer.close()
+
+
+def play(path: str, text: str) -> None:
+    """Carry out a plan (as text) on a block device. Raises OSError that names the operation."""
+    device = BlockDevice(path)
+    try:
+        for number, operation in enumerate(from_text(text)):
+            try:
+                device.do(operation)
+            except OSError as error:
+                raise OSError(f"operation {number}, {operation}: {error}") from error
+    finally:
+        device.close()

@@ -13,6 +13,8 @@ from tests.lab.waiting import wait_until
 PREFIX = "10.77.0"
 BRIDGE = "br0"
 HOST_ADDRESS = f"{PREFIX}.1"
+TOKEN_BUCKET = ("tbf", "burst", "64kb", "latency", "1s")
+"""tc's words for a slow line."""
 
 _COMMAND_TIMEOUT_S = 20.0
 
@@ -84,6 +86,14 @@ class Network:
     def restore(self, tap: str) -> None:
         """The opposite of `cut`."""
         self._ip("link", "set", tap, "master", BRIDGE)
+
+    def slow(self, tap: str, rate: str) -> None:
+        """What goes to this tap's guest takes its time; what comes from it does not."""
+        system("tc", "-n", self.namespace, "qdisc", "replace", "dev", tap, "root", *TOKEN_BUCKET, "rate", rate)
+
+    def full_speed(self, tap: str) -> None:
+        """The opposite of `slow`, also if it is not slow."""
+        system("tc", "-n", self.namespace, "qdisc", "replace", "dev", tap, "root", "pfifo")
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs `argv` in this network, until we end, however we do.

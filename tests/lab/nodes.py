@@ -6,6 +6,7 @@ Scenarios are written against `Node`, so that each runs in both directions.
 from __future__ import annotations
 
 import abc
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ RESOURCE = "r0"
 PORT = 7788
 FAST_RESYNC = "c-plan-ahead 0; resync-rate 500M;"
 """A kernel's controller begins at a few MB/s, whoever its peer is."""
+
+
+_RESYNC = re.compile(r"[Bb]egan resync.*will sync (\d+) KB")
 
 
 class Refused(Exception):
@@ -131,6 +135,26 @@ class Node(abc.ABC):
         """Leave the peer."""
 
     @abc.abstractmethod
+    def order(self, verb: str) -> None:
+        """One of drbdadm's verbs that need no more words: attach, detach, outdate, ... Raises Refused."""
+
+    @abc.abstractmethod
+    def held_open(self) -> contextlib.AbstractContextManager[None]:
+        """Somebody has the device open."""
+
+    @abc.abstractmethod
+    def freeze(self) -> None:
+        """It hangs: it says nothing and does nothing, but its sockets stay open."""
+
+    @abc.abstractmethod
+    def unfreeze(self) -> None:
+        """The opposite of `freeze`."""
+
+    @abc.abstractmethod
+    def out_of_sync_kib(self) -> int:
+        """How much its bitmap says is still to be sent or received."""
+
+    @abc.abstractmethod
     def states(self) -> States:
         """How it is now."""
 
@@ -161,6 +185,10 @@ class Node(abc.ABC):
     @abc.abstractmethod
     def complaints(self, allowed: Sequence[str] = ()) -> list[str]:
         """Lines of the log that a healthy pair does not write; `allowed` are patterns of what the scenario brings."""
+
+    def resyncs_kib(self) -> list[int]:
+        """How much each resync since the log was begun was about to send or receive."""
+        return [int(size) for size in _RESYNC.findall(self.log())]
 
     def wait(self, timeout_s: float = 30.0, **wanted: str) -> None:
         """Wait until these states hold: `node.wait(conn="Connected", disk="UpToDate")`. Raises LabTimeout."""

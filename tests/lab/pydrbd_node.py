@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,25 @@ class PydrbdNode(Node):
 
     def disconnect(self) -> None:
         self._grant("disconnect", force=False)
+
+    def order(self, verb: str) -> None:
+        self._grant(verb)
+
+    @contextlib.contextmanager
+    def held_open(self) -> Iterator[None]:
+        with NbdClient.connect(self.run_dir / f"{RESOURCE}.nbd.sock", RESOURCE, depth=1):
+            yield
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def out_of_sync_kib(self) -> int:
+        return int(self.status()["out_of_sync_bits"]) * 4
 
     def status(self) -> dict[str, Any]:
         """Volume 0, as the process shows it."""
