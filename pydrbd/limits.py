@@ -47,6 +47,7 @@ __all__ = [
     "PEER_BACKLOG_BYTES_MAX",
     "PEER_READ_BYTES_MAX",
     "PEER_REQUESTS_MAX",
+    "PROTOCOL_A_BYTES_MAX",
     "READ_BYTES_IN_FLIGHT_MAX",
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
@@ -129,6 +130,9 @@ PEER_REQUESTS_MAX: Final = 4096
 
 PEER_READ_BYTES_MAX: Final = 256 * MIB
 """Memory for the answers to reads, and to resync requests, of the peer that are under way; more are refused."""
+
+PROTOCOL_A_BYTES_MAX: Final = 16 * MIB
+"""Protocol A: what may be on its way to the peer without its confirmation, if `sndbuf-size` does not say."""
 
 READ_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
 """Memory for the answers of client reads under way on one node; more reads wait."""

@@ -114,7 +114,7 @@ _NET: Final = (
     _number("net", "unplug-watermark", 1, 128, 131072),
     _number("net", "connect-int", 1, 10, 120, Unit.SECONDS, effective=True),
     _number("net", "ping-int", 1, 10, 120, Unit.SECONDS, effective=True),
-    _number("net", "sndbuf-size", 0, 0, 10485760, Unit.BYTES),
+    _number("net", "sndbuf-size", 0, 0, 10485760, Unit.BYTES, effective=True),
     _number("net", "rcvbuf-size", 0, 0, 10485760, Unit.BYTES),
     _number("net", "ko-count", 0, 7, 200, effective=True),
     _bool("net", "allow-two-primaries", False, effective=True, only=False),

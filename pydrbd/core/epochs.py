@@ -37,6 +37,7 @@ class Epoch:
     open_batches: int = 0
     closed: bool = False
     barrier_sent: bool = False
+    barrier_at: float = 0.0
     urgent: bool = False
     acked: bool = False
 
@@ -94,8 +95,8 @@ class TransferLog:
                 return late
         return False
 
-    def take_barriers(self) -> list[tuple[int, bool]]:
-        """(number, urgent) of each closed epoch whose P_BARRIER is due now, oldest first."""
+    def take_barriers(self, now: float = 0.0) -> list[tuple[int, bool]]:
+        """(number, urgent) of each closed epoch whose P_BARRIER is due, oldest first: it is sent `now`."""
         due: list[tuple[int, bool]] = []
         for epoch in reversed(self._epochs):
             if not epoch.closed:
@@ -104,6 +105,7 @@ class TransferLog:
                 break
             if epoch.sent_count:
                 epoch.barrier_sent = True
+                epoch.barrier_at = now
                 due.append((epoch.number & _NUMBER_MASK, epoch.urgent))
         due.reverse()
         return due
@@ -116,8 +118,15 @@ class TransferLog:
         last = self._epochs[-2]
         return last.closed and last.sent_count > 0 and not last.barrier_sent
 
-    def on_barrier_ack(self, number: int, set_size: int) -> None:
-        """The peer has one epoch durably; anything but the oldest one, whole, is a peer that lies."""
+    def oldest_barrier(self) -> Epoch | None:
+        """The epoch whose barrier has been on its way for longest."""
+        for epoch in self._epochs:
+            if epoch.sent_count and not epoch.acked:
+                return epoch if epoch.barrier_sent else None
+        return None
+
+    def on_barrier_ack(self, number: int, set_size: int) -> Epoch:
+        """The peer has one epoch durably: which. Anything but the oldest one, whole, is a peer that lies."""
         for epoch in self._epochs:
             if epoch.acked or not epoch.sent_count:
                 continue
@@ -129,7 +138,7 @@ class TransferLog:
                 )
             epoch.acked = True
             self.release()
-            return
+            return epoch
         raise PeerProtocolError(f"P_BARRIER_ACK {number} is not for the oldest epoch that waits for one")
 
     def acked_up_to(self, number: int) -> bool:

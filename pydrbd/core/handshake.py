@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import Level, Send, Socket
 from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.wire.framing import encode_packet
 from pydrbd.wire.packet_numbers import FEATURES_KERNEL, AfterSb, ConnFlag, Feature, WireProtocol
 from pydrbd.wire.packets import AuthChallenge, AuthResponse, Features, Packet, Protocol
@@ -56,6 +57,7 @@ class NetOptions:
     max_epoch_size: int = 2048
     timeout_s: float = 6.0
     ko_count: int = 7
+    in_flight_bytes_max: int = PROTOCOL_A_BYTES_MAX
 
 
 class Phase(Enum):

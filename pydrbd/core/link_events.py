@@ -108,13 +108,16 @@ class LinkEvents:
     # --- a peer that does not answer ---
 
     def ko_deadline(self) -> float | None:
-        """When the oldest write that waits for the peer has waited too long."""
-        started = self._node.writes.oldest_started()
-        net = self._node.net
-        return None if started is None or not net.ko_count else started + net.ko_count * net.timeout_s
+        """When the oldest write or barrier that waits for the peer has waited too long (WIRE 15)."""
+        net, barrier = self._node.net, self._node.log.oldest_barrier()
+        if not net.ko_count:
+            return None
+        waiting = (self._node.writes.oldest_started(), barrier.barrier_at if barrier is not None else None)
+        started = min((since for since in waiting if since is not None), default=None)
+        return None if started is None else started + net.ko_count * net.timeout_s
 
     def check_ko(self) -> None:
-        """Leave a peer that has not answered a write for ko-count times timeout."""
+        """Leave a peer that has not answered a write, or a barrier, for ko-count times timeout."""
         deadline = self.ko_deadline()
         if deadline is not None and self._node.now >= deadline:
             net = self._node.net

@@ -293,7 +293,7 @@ class Node:
         self._barrier_deadline = None
         return [
             self.packet(Packet.P_BARRIER, Barrier(number, int(urgent and self.peer_is_pydrbd)).encode(), 0)
-            for number, urgent in self.log.take_barriers()
+            for number, urgent in self.log.take_barriers(self.now)
         ]
 
     def send_barriers(self) -> None:

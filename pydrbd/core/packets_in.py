@@ -158,7 +158,12 @@ class PacketsIn:
         block_id = record.id  # type: ignore[attr-defined]
         good = command != Packet.P_NEG_ACK
         try:
-            write = self._node.writes.on_ack(block_id, good=good, in_sync=command == Packet.P_RS_WRITE_ACK)
+            write = self._node.writes.on_ack(
+                block_id,
+                good=good,
+                in_sync=command == Packet.P_RS_WRITE_ACK,
+                received=command == Packet.P_RECV_ACK,
+            )
         except KeyError:
             self._out_of_sync_by_ack(record)
             return
@@ -189,7 +194,7 @@ class PacketsIn:
             node.resync.on_ping_ack()
         elif command == Packet.P_BARRIER_ACK:
             ack = BarrierAck.decode(batch.data(index))
-            node.log.on_barrier_ack(ack.barrier, ack.set_size)
+            node.writes.early.on_epoch_acked(node.log.on_barrier_ack(ack.barrier, ack.set_size))
             node.flushes.check()
             node.gate.retry()
             node.operator.on_idle()

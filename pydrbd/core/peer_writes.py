@@ -1,6 +1,7 @@
 """Serving the peer: its writes to our disk, our acknowledgements, its barriers, its reads.
 
     P_DATA run -> range held -> DiskWrite -> P_WRITE_ACK (P_RS_WRITE_ACK during a resync, P_NEG_ACK on an error)
+                  each only if the write asks for it: its dp_flags count, not our protocol; P_RECV_ACK comes at once
     P_BARRIER  -> all writes of the epoch done -> flush -> P_BARRIER_ACK, in order
 
 A write's acknowledgement may rest on our volatile cache; the barrier's never does: it leaves after a flush that began
@@ -91,13 +92,13 @@ class PeerWrites:
         epoch.busy += count
         volume.counters.received += native.records_length_sum(batch, mask) >> 9
         generation = self._generation
-        early = native.records_with_flags(batch, mask, DpFlag.SEND_RECEIVE_ACK)
-        if early:
-            self._node.send_acks(Packet.P_RECV_ACK, volume, batch, early)
         if not volume.has_disk:
             self._node.send_acks(Packet.P_NEG_ACK, volume, batch, mask)
             self._epoch_done(epoch, count)
             return
+        early = native.records_with_flags(batch, mask, DpFlag.SEND_RECEIVE_ACK)
+        if early:
+            self._node.send_acks(Packet.P_RECV_ACK, volume, batch, early)
 
         marked = volume.disk is not None and volume.state.pdsk < DiskState.Inconsistent
         if volume.disk is not None and marked:
@@ -167,7 +168,8 @@ class PeerWrites:
         return done
 
     def _ack_written(self, volume: Volume, batch: Batch, mask: int) -> None:
-        """The acknowledgement that each write asked for (WIRE 9.5)."""
+        """The acknowledgement that each write asked for (WIRE 9.5); in protocols A and B most ask for none."""
+        mask = native.records_with_flags(batch, mask, DpFlag.SEND_WRITE_ACK)
         resyncing = ConnState.SyncSource <= volume.state.conn <= ConnState.PausedSyncT
         clears = native.records_with_flags(batch, mask, DpFlag.MAY_SET_IN_SYNC) if resyncing else 0
         if clears and volume.disk is not None:
@@ -175,7 +177,7 @@ class PeerWrites:
                 record = batch.records[index]
                 volume.disk.bitmap.clear_range(record.offset, record.length)
             self._node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, clears)
-        plain = native.records_with_flags(batch, mask & ~clears, DpFlag.SEND_WRITE_ACK)
+        plain = mask & ~clears
         if plain:
             self._node.send_acks(Packet.P_WRITE_ACK, volume, batch, plain)
 
@@ -298,19 +300,24 @@ class PeerWrites:
         request.records[0].id = record.id
         generation, disk = self._generation, volume.disk
 
-        def done(failed: int, errno: int) -> None:
-            if failed:
-                self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})")
-            if generation != self._generation:
-                return
-            self._read_bytes -= record.length
-            if failed:
-                self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
-            else:
-                self._node.send_blocks(Packet.P_DATA_REPLY, volume, request, 1, buffer)
+        def start(hold: Hold, _members: int) -> None:
+            def done(failed: int, errno: int) -> None:
+                if failed:
+                    self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})")
+                volume.ranges.release(hold, 1)
+                if generation != self._generation:
+                    return
+                self._read_bytes -= record.length
+                if failed:
+                    self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
+                else:
+                    self._node.send_blocks(Packet.P_DATA_REPLY, volume, request, 1, buffer)
+
+            self._node.out.put(DiskRead(volume.vnr, request, 1, buffer, done))
 
         volume.counters.read += record.length >> 9
-        self._node.out.put(DiskRead(volume.vnr, request, 1, buffer, done))
+        # In protocols A and B the peer may ask for what it has just sent us, and we have not written yet.
+        volume.ranges.acquire(request, 1, start)
 
 
 def _payload_bytes(batch: Batch, mask: int) -> int:

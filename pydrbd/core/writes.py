@@ -3,8 +3,9 @@
     hold its range -> extents hot in the activity log (one transaction for what is cold) -> epoch
       -> DiskWrite and P_DATA together -> local end, peer's acknowledgements -> one Reply
 
-A member is answered when neither side is still busy with it. It fails only if no side that counts has it: a local
-error with a peer that has the data is a success (and costs the local disk), as in DRBD.
+A member is answered when neither side is still busy with it (early_answers.py says when the peer is not). It fails
+only if no side that counts has it: a local error with a peer that has the data is a success (and costs the local
+disk), as in DRBD. Its range is free when no word of the peer on it is awaited any more.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
+from pydrbd.core.early_answers import EarlyAnswers
 from pydrbd.core.effects import DiskDiscard, DiskWrite, DiskZero, Effect, Part, Send, Socket
 from pydrbd.core.epochs import Epoch
 from pydrbd.core.ranges import Hold
-from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.states import DiskState
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
@@ -34,10 +36,16 @@ _MEMBER_MASK = (1 << _MEMBER_BITS) - 1
 
 
 class WriteBatch:
-    """Members of one client's batch that were submitted together; each mask holds members."""
+    """Members of one client's batch that were submitted together; each mask holds members.
+
+    `peer_busy` can't be answered yet for the peer's sake. `receive_due` and `write_due` await P_RECV_ACK, P_WRITE_ACK.
+    `unconfirmed` (protocols A and B) are those that the peer has not said to have written. `durable` are FUA writes.
+    """
 
     __slots__ = (
         "batch",
+        "counted_bytes",
+        "durable",
         "epoch",
         "hold",
         "in_sync",
@@ -46,12 +54,16 @@ class WriteBatch:
         "mask",
         "peer_busy",
         "peer_failed",
+        "receive_due",
+        "released",
         "replied",
         "sent",
         "serial",
         "session",
         "started",
+        "unconfirmed",
         "volume",
+        "write_due",
     )
 
     def __init__(self, serial: int, volume: Volume, session: Any, batch: Batch, mask: int, hold: Hold | None) -> None:
@@ -68,6 +80,12 @@ class WriteBatch:
         self.in_sync = 0
         self.sent = 0
         self.replied = 0
+        self.released = 0
+        self.receive_due = 0
+        self.write_due = 0
+        self.unconfirmed = 0
+        self.durable = 0
+        self.counted_bytes = 0
         self.started = 0.0
         self.epoch: Epoch
 
@@ -84,6 +102,7 @@ class Writes:
         self._serial = 0
         self._in_flight: dict[int, WriteBatch] = {}
         self._waiting_count = 0
+        self.early = EarlyAnswers(node)
 
     @property
     def busy(self) -> bool:
@@ -123,8 +142,8 @@ class Writes:
         barriers = node.barrier_parts() if send else []
         node.log.add(write, mask.bit_count(), sent=send)
         if send:
-            write.sent = write.peer_busy = mask
-            node.out.put(Send(Socket.DATA, barriers + self._data_parts(volume, write)))
+            node.out.put(Send(Socket.DATA, barriers + self._data_parts(volume, write, self.early.expect(write))))
+            self.early.on_sent(write)
             volume.counters.sent += native.records_length_sum(batch, mask) >> 9
         elif volume.disk is not None:
             newly = volume.disk.bitmap.set_records(batch, mask)
@@ -140,11 +159,8 @@ class Writes:
         if not write.local_busy and not write.peer_busy:
             self._progress(write)
 
-    def _data_parts(self, volume: Volume, write: WriteBatch) -> list[Part]:
+    def _data_parts(self, volume: Volume, write: WriteBatch, flags: DpFlag) -> list[Part]:
         node, batch, mask = self._node, write.batch, write.mask
-        flags = DpFlag.SEND_WRITE_ACK
-        if ConnState.SyncSource <= volume.state.conn <= ConnState.PausedSyncT:
-            flags |= DpFlag.MAY_SET_IN_SYNC
         headers = memoryview(
             native.drbd_data_headers(
                 batch,
@@ -205,23 +221,30 @@ class Writes:
 
     # --- the peer's acknowledgements ---
 
-    def on_ack(self, block_id: int, *, good: bool, in_sync: bool) -> WriteBatch:
-        """One P_WRITE_ACK, P_RS_WRITE_ACK, P_RECV_ACK or P_NEG_ACK for a write of ours; `progress` comes later."""
+    def on_ack(self, block_id: int, *, good: bool, in_sync: bool, received: bool = False) -> WriteBatch:
+        """One P_WRITE_ACK, P_RS_WRITE_ACK, P_RECV_ACK or P_NEG_ACK for a write of ours; `progress` comes later.
+
+        Raises PeerProtocolError, or KeyError for a P_NEG_ACK that comes when the write has been done with.
+        """
         write = self._in_flight.get(block_id >> _MEMBER_BITS)
         member = 1 << (block_id & _MEMBER_MASK)
-        if write is None or not write.peer_busy & member:
-            if good:
-                raise PeerProtocolError(f"acknowledgement for an unknown write (block_id {block_id:#x})")
-            raise KeyError(block_id)
-        write.peer_busy &= ~member
-        disk = write.volume.disk
         if not good:
-            write.peer_failed |= member
-            if disk is not None:
-                newly = disk.bitmap.set_records(write.batch, member)
-                if newly and write.volume.sends_out_of_sync:
-                    self._node.send_out_of_sync(write.volume, write.batch, member)
-        elif in_sync and write.volume.state.disk == DiskState.UpToDate and disk is not None:
+            if write is None or not write.sent & member:
+                raise KeyError(block_id)
+            self._on_negative_ack(write, member)
+            return write
+        if write is None or not (write.write_due | write.receive_due) & member:
+            raise PeerProtocolError(f"acknowledgement for an unknown write (block_id {block_id:#x})")
+        if received:
+            self.early.on_received(write, member)
+            return write
+        if not write.write_due & member:
+            raise PeerProtocolError(f"P_WRITE_ACK for a write that did not ask for it (block_id {block_id:#x})")
+        write.write_due &= ~member
+        write.peer_busy &= ~member
+        write.unconfirmed &= ~member
+        disk = write.volume.disk
+        if in_sync and write.volume.state.disk == DiskState.UpToDate and disk is not None:
             # The sync source: it must know at once, as the target may be about to end the resync.
             record = write.batch.records[block_id & _MEMBER_MASK]
             disk.bitmap.clear_range(record.offset, record.length)
@@ -230,6 +253,17 @@ class Writes:
             write.in_sync |= member  # the sync target: only when our own disk has it, too, may it be read from there
         return write
 
+    def _on_negative_ack(self, write: WriteBatch, member: int) -> None:
+        write.write_due &= ~member
+        write.receive_due &= ~member
+        write.peer_busy &= ~member
+        write.unconfirmed &= ~member
+        write.peer_failed |= member
+        if write.volume.disk is not None:
+            newly = write.volume.disk.bitmap.set_records(write.batch, member)
+            if newly and write.volume.sends_out_of_sync:
+                self._node.send_out_of_sync(write.volume, write.batch, member)
+
     def progress(self, write: WriteBatch) -> None:
         """Answer what has ended on both sides."""
         self._progress(write)
@@ -237,23 +271,41 @@ class Writes:
 
     def wait_for_peer(self, volume: Volume) -> bool:
         """Whether the peer has not acknowledged every write of this volume that it was sent."""
-        return any(write.peer_busy and write.volume is volume for write in self._in_flight.values())
+        return any(
+            write.peer_busy | write.write_due | write.receive_due and write.volume is volume
+            for write in self._in_flight.values()
+        )
 
     def _progress(self, write: WriteBatch) -> None:
-        done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
-        if not done or (write.volume.awaits_generation and write.volume.state.connected):
+        if write.volume.awaits_generation and write.volume.state.connected:
             return
+        done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
+        if done & write.unconfirmed:
+            done &= ~self.early.without_a_good_copy(write, done)
+        free = (write.replied | done) & ~(write.released | write.write_due | write.receive_due)
+        if done:
+            self._answer(write, done)
+        if free:
+            self._release(write, free)
+
+    def _answer(self, write: WriteBatch, done: int) -> None:
+        """Tell the client."""
         node = self._node
         write.replied |= done
         failed = done & ~self._good_members(write)
-        self._clear_bits(write, done)
         if write.epoch is node.log.current:
             node.log.close_current()
         if write.session is not None:
             node.reply(write.volume, write.session, write.batch, done & ~failed, 0)
             if failed:
                 node.reply(write.volume, write.session, write.batch, failed, _EIO)
-        finished = write.replied == write.mask
+
+    def _release(self, write: WriteBatch, free: int) -> None:
+        """These have been answered, and nothing more will be heard of them but the end of their epoch."""
+        node = self._node
+        self._clear_bits(write, free)
+        write.released |= free
+        finished = write.released == write.mask
         if finished:
             del self._in_flight[write.serial]
             write.batch = Batch(_NO_DATA, write.batch.records, write.batch.count)  # only the places are still needed
@@ -262,7 +314,7 @@ class Writes:
         if finished:
             write.hold = write.session = None
         if hold is not None:
-            write.volume.ranges.release(hold, done)
+            write.volume.ranges.release(hold, free)
         if finished:
             node.gate.retry()
             node.on_write_finished()
@@ -290,9 +342,13 @@ class Writes:
         """The peer is being left for its silence: its writes need not be complained about again."""
         for write in self._in_flight.values():
             write.started = now
+        barrier = self._node.log.oldest_barrier()
+        if barrier is not None:
+            barrier.barrier_at = now
 
     def lose_peer(self) -> None:
         """The peer is gone: mark what it may lack, and let the local result decide."""
+        self.early.lose_peer()
         for write in self._in_flight.values():
             write.in_sync = 0
         for write in self._node.log.lose_peer():
@@ -302,9 +358,8 @@ class Writes:
     def finish_without_peer(self) -> None:
         """Answer what waited for the peer alone (after the new generation was put behind a fence)."""
         for write in list(self._in_flight.values()):
-            if write.peer_busy:
-                write.peer_failed |= write.peer_busy
-                write.peer_busy = 0
+            write.peer_failed |= write.peer_busy | write.unconfirmed
+            write.peer_busy = write.write_due = write.receive_due = write.unconfirmed = 0
             self._progress(write)
         self._node.gate.retry()
 

@@ -14,6 +14,7 @@ from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
 from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
+from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
 from pydrbd.units import sectors_to_bytes
@@ -133,6 +134,7 @@ def _net_options(resource: Resource, me: Host) -> NetOptions:
         max_epoch_size=net.max_epoch_size,
         timeout_s=net.timeout_ds / 10,
         ko_count=net.ko_count,
+        in_flight_bytes_max=net.sndbuf_size_bytes or PROTOCOL_A_BYTES_MAX,
     )
 
 
@@ -146,8 +148,6 @@ def _refuse_unsafe(resource: Resource) -> None:
     if net.cram_hmac_alg and net.cram_hmac_alg not in hashlib.algorithms_available:
         known = "sha1, sha256 and sha512 are"
         raise ConfigError(f"resource '{name}': cram-hmac-alg '{net.cram_hmac_alg}' is not known here; {known}")
-    if net.protocol != "C":
-        raise ConfigError(f"resource '{name}': pydrbd speaks protocol C only so far, not {net.protocol}")
     if net.allow_two_primaries:
         raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")
     if net.data_integrity_alg:

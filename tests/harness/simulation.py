@@ -17,6 +17,7 @@ from pydrbd.core.handshake import NetOptions
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.metadata.layout import Layout
 from pydrbd.metadata.superblock import MdFlag, Superblock
+from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Oracle, Violation, fill, leftovers
 from tests.harness.world import Client, Machine, World
 
@@ -104,7 +105,9 @@ class _SimClient(Client):
 class Simulation:
     """The story of one seed."""
 
-    def __init__(self, seed: int, *, steps: int = 120, ending: float | None = None) -> None:
+    def __init__(
+        self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C
+    ) -> None:
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
         self.steps = steps
@@ -113,7 +116,7 @@ class Simulation:
         self.virgin = rng.random() < 0.1
         self.world = World(
             seed, size_bytes=_SIZE_BYTES, al_extents=rng.choice((4, 4, 5, 67)),
-            net=NetOptions(max_epoch_size=rng.choice((4, 20, 2048)), use_rle=rng.random() < 0.7),
+            net=NetOptions(protocol, max_epoch_size=rng.choice((4, 20, 2048)), use_rle=rng.random() < 0.7),
             superblock=None if self.virgin else fresh_pair_superblock(_SIZE_BYTES),
         )  # fmt: skip
         world = self.world
@@ -200,9 +203,10 @@ class Simulation:
     def _is_quiet(self) -> bool:
         if not self.world.is_in_sync() or (self.client is not None and self.client.waiting):
             return False
-        return not any(
-            len(machine.volume.ranges) or machine.node.writes.busy for machine in self.machines if machine.node
-        )
+        nodes = [machine.node for machine in self.machines if machine.node]
+        if self.world.net.protocol is WireProtocol.A and any(node.log.last_unacked() for node in nodes):
+            return False  # answered, and on its way
+        return not any(len(node.volumes[0].ranges) or node.writes.busy for node in nodes)
 
     # --- the client ---
 

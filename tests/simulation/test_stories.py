@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.split_brain_story import SplitBrainStory
 
@@ -29,6 +30,13 @@ def test_stories_keep_every_promise(seed: int, rounds: int) -> None:
     elapsed_s = time.monotonic() - began
     print(f"{count} stories from seed {seed}, {count / elapsed_s:.1f}/s: {dict(sorted(totals.items()))}")
     assert totals["seeds"] == count
+
+
+@pytest.mark.parametrize("protocol", [WireProtocol.A, WireProtocol.B])
+def test_stories_with_other_protocols(protocol: WireProtocol) -> None:
+    """The same promises with protocols A and B, in stories where no Primary dies with a write in a socket (A)."""
+    for story in range(1, 1 + STORIES_PER_ROUND):
+        Simulation(story, protocol=protocol).run()
 
 
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
