@@ -1,4 +1,4 @@
-"""attach, detach, connect, disconnect, primary, secondary, invalidate, outdate: requests to the running process."""
+"""The verbs that change states, from attach to resume-sync: requests to the running process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _HINTS: Final[Mapping[tuple[str, int], str]] = {
     ("primary", -7): "the peer may be Primary too: fence or outdate it first, or say --force",
     ("secondary", -12): "an NBD client is connected: end it first, or say --force (it will get errors)",
     ("disconnect", -10): "the peer needs this disk: demote it there first, or say --force",
+    ("invalidate-remote", -15): "connect it to the peer first",
+    ("outdate", -6): "disconnect it first",
     ("detach", -2): "this is the only good copy in use: pydrbd secondary first",
 }
 """What to do about a refusal, by verb and DRBD's code."""

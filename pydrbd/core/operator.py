@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.core.effects import Answer, Attach, Level, OpenLink, Send, Socket
 from pydrbd.core.refusals import StateCode, decode_reply
 from pydrbd.core.states import Change, ConnState, DiskState, Role
+from pydrbd.core.sync_commands import SyncCommands
 from pydrbd.core.transitions import check_change, sanitize
 from pydrbd.core.volume import Volume
-from pydrbd.metadata.superblock import MdFlag
 from pydrbd.wire.packets import Packet, StateChgReply, StateChgReq
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Operator:
         self._asked: tuple[Packet, int, _Then] | None = None
         self._queue: deque[tuple[Packet, int, Change, _Then]] = deque()
         self._demotions: list[Command] = []
+        self.syncs = SyncCommands(node, self._answer, self._check)
         self._verbs: dict[str, Callable[[Command], None]] = {
             "primary": self._primary,
             "secondary": self._secondary,
@@ -46,8 +47,8 @@ class Operator:
             "disconnect": self._disconnect,
             "attach": self._attach,
             "detach": self._detach,
-            "invalidate": self._invalidate,
             "outdate": self._outdate,
+            **self.syncs.verbs,
         }
 
     @property
@@ -244,63 +245,6 @@ class Operator:
         rules = self._node.rules(volume)
         return check_change(volume.state, sanitize(volume.state, replace(volume.state, **fields), rules), rules)
 
-    def _invalidate(self, command: Command) -> None:
-        """Forget what the local data was worth: a full sync from the peer, now or when it comes."""
-        node = self._node
-        for volume in node.volumes.values():
-            old = volume.state
-            if volume.disk is None or old.disk < DiskState.Inconsistent:
-                self._answer(command, StateCode.SS_IS_DISKLESS)
-                return
-            if old.conn >= ConnState.Connected:
-                self._invalidate_connected(command, volume)
-                return
-            if old.role == Role.Primary:
-                self._answer(command, StateCode.SS_NO_UP_TO_DATE_DISK)
-                return
-            volume.disk.bitmap.set_all()
-            flagged = replace(volume.disk.superblock, flags=volume.disk.superblock.flags | MdFlag.FULL_SYNC)
-            volume.disk.superblock = flagged
-            node.changes.write_superblock(volume, node.changes.bitmap_stage(volume, flush_data=False))
-            node.change(volume, disk=DiskState.Inconsistent)
-            unflagged = volume.disk.superblock.flags & ~MdFlag.FULL_SYNC
-            volume.disk.superblock = replace(volume.disk.superblock, flags=unflagged)
-        self._answer(command, StateCode.SS_SUCCESS)
-
-    def _invalidate_connected(self, command: Command, volume: Volume) -> None:
-        node = self._node
-        wanted = {"conn": ConnState.StartingSyncT, "disk": DiskState.Inconsistent}
-        code = self._check(volume, **wanted)
-        if not code.granted:
-            self._answer(command, code)
-            return
-
-        def granted(code: StateCode) -> None:
-            if code.granted:
-                code = self._check(volume, **wanted)  # as it is by now: the disk may be gone
-                if code.granted and volume.state.pdsk not in _ATTACHING:
-                    node.change(volume, conn=ConnState.StartingSyncT)
-                    self.start_full_sync(volume)
-                else:
-                    node.drop_link("could not do what the peer has agreed to")
-            self._answer(command, code)
-
-        self.ask_peer(volume.vnr, Change(conn=ConnState.StartingSyncT, disk=DiskState.Inconsistent), granted)
-
-    def start_full_sync(self, volume: Volume) -> None:
-        """StartingSyncS or StartingSyncT: both sides set all bits; the source names the sync UUID (WIRE 12.9)."""
-        node = self._node
-        assert volume.disk is not None
-        volume.disk.bitmap.set_all()
-        node.changes.write_bitmap(volume)
-        if volume.state.conn != ConnState.StartingSyncT:
-            node.resync_source.start(volume)
-            return
-        node.change(volume, conn=ConnState.WFSyncUUID)
-        if volume.peer.early_sync_uuid is not None:
-            node.resync.start_target(volume, volume.peer.early_sync_uuid)
-            volume.peer.early_sync_uuid = None
-
     def _outdate(self, command: Command) -> None:
         node = self._node
         for volume in node.volumes.values():
@@ -385,7 +329,7 @@ class Operator:
             node.change(volume, **fields)
         self._reply(reply, vnr, code)
         if code.granted and volume.state.conn in _FULL_SYNC:
-            self.start_full_sync(volume)
+            self.syncs.start_full_sync(volume)
 
     def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:
         payload = StateChgReply(int(code)).encode()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Resync", "ResyncProgress"]
 
+_TARGET = (ConnState.SyncTarget, ConnState.PausedSyncT)
 _RESYNC_EXTENT_BYTES = 4 * EXTENT_SIZE_BYTES
 
 
@@ -149,10 +150,10 @@ class Resync:
     def advance(self, volume: Volume) -> None:
         """Ask for more while there is room, or end the resync when nothing is left."""
         running, disk = self._running.get(volume.vnr), volume.disk
-        if running is None or disk is None or volume.state.conn != ConnState.SyncTarget or running.finishing:
+        if running is None or disk is None or volume.state.conn not in _TARGET or running.finishing:
             return
         restarted = False
-        while running.in_flight_bytes < RESYNC_IN_FLIGHT_BYTES_MAX:
+        while volume.state.conn == ConnState.SyncTarget and running.in_flight_bytes < RESYNC_IN_FLIGHT_BYTES_MAX:
             pieces = self._next_pieces(volume, running)
             if pieces:
                 self._ask(volume, running, pieces)
@@ -221,7 +222,7 @@ class Resync:
         """A run of P_RS_DATA_REPLY: write them, then clear their bits and acknowledge."""
         running = self._running.get(volume.vnr)
         if running is None:
-            if volume.state.conn in (ConnState.SyncTarget, ConnState.PausedSyncT):
+            if volume.state.conn in _TARGET:
                 raise PeerProtocolError(f"volume {volume.vnr}: resync data that was never asked for")
             return  # a resync that has just been ended: the bits are still set
         taken = self._take_requests(volume, running, batch, mask)

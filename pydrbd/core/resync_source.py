@@ -152,7 +152,8 @@ class ResyncSource:
         """
         ending = False
         for volume in self._node.volumes.values():
-            if volume.state.conn == ConnState.SyncSource and volume.disk is not None and not volume.disk.bitmap.count:
+            running = volume.state.conn in (ConnState.SyncSource, ConnState.PausedSyncS)
+            if running and volume.disk is not None and not volume.disk.bitmap.count:
                 ending = True
                 volume.uuids = uuids.finish_sync_source(volume.uuids)
                 self._node.changes.write_superblock(volume)

@@ -33,7 +33,20 @@ __all__ = ["ControlServer"]
 _log = logging.getLogger(__name__)
 _TIMED_OUT = 0
 _NODE_VERBS = frozenset(
-    {"primary", "secondary", "connect", "disconnect", "attach", "detach", "invalidate", "outdate"}
+    {
+        "primary",
+        "secondary",
+        "connect",
+        "disconnect",
+        "attach",
+        "detach",
+        "invalidate",
+        "invalidate-remote",
+        "outdate",
+        "pause-sync",
+        "resume-sync",
+        "verify",
+    }
 )
 
 Response = dict[str, Any]

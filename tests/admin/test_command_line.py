@@ -20,9 +20,10 @@ from pydrbd.errors import InternalError, PydrbdError
 
 PROCESS = ["serve", "up", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
+SYNC = ["invalidate-remote", "pause-sync", "resume-sync"]
 SHOW = ["role", "cstate", "dstate", "status", "wait-connect", "wait-sync", "dump"]
 META_DATA = ["create-md", "dump-md", "apply-al", "show-gi", "get-gi"]
-VERBS = PROCESS + STATE + SHOW + META_DATA
+VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA
 
 
 def test_every_verb_is_there():

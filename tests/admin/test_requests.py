@@ -27,6 +27,9 @@ REQUESTS = [
     (["detach", "--force"], "detach", {"force": True}),
     (["invalidate"], "invalidate", {}),
     (["outdate"], "outdate", {}),
+    (["invalidate-remote"], "invalidate-remote", {}),
+    (["pause-sync"], "pause-sync", {}),
+    (["resume-sync"], "resume-sync", {}),
 ]
 
 
