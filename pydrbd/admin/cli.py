@@ -162,9 +162,12 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
     if verb in ("create-md", "dump-md", "apply-al", "get-gi", "show-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
+    from pydrbd.admin.options import COMMANDS
 
-    names = {"force", "discard_my_data"}
+    names = {"force", "discard_my_data", "clear_bitmap"}
     options = {name: value for name, value in vars(arguments).items() if name in names}
+    if COMMANDS[verb].names == "volumes":
+        return lambda target: verbs_state.request_of_volumes(context, target, verb, options)
     return lambda target: verbs_state.request(context, target.resource, verb, options)
 
 

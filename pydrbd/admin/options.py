@@ -93,6 +93,10 @@ def _connect(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--discard-my-data", "after a split brain: give up what was written here alone")
 
 
+def _new_current_uuid(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--clear-bitmap", "the peer's copy is equal: on a fresh connected pair, skip the first sync")
+
+
 COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("start a resource's process in the background", "some", group="process"),
     "down": Command("stop it", "some", _force("although clients have it open"), "process"),
@@ -109,6 +113,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "outdate": Command("mark the local data as out of date", "some"),
     "pause-sync": Command("hold its resync, this one and those to come", "some"),
     "resume-sync": Command("go on with it", "some"),
+    "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydrbd.admin.context import Context
+from pydrbd.admin.context import Context, Target
 from pydrbd.admin.control_client import VERB_TIMEOUT_S
 from pydrbd.errors import NotRunningError, StateRefused
 
-__all__ = ["request"]
+__all__ = ["request", "request_of_volumes"]
 
 _ATTACH_TIMEOUT_S: Final = 600.0
 
@@ -40,3 +40,13 @@ def request(context: Context, resource: str, verb: str, arguments: dict[str, Any
             raise
         raise StateRefused(error.code, f"{error}: {hint}") from None
     return 0
+
+
+def request_of_volumes(context: Context, target: Target, verb: str, arguments: dict[str, Any]) -> int:
+    """The same for a verb that may name a single volume, RES/VNR. Raises UsageError if there is no such volume."""
+    if target.vnr is not None:
+        from pydrbd.admin.verbs_show import volumes_of
+
+        volumes_of(context.ask_running(target.resource), target)
+        arguments = {**arguments, "volume": target.vnr}
+    return request(context, target.resource, verb, arguments)

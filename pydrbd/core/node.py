@@ -40,6 +40,7 @@ from pydrbd.core.flushes import Flushes
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.link_events import LinkEvents
 from pydrbd.core.log_gate import LogGate
+from pydrbd.core.new_uuid import NewUuids
 from pydrbd.core.operator import Operator
 from pydrbd.core.outbox import Outbox
 from pydrbd.core.packets_in import PacketsIn
@@ -99,6 +100,7 @@ class Node:
         self.bitmaps = BitmapExchange(self)
         self.resync = Resync(self)
         self.resync_source = ResyncSource(self)
+        self.new_uuids = NewUuids(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)
         self.disks = DiskEvents(self)

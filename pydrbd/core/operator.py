@@ -49,6 +49,7 @@ class Operator:
             "detach": self._detach,
             "outdate": self._outdate,
             **self.syncs.verbs,
+            "new-current-uuid": node.new_uuids.on_command,
         }
 
     @property

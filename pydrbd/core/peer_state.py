@@ -127,8 +127,11 @@ class PeerStates:
         """Remember the peer's identifiers."""
         packet = Uuids.decode(payload)
         theirs = UuidSet(packet.current, packet.bitmap, packet.history_0, packet.history_1)
+        if volume.peer.skips_sync and theirs.current == uuids.JUST_CREATED:
+            return  # sent before the peer knew that the first sync is skipped
+        volume.peer.skips_sync = False
         volume.peer.uuids = PeerUuids(theirs, packet.dirty_bits, UuidFlag(packet.flags & 0xF))
-        state, disk = volume.state, volume.disk
+        state = volume.state
         if (
             state.role == Role.Primary
             and state.conn < ConnState.Connected  # later it is a new generation that begins under our eyes
@@ -138,15 +141,9 @@ class PeerStates:
         ):
             self._node.give_up_connection("the peer's data is not the data that this diskless Primary has been using")
             return
-        skip = packet.flags & UuidFlag.SKIP_INITIAL_SYNC
-        fresh = state.conn == ConnState.Connected and volume.uuids.current == uuids.JUST_CREATED
-        if skip and disk is not None and fresh:
-            disk.bitmap.clear_all()
-            primary = state.role == Role.Primary
-            volume.uuids = uuids.adopt_skipped_sync(volume.uuids, theirs.current, primary)
-            self._node.change(volume, disk=DiskState.UpToDate, pdsk=DiskState.UpToDate)
-            self._node.changes.write_superblock(volume, self._node.changes.bitmap_stage(volume, flush_data=True))
-        elif state.disk < DiskState.Inconsistent:
+        if self._node.new_uuids.on_peers_word(volume, packet):
+            return
+        if state.disk < DiskState.Inconsistent:
             volume.exposed_uuid = theirs.current
             volume.exposed_moves = False
             if (theirs.current ^ volume.uuids.current) & ~1:
@@ -185,6 +182,8 @@ class PeerStates:
             and peer.conn > ConnState.SyncSource
         ):
             real = DiskState.UpToDate
+        if volume.peer.skips_sync and mine.pdsk == DiskState.UpToDate and peer.conn <= ConnState.Connected:
+            real = max(real, mine.pdsk)  # as above: older than our word
         conn: ConnState = ConnState.Connected if mine.conn == ConnState.WFReportParams else mine.conn
         if peer.conn == ConnState.Ahead:
             conn = ConnState.Behind

@@ -7,11 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from pydrbd.errors import StateRefused
 
-__all__ = ["StateCode", "decode_reply", "refusal"]
+__all__ = [
+    "ERR_CONNECTED",
+    "ERR_IMPLICIT_SHRINK",
+    "ERR_NO_DISK",
+    "ERR_NO_PRIMARY",
+    "ERR_RESIZE_RESYNC",
+    "StateCode",
+    "chosen_volumes",
+    "decode_reply",
+    "failure",
+    "refusal",
+]
+
+ERR_RESIZE_RESYNC: Final = 130
+ERR_NO_PRIMARY: Final = 131
+ERR_NO_DISK: Final = 138
+ERR_CONNECTED: Final = 151
+ERR_IMPLICIT_SHRINK: Final = 170
 
 
 class StateCode(IntEnum):
@@ -93,3 +110,23 @@ def refusal(code: StateCode) -> StateRefused:
     """The error to raise towards the operator for a code that is not granted."""
     assert not code.granted, f"{code.name} is no refusal"
     return StateRefused(int(code), f"State change failed: ({int(code)}) {code.message}")
+
+
+_FAILURES: Final[Mapping[int, str]] = {
+    ERR_RESIZE_RESYNC: "Resize not allowed during resync.",
+    ERR_NO_PRIMARY: "Need one Primary node to resize.",
+    ERR_NO_DISK: "Device does not have a disk-config",
+    ERR_CONNECTED: "Need to be StandAlone",
+    ERR_IMPLICIT_SHRINK: "Implicit device shrinking not allowed.",
+}
+
+
+def failure(number: int, more: str = "") -> str:
+    """The words of a command that fails for a reason which is no state change: DRBD's ERR_ numbers."""
+    return f"Failure: ({number}) {_FAILURES[number]}{' ' + more if more else ''}"
+
+
+def chosen_volumes(volumes: Mapping[int, Any], arguments: Mapping[str, Any]) -> list[Any]:
+    """The volumes that a command is for: the one that it names, or all."""
+    vnr = arguments.get("volume")
+    return [volume for number, volume in volumes.items() if vnr in (None, number)]

@@ -68,6 +68,8 @@ class PeerVolume:
     last_state: State | None = None
     next_seq: int = 1
     seen_sizes: bool = False
+    skips_sync: bool = False
+    """It has been told that its fresh disk is equal to ours: it does not say so itself."""
     bitmap_merged: bool = False
     """The target has sent back the one bitmap that both have now."""
     early_sync_uuid: int | None = None

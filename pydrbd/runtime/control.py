@@ -46,6 +46,7 @@ _NODE_VERBS = frozenset(
         "pause-sync",
         "resume-sync",
         "verify",
+        "new-current-uuid",
     }
 )
 

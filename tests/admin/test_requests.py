@@ -30,6 +30,8 @@ REQUESTS = [
     (["invalidate-remote"], "invalidate-remote", {}),
     (["pause-sync"], "pause-sync", {}),
     (["resume-sync"], "resume-sync", {}),
+    (["new-current-uuid"], "new-current-uuid", {"clear_bitmap": False}),
+    (["new-current-uuid", "--clear-bitmap"], "new-current-uuid", {"clear_bitmap": True}),
 ]
 
 
