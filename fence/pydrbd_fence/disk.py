@@ -31,6 +31,8 @@ class SbdDisk:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self._known: dict[str, int] = {}
+        self._absent: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -72,6 +74,27 @@ class SbdDisk:
     def find_slot(self, name: str) -> int | None:
         """The first slot of a node, or None."""
         return next((index for index, record in self.slots() if same_name(record.name, name)), None)
+
+    def slot_of(self, name: str) -> int:
+        """The node's slot, remembered from the last look; Refused if it has none."""
+        known = self._known.get(name)
+        if known is None or not same_name(self.read_slot(known).name, name):
+            found = self.find_slot(name)
+            if found is None:
+                self._known.pop(name, None)
+                raise Refused(f"{self.name}: {name} has no slot; allocate one, or start its daemon")
+            self._known[name] = known = found
+        return known
+
+    def find_own(self, name: str) -> int | None:
+        """Like `slot_of`, but a node without a slot is nothing bad, and not looked for again."""
+        if name in self._absent:
+            return None
+        try:
+            return self.slot_of(name)
+        except Refused:
+            self._absent.add(name)
+            return None
 
     def allocate(self, name: str, allocate_s: int, sleep: Callable[[float], None]) -> int:
         """The node's slot, a new one if it has none: claim a free one, wait, and look whether it is still ours."""

@@ -7,8 +7,11 @@ import socket
 import struct
 import subprocess
 import threading
+import time
+from pathlib import Path
 
-from pydrbd_fence.errors import DeviceError
+from pydrbd_fence.disk import SbdDisk
+from pydrbd_fence.errors import DeviceError, SbdError
 from pydrbd_fence.layout import SECTORS_USED
 
 DEVICE_BYTES = 1 << 20
@@ -79,7 +82,7 @@ class NbdServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
-            __import__("pathlib").Path(self.path).unlink()
+            Path(self.path).unlink()
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -134,3 +137,40 @@ def attach_loop(file, sector_bytes=512):
 
 def detach_loop(device):
     subprocess.run(["losetup", "--detach", device], check=True)
+
+
+class MemoryPanel:
+    """Disks in memory, asked one after the other in the caller's thread."""
+
+    def __init__(self, devices):
+        self.disks = [SbdDisk(device) for device in devices]
+
+    @property
+    def names(self):
+        return [disk.name for disk in self.disks]
+
+    def each(self, job):
+        answers = []
+        for disk in self.disks:
+            try:
+                answers.append(job(disk))
+            except SbdError as error:
+                answers.append(error)
+        return answers
+
+
+class NoPower:
+    """The power that tests hand out: it writes down what it was asked, in a file if it has one, and ends nothing."""
+
+    def __init__(self, path=None):
+        self.path = path
+        self.ended = []
+
+    def prepare(self):
+        pass
+
+    def end(self, action):
+        self.ended.append(action)
+        if self.path:
+            with Path(self.path).open("a") as file:
+                file.write(f"{action} {time.clock_gettime(time.CLOCK_BOOTTIME)}\n")
