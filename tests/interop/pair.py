@@ -134,14 +134,18 @@ class Pair:
         """Wait until both say that they are connected and UpToDate."""
         self.wait_for(lambda: all(node.states().in_sync for node in self), "both in sync")
 
-    def assert_same(self) -> None:
-        """Both disks hold the image byte for byte; both nodes name the same generations, and nothing to resync."""
+    def assert_same(self, *, history: bool = True) -> None:
+        """Both disks hold the image byte for byte; both nodes name the same generations, and nothing to resync.
+
+        Without `history` the past may differ: after a full sync that was asked for it does on a pair of kernels, too.
+        """
         self.wait_in_sync()
         for node in self:
             with node.disk_path.open("rb") as disk:
                 self._assert_is_image(node, disk.read(len(self.image)))
         first, second = (node.generations() for node in self)
-        assert first.without_role() == second.without_role(), f"{first}\n{second}"
+        depth = 4 if history else 2
+        assert first.without_role()[:depth] == second.without_role()[:depth], f"{first}\n{second}"
         assert int(first.bitmap, 16) == int(second.bitmap, 16) == 0, f"{first}\n{second}"
 
     def _assert_is_image(self, node: Node, found: bytes) -> None:
@@ -154,7 +158,7 @@ class Pair:
         parts = []
         for node in self:
             with contextlib.suppress(LabFailed, Refused):
-                parts.append(f"--- {node.name}: {node.states()}\n" + "\n".join(node.log().splitlines()[-60:]))
+                parts += [f"--- {node.name}: {node.states()}", node.details(), *node.log().splitlines()[-60:]]
         return "\n".join(parts)
 
 

@@ -81,7 +81,12 @@ class KernelNode(Node):
         self._adm("disconnect")
 
     def order(self, verb: str) -> None:
-        self._adm(verb)
+        if verb == "attach":
+            self._adm(verb)
+            return
+        done = self.guest.run("drbdsetup", verb, "0", timeout_s=_ADM_TIMEOUT_S, check=False)
+        if done.code != 0:
+            raise Refused(f"{self.name}: {verb}: {done.output.strip()} ({done.code})")
 
     @contextlib.contextmanager
     def held_open(self) -> Iterator[None]:
@@ -110,6 +115,9 @@ class KernelNode(Node):
     def states(self) -> States:
         found = _STATES.search(self.guest.read_file("/proc/drbd"))
         return States(*found.groups()) if found else States("Unconfigured", *["Unknown"] * 4)
+
+    def details(self) -> str:
+        return self.guest.read_file("/proc/drbd")
 
     def generations(self) -> Generations:
         return Generations.parse(self.guest.run("drbdsetup", "get-gi", "0").output)

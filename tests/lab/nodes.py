@@ -17,8 +17,8 @@ from tests.lab.waiting import wait_until
 
 RESOURCE = "r0"
 PORT = 7788
-FAST_RESYNC = "c-plan-ahead 0; resync-rate 500M;"
-"""A kernel's controller begins at a few MB/s, whoever its peer is."""
+FAST_RESYNC = "c-plan-ahead 0; resync-rate 500M; c-min-rate 0;"
+"""A kernel's controller begins at a few MB/s, and sleeps 0.1 s a request when it sees anything else use the disk."""
 
 
 _RESYNC = re.compile(r"[Bb]egan resync.*will sync (\d+) KB")
@@ -157,6 +157,10 @@ class Node(abc.ABC):
     @abc.abstractmethod
     def states(self) -> States:
         """How it is now."""
+
+    @abc.abstractmethod
+    def details(self) -> str:
+        """All that it tells of itself, for a failure."""
 
     @abc.abstractmethod
     def generations(self) -> Generations:

@@ -147,6 +147,11 @@ class PydrbdNode(Node):
             return States("Unconfigured", *["Unknown"] * 4)
         return States(*(volume[name] for name in ("cstate", "role", "peer_role", "disk", "peer_disk")))
 
+    def details(self) -> str:
+        with contextlib.suppress(NotRunningError):
+            return str(self._control.status())
+        return ""
+
     def generations(self) -> Generations:
         return Generations.parse(self.status()["gi"])
 
