@@ -16,11 +16,10 @@ SAID = (
 """What a pair of kernels says too: both hang up, and one of them is the first."""
 
 
-@pytest.fixture
-def split(pair, seed):
-    """A pair whose nodes have both been Primary and written while they did not see each other."""
+def split_apart(pair, seed, *, net="protocol C;", second_writes=True):
+    """Both have been Primary, and have written, while they did not see each other."""
     pair.allow(*SAID)
-    pair.start()
+    pair.start(net=net)
     pair.sync()
     pair.write(pair.first, seed, 10)
     pair.first.disconnect()
@@ -28,7 +27,14 @@ def split(pair, seed):
     pair.second.disconnect()
     pair.second.primary()
     pair.write(pair.first, seed + 1, 10)
-    pair.second.load([ALONE])
+    if second_writes:
+        pair.second.load([ALONE])
+
+
+@pytest.fixture
+def split(pair, seed):
+    """A pair whose nodes have both written alone."""
+    split_apart(pair, seed)
     return pair
 
 
@@ -50,3 +56,30 @@ def test_split_brain_is_solved_by_the_operator(split):
     split.second.connect(discard_my_data=True)
     split.first.connect()
     split.assert_same()
+
+
+@pytest.mark.parametrize(
+    "policy", ["discard-younger-primary", "discard-older-primary", "discard-least-changes", "discard-zero-changes"]
+)
+def test_split_brain_of_two_secondaries_is_solved_by_policy(pair, seed, policy):
+    """after-sb-0pri: both nodes choose the same victim by themselves. The first wrote more, and was Primary before."""
+    split_apart(pair, seed, net=f"protocol C; after-sb-0pri {policy};", second_writes=policy != "discard-zero-changes")
+    for node in pair:
+        node.secondary()
+    if policy == "discard-older-primary":
+        pair.adopt(pair.second)
+    for node in pair:
+        node.connect()
+    pair.assert_same()
+
+
+@pytest.mark.parametrize("policy", ["discard-secondary", "consensus"])
+def test_split_brain_with_one_primary_is_solved_by_policy(pair, seed, policy):
+    """after-sb-1pri: the Secondary's changes go; with consensus, only because after-sb-0pri says so too."""
+    net = f"protocol C; after-sb-0pri discard-least-changes; after-sb-1pri {policy};"
+    split_apart(pair, seed, net=net)
+    pair.second.secondary()
+    for node in pair:
+        node.connect()
+    pair.assert_same()
+    assert pair.first.states().role == "Primary"
