@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pydrbd.core.effects import Level, Send, Socket
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import PROTOCOL_A_BYTES_MAX
+from pydrbd.wire.digests import digest_alg
 from pydrbd.wire.framing import encode_packet
 from pydrbd.wire.packet_numbers import FEATURES_KERNEL, AfterSb, ConnFlag, Feature, WireProtocol
 from pydrbd.wire.packets import AuthChallenge, AuthResponse, Features, Packet, Protocol
@@ -57,6 +58,7 @@ class NetOptions:
     max_epoch_size: int = 2048
     timeout_s: float = 6.0
     ko_count: int = 7
+    data_integrity_alg: str = ""
     in_flight_bytes_max: int = PROTOCOL_A_BYTES_MAX
 
 
@@ -86,9 +88,13 @@ class Handshake:
     def start(self) -> None:
         """Say what we can."""
         reserved = _PYDRBD_MARK.ljust(_FEATURES_RESERVED_BYTES, b"\0")
-        features = Features(APV_MIN, int(FEATURES_KERNEL), APV_MAX, reserved)
+        features = Features(APV_MIN, int(self._offered()), APV_MAX, reserved)
         packet = encode_packet(Packet.P_CONNECTION_FEATURES, features.encode(), apv=80)
         self._node.out.put(Send(Socket.DATA, [packet]))
+
+    def _offered(self) -> Feature:
+        """A kernel that sums data looks for a digest in P_ZEROES, too, and sends none in it itself (WIRE 18)."""
+        return FEATURES_KERNEL & ~Feature.WZEROES if self._node.net.data_integrity_alg else FEATURES_KERNEL
 
     def on_packet(self, command: int, payload: bytes) -> None:
         """The next packet of the handshake; raises PeerProtocolError, or ends the connection in StandAlone."""
@@ -119,7 +125,8 @@ class Handshake:
                 f"we speak {APV_MIN} to {APV_MAX}"
             )
             return
-        self.features = peer.feature_flags & int(FEATURES_KERNEL)
+        self.features = peer.feature_flags & int(self._offered())
+        self._node.zeroes_agreed = bool(self.features & Feature.WZEROES)
         self._node.peer_is_pydrbd = peer.reserved.startswith(_PYDRBD_MARK)
         self._node.set_protocol(self.apv, bool(self.features & Feature.WSAME))
         if self._node.net.cram_hmac_alg:
@@ -164,7 +171,7 @@ class Handshake:
             int(net.after_sb_2pri),
             int(ConnFlag.DISCARD_MY_DATA) if self.discard_my_data else 0,
             int(net.allow_two_primaries),
-            "",
+            net.data_integrity_alg,
         )
         self._send(Packet.P_PROTOCOL, protocol.encode())
         for volume in node.volumes.values():
@@ -185,7 +192,7 @@ class Handshake:
             ("after-sb-1pri", int(net.after_sb_1pri), peer.after_sb_1pri),
             ("after-sb-2pri", int(net.after_sb_2pri), peer.after_sb_2pri),
             ("allow-two-primaries", int(net.allow_two_primaries), peer.two_primaries),
-            ("data-integrity-alg", "", peer.integrity_alg or ""),
+            ("data-integrity-alg", net.data_integrity_alg, peer.integrity_alg or ""),
         )
         for name, ours, theirs in checks:
             if ours != theirs:
@@ -196,7 +203,21 @@ class Handshake:
             return
         if peer.conn_flags & ConnFlag.DRY_RUN:
             self._node.log_line(Level.INFO, "the peer only asks what a connection would do (dry-run)")
+        self._node.integrity = digest_alg(net.data_integrity_alg)
         self.phase = Phase.DONE
+
+    def on_update(self, payload: bytes) -> None:
+        """P_PROTOCOL_UPDATE: the peer's options have been changed while we are connected (WIRE 4.3).
+
+        What acknowledgements it wants, each of its writes says. Another data-integrity-alg needs ours to be changed.
+        """
+        peer, ours = Protocol.decode(payload, self.apv, Packet.P_PROTOCOL_UPDATE), self._node.net
+        theirs = peer.integrity_alg or ""
+        if theirs != ours.data_integrity_alg:
+            self._refuse(f"the peer's data-integrity-alg is {theirs!r} now, ours is {ours.data_integrity_alg!r}")
+        elif peer.protocol != ours.protocol:
+            name = _protocol_name(peer.protocol)
+            self._node.log_line(Level.WARNING, f"the peer's protocol is {name} now, ours is {ours.protocol.name}")
 
     def _send(self, packet: Packet, payload: bytes) -> None:
         self._node.out.put(Send(Socket.DATA, [self._node.packet(packet, payload, 0)]))

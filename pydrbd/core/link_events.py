@@ -45,6 +45,7 @@ class LinkEvents:
         node.resolve_conflicts = event.resolve_conflicts
         node.set_protocol(80, False)
         node.peer_is_pydrbd = False
+        node.integrity = None
         self._teardown = False
         for volume in node.volumes.values():
             volume.peer = PeerVolume()

@@ -57,6 +57,7 @@ from pydrbd.limits import BARRIER_IDLE_S
 from pydrbd.metadata.activity_log import Plan
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.framing import encode_packet, header_size
 from pydrbd.wire.nbd import NbdError
 from pydrbd.wire.packets import Barrier, BlockDesc, Data, Packet
@@ -110,6 +111,10 @@ class Node:
         self.header_bytes = 8
         self.long_sizes = False
         self.peer_is_pydrbd = False
+        self.integrity: DigestAlg | None = None
+        """What data on this connection is summed with, in both directions (data-integrity-alg)."""
+        self.zeroes_agreed = True
+        """Whether P_ZEROES may be sent, and P_TRIM leaves the content open; else P_TRIM must zero."""
         self.resolve_conflicts = False
         self.wants_discard = False
         self.link_generation = 0
@@ -207,6 +212,11 @@ class Node:
         self.header_bytes = header_size(apv)
         self.long_sizes = long_sizes
 
+    @property
+    def digest_bytes(self) -> int:
+        """The length of the digest in each packet with data that comes from the peer."""
+        return 0 if self.integrity is None else self.integrity.size
+
     def enter_report_params(self) -> None:
         self.set_cstate(ConnState.WFReportParams)
 
@@ -262,13 +272,15 @@ class Node:
     def send_blocks(self, packet: Packet, volume: Volume, batch: Batch, mask: int, buffer: bytearray) -> None:
         """P_DATA_REPLY or P_RS_DATA_REPLY for each member, with its data."""
         parts = self.barrier_parts()
-        data = memoryview(buffer)
+        data, integrity = memoryview(buffer), self.integrity
         for index in native.indices(mask):
             record = batch.records[index]
-            head = Data(record.offset // SECTOR_SIZE_BYTES, record.id, 0, 0, b"").encode()
+            block = data[record.data : record.data + record.length]
+            digest = b"" if integrity is None else integrity.compute(block)
+            head = Data(record.offset // SECTOR_SIZE_BYTES, record.id, 0, 0, b"", digest).encode()
             header = encode_packet(packet, head, apv=self.apv, volume=volume.vnr)
             parts.append(_with_length(header, self.apv, len(head) + record.length))
-            parts.append(data[record.data : record.data + record.length])
+            parts.append(block)
         volume.counters.sent += native.records_length_sum(batch, mask) >> 9
         self.out.put(Send(Socket.DATA, parts))
 

@@ -16,6 +16,7 @@ from pydrbd.core.volume import Volume
 from pydrbd.core.writes import WriteBatch
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
+from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.packet_numbers import ID_SYNCER, PACKET_SPECS, SocketKind, packet_name
 from pydrbd.wire.packets import Barrier, BarrierAck, Packet, SyncUuid
 
@@ -27,7 +28,8 @@ __all__ = ["PacketsIn"]
 _WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
 _WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
 _ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUIDS, Packet.P_STATE})
-_IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE, Packet.P_SYNC_PARAM89, Packet.P_PROTOCOL_UPDATE})
+_IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE, Packet.P_SYNC_PARAM89})
+_SUMMED = frozenset({Packet.P_DATA, Packet.P_DATA_REPLY, Packet.P_RS_DATA_REPLY})
 
 _OfRecord = Callable[[Volume, Batch, int], None]
 """Called with the place of one record, or with the mask of a run."""
@@ -106,6 +108,8 @@ class PacketsIn:
         if volume.state.conn < ConnState.Connected:
             name = packet_name(batch.records[first].command)
             raise PeerProtocolError(f"volume {vnr}: {name} in state {volume.state.conn.name}")
+        if self._node.integrity is not None:
+            self._check_digests(batch, first, end)
         handler(volume, batch, ((1 << end) - 1) & ~((1 << first) - 1))
         return end
 
@@ -120,12 +124,34 @@ class PacketsIn:
         if command == Packet.P_CONN_ST_CHG_REQ:
             node.operator.on_request(Packet.P_CONN_ST_CHG_REQ, None, bytes(batch.data(index)))
             return
+        if command == Packet.P_PROTOCOL_UPDATE:
+            assert node.links.handshake is not None
+            node.links.handshake.on_update(bytes(batch.data(index)))
+            return
         if command in _IGNORED or (command in _ABOUT_A_VOLUME and vnr not in node.volumes):
             return
         handler = self._data.get(command)
         if handler is None:
             raise PeerProtocolError(f"unexpected {packet_name(command)} on the data socket")
+        if node.integrity is not None:
+            self._check_digests(batch, index, index + 1)
         handler(self._volume(vnr), batch, index)
+
+    def _check_digests(self, batch: Batch, first: int, end: int) -> None:
+        """Data that is not what its sender summed goes nowhere: the connection begins anew, and what we lack is sent
+        again by the resync."""
+        integrity = self._node.integrity
+        assert integrity is not None
+        for record in batch.records[first:end]:
+            if record.command not in _SUMMED or not record.length:
+                continue
+            block = batch.view[record.data : record.data + record.length]
+            if batch.view[record.data - record.digest : record.data] != integrity.compute(block):
+                sector = record.offset // SECTOR_SIZE_BYTES
+                raise PeerProtocolError(
+                    f"volume {record.volume}: {packet_name(record.command)}: digest integrity check FAILED: "
+                    f"{sector}s +{record.length} ({integrity.name})"
+                )
 
     def _bitmap(self, volume: Volume, batch: Batch, index: int) -> None:
         self._node.bitmaps.on_packet(volume, batch.records[index].command, bytes(batch.data(index)))

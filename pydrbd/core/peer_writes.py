@@ -133,7 +133,7 @@ class PeerWrites:
         for index in native.indices(mask & ~plain):
             record = batch.records[index]
             durable = bool(record.flags & DpFlag.FUA)
-            if record.command == Packet.P_TRIM and not durable:
+            if record.command == Packet.P_TRIM and not durable and self._node.zeroes_agreed:
                 effect: Effect = DiskDiscard(vnr, record.offset, record.length, nothing)
             else:
                 unmap = bool(record.flags & DpFlag.DISCARD)

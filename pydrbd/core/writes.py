@@ -22,7 +22,7 @@ from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
 from pydrbd.wire import nbd
-from pydrbd.wire.packet_numbers import DpFlag
+from pydrbd.wire.packet_numbers import DpFlag, Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
@@ -31,6 +31,7 @@ __all__ = ["WriteBatch", "Writes"]
 
 _EIO = 5
 _NO_DATA = bytearray(1)
+_COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 _MEMBER_BITS = 6
 _MEMBER_MASK = (1 << _MEMBER_BITS) - 1
 
@@ -170,18 +171,24 @@ class Writes:
                 first_id=write.first_id,
                 first_seq=volume.next_seq(mask.bit_count()),
                 dp_flags=int(flags),
+                digest_size=node.digest_bytes,
             )
         )
         parts: list[Part] = []
-        data = memoryview(batch.buffer)
+        data, integrity = memoryview(batch.buffer), node.integrity
         position = 0
         for record in (batch.records[index] for index in native.indices(mask)):
             if record.command == nbd.Command.WRITE:
                 end = position + node.header_bytes + 24
                 parts.append(headers[position:end])
-                parts.append(data[record.data : record.data + record.length])
+                block = data[record.data : record.data + record.length]
+                if integrity is not None:
+                    parts.append(integrity.compute(block))
+                parts.append(block)
             else:
                 end = position + node.header_bytes + 28
+                if not node.zeroes_agreed:
+                    _make_trim(headers[position:end])
                 parts.append(headers[position:end])
             position = end
         return parts
@@ -368,3 +375,9 @@ class Writes:
         for write in list(self._in_flight.values()):
             self._progress(write)
 
+
+def _make_trim(packet: memoryview) -> None:
+    """P_ZEROES or P_TRIM becomes the P_TRIM that means zeroes, as without the feature WZEROES (WIRE 4.1)."""
+    packet[_COMMAND_AT : _COMMAND_AT + 2] = int(Packet.P_TRIM).to_bytes(2, "big")
+    flags = int.from_bytes(packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4], "big")
+    packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4] = (flags & ~DpFlag.ZEROES | DpFlag.DISCARD).to_bytes(4, "big")

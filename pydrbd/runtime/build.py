@@ -18,6 +18,7 @@ from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
 from pydrbd.units import sectors_to_bytes
+from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
@@ -134,6 +135,7 @@ def _net_options(resource: Resource, me: Host) -> NetOptions:
         max_epoch_size=net.max_epoch_size,
         timeout_s=net.timeout_ds / 10,
         ko_count=net.ko_count,
+        data_integrity_alg=net.data_integrity_alg,
         in_flight_bytes_max=net.sndbuf_size_bytes or PROTOCOL_A_BYTES_MAX,
     )
 
@@ -150,8 +152,11 @@ def _refuse_unsafe(resource: Resource) -> None:
         raise ConfigError(f"resource '{name}': cram-hmac-alg '{net.cram_hmac_alg}' is not known here; {known}")
     if net.allow_two_primaries:
         raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")
-    if net.data_integrity_alg:
-        raise ConfigError(f"resource '{name}': data-integrity-alg is not supported yet; remove it on both nodes")
+    if net.data_integrity_alg and digest_alg(net.data_integrity_alg) is None:
+        known = ", ".join(DIGEST_NAMES)
+        raise ConfigError(
+            f"resource '{name}': data-integrity-alg '{net.data_integrity_alg}' is not known here; these are: {known}"
+        )
     for volume in resource.hosts[0].volumes.values() if resource.hosts else ():
         if volume.disk_options.fencing != "dont-care":
             raise ConfigError(

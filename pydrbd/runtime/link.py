@@ -238,7 +238,13 @@ class Link:
             room = 1 if node.links.handshaking else BATCH_RECORDS_MAX
             try:
                 batch, consumed, need = native.drbd_split(
-                    buffer.memory, buffer.start, buffer.end, node.header_format, 0, DRBD_PAYLOAD_BYTES_MAX, room
+                    buffer.memory,
+                    buffer.start,
+                    buffer.end,
+                    node.header_format,
+                    node.digest_bytes,
+                    DRBD_PAYLOAD_BYTES_MAX,
+                    room,
                 )
             except PeerProtocolError as error:
                 _log.error("the peer broke the protocol: %s", error)

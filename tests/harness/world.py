@@ -477,7 +477,7 @@ class World:
             room = 1 if node.links.handshaking else 64
             try:
                 batch, consumed, _ = native.drbd_split(
-                    buffer, 0, len(buffer), node.header_format, 0, DRBD_PAYLOAD_BYTES_MAX, room
+                    buffer, 0, len(buffer), node.header_format, node.digest_bytes, DRBD_PAYLOAD_BYTES_MAX, room
                 )
             except PeerProtocolError as error:
                 if node.links.handshake is not None:  # else it was given up: nobody knows in which format to read
