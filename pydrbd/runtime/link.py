@@ -7,6 +7,7 @@ time (WIRE 15): after `ping-int` of silence it asks, and after `ping-timeout` wi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -21,7 +22,14 @@ from pydrbd.core.events import LinkDown, LinkUp, Received, Silence
 from pydrbd.core.node import Node
 from pydrbd.core.states import ConnState
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_PAYLOAD_BYTES_MAX, LINK_LINGER_S, LINK_RETRY_S, PEER_BACKLOG_BYTES_MAX
+from pydrbd.limits import (
+    BATCH_RECORDS_MAX,
+    DRBD_PAYLOAD_BYTES_MAX,
+    LINK_LINGER_S,
+    LINK_RETRY_S,
+    PEER_BACKLOG_BYTES_MAX,
+    RECEIVE_BUFFER_BYTES,
+)
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
@@ -159,7 +167,7 @@ class Link:
                     nursery.start_soon(self._watch)
             self.flush()
             if self._lingering:
-                await self._linger()
+                await self._linger(data)
         finally:
             for sender in self._senders:
                 sender.close()
@@ -171,8 +179,11 @@ class Link:
         end = self._end or _End(ConnState.NetworkFailure, "ended")
         self._owner.feed(LinkDown(end.reason, end.text))
 
-    async def _linger(self) -> None:
-        """Give the last packets time to leave before the sockets close."""
+    async def _linger(self, data: socket.socket) -> None:
+        """Give the last packets time to leave, and the peer time to read them, before the sockets close.
+
+        A kernel that sees its meta socket end first forgets what it has not read: the reason why it is being left.
+        """
         assert self._senders is not None
         with trio.move_on_after(LINK_LINGER_S):
             async with trio.open_nursery() as nursery:
@@ -182,6 +193,10 @@ class Link:
                     self._progress = trio.Event()
                     await self._progress.wait()
                 nursery.cancel_scope.cancel()
+            with contextlib.suppress(OSError):
+                data.shutdown(socket.SHUT_WR)
+                while await _discard(data):
+                    pass
 
     def _on_progress(self) -> None:
         self._progress.set()
@@ -281,6 +296,15 @@ class Link:
             if max(self._meta_heard, self._data_heard) <= heard:
                 self._finish(_End(ConnState.NetworkFailure, "PingAck did not arrive in time"))
                 return
+
+
+async def _discard(sock: socket.socket) -> bool:
+    """Read what nobody needs; False at the end of the stream. Raises OSError."""
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        return bool(sock.recv(RECEIVE_BUFFER_BYTES))
+    except BlockingIOError:
+        return True
 
 
 def _raw(sock: trio.socket.SocketType) -> socket.socket:
