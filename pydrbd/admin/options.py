@@ -93,6 +93,33 @@ def _connect(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--discard-my-data", "after a split brain: give up what was written here alone")
 
 
+def _resize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        dest="size_sectors",
+        type=_size_sectors,
+        metavar="SIZE",
+        help="as large as this (suffix s: sectors, K, M, G, T; default K); 0: as the disks allow "
+        "(default: the configuration's)",
+    )
+    _flag(parser, "--assume-clean", "the new end is equal on both disks: don't sync it")
+    _flag(parser, "--assume-peer-has-space", "although the peer is not connected, and can't be asked")
+
+
+def _size_sectors(text: str) -> int:
+    """A size in drbdsetup's words; without a suffix it is in KiB."""
+    number, factor = text[:-1], _SECTORS_OF.get(text[-1:].upper(), 0)
+    if not factor:
+        number, factor = text, _SECTORS_OF["K"]
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError
+    return int(number) * factor
+
+
+_SECTORS_OF: Final = {"S": 1, "K": 2, "M": 2 << 10, "G": 2 << 20, "T": 2 << 30}
+_size_sectors.__name__ = "size"
+
+
 def _new_current_uuid(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--clear-bitmap", "the peer's copy is equal: on a fresh connected pair, skip the first sync")
 
@@ -114,6 +141,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "pause-sync": Command("hold its resync, this one and those to come", "some"),
     "resume-sync": Command("go on with it", "some"),
     "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
+    "resize": Command("grow it to what its disks have grown to", "volumes", _resize),
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),

@@ -6,6 +6,7 @@ Attaching turns what the meta-data says into a disk state (META 2.3); while conn
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydrbd.core import sizes, uuids
@@ -49,8 +50,7 @@ class DiskEvents:
             node.change(volume, disk=DiskState.Diskless)
             self._attached(volume, refused)
             return
-        full_sync = found.full_sync
-        if full_sync:
+        if found.full_sync:
             event.bitmap.set_all()
         layout = event.layout
         volume.disk = LocalDisk(
@@ -88,8 +88,16 @@ class DiskEvents:
                 f"out of sync ({event.bitmap.count} bits)",
             )
         node.peers.set_size(volume, self._size(volume, event))
+        if found.full_sync:
+            self._forget_full_sync(volume, volume.disk)
         self._enter(volume, DiskState.Outdated if found.peer_outdated else volume.state.pdsk)
         self._attached(volume, "")
+
+    def _forget_full_sync(self, volume: Volume, disk: LocalDisk) -> None:
+        """Every bit is set on disk: the flag that said so has done its duty, or each later attach would sync it all."""
+        stages = self._node.changes.bitmap_stage(volume, flush_data=False)
+        disk.superblock = replace(disk.superblock, flags=disk.superblock.flags & ~MdFlag.FULL_SYNC)
+        self._node.changes.write_superblock(volume, stages or (Stage(False, ()),))
 
     def resume(self, volume: Volume) -> None:
         """The handshake that an attach had to wait for is over."""

@@ -27,6 +27,7 @@ __all__ = [
     "Effect",
     "Level",
     "Log",
+    "MeasureDisk",
     "OpenLink",
     "Part",
     "Persist",
@@ -185,6 +186,16 @@ class DetachDisk:
 
 
 @dataclass(slots=True, eq=False)
+class MeasureDisk:
+    """Look how large the disks are now; the answer is put in here before `then`. It fails if one has shrunk."""
+
+    volume: int
+    then: Then
+    backing_sectors: int = 0
+    md_sectors: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Log:
     """A line for the administrator."""
 
@@ -213,6 +224,7 @@ Effect = (
     | CloseLink
     | Attach
     | DetachDisk
+    | MeasureDisk
     | Log
     | StateChanged
 )

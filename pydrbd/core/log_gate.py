@@ -49,6 +49,7 @@ class LogGate:
         self._waiting: list[_Waiter] = []
         self._frozen: list[tuple[Volume, Batch, int, _Go]] = []
         self._logging: set[int] = set()
+        self._after_logging: list[Callable[[], None]] = []
         self._starving: set[int] = set()
 
     @property
@@ -76,6 +77,13 @@ class LogGate:
                 self._advance(volume)
             else:
                 self._pass(waiter, disk.log)
+
+    def when_quiet(self, volume: Volume, then: Callable[[], None]) -> None:
+        """Call when no transaction of this volume is under way: now, or before the next one begins."""
+        if volume.vnr not in self._logging:
+            then()
+        else:
+            self._after_logging.append(lambda: self.when_quiet(volume, then))
 
     def thaw(self, volume: Volume) -> None:
         """I/O goes on: what came to the gate while it was frozen, after having been let in before, comes again."""
@@ -132,6 +140,9 @@ class LogGate:
                 else:
                     disk.log.commit(plan)
                     volume.counters.al_writes += 1
+            waiting, self._after_logging = self._after_logging, []
+            for then in waiting:
+                then()
             self.retry()
 
         self._node.persist_log(volume, plan, committed)

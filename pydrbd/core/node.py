@@ -47,6 +47,7 @@ from pydrbd.core.packets_in import PacketsIn
 from pydrbd.core.peer_state import PeerStates
 from pydrbd.core.peer_writes import PeerWrites
 from pydrbd.core.reads import Reads
+from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync
 from pydrbd.core.resync_source import ResyncSource
 from pydrbd.core.states import ConnState, Role, State
@@ -102,6 +103,7 @@ class Node:
         self.resync = Resync(self)
         self.resync_source = ResyncSource(self)
         self.new_uuids = NewUuids(self)
+        self.resizes = Resizes(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)
         self.disks = DiskEvents(self)

@@ -50,6 +50,7 @@ class Operator:
             "outdate": self._outdate,
             **self.syncs.verbs,
             "new-current-uuid": node.new_uuids.on_command,
+            "resize": node.resizes.on_command,
         }
 
     @property

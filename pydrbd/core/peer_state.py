@@ -46,13 +46,13 @@ class PeerStates:
         parameter = SyncParam(volume.options.resync_rate_kib_s, "", "", volume.options.controller)
         self._node.send_data(Packet.P_SYNC_PARAM89, parameter.encode(), volume.vnr)
 
-    def send_sizes(self, volume: Volume, dds_flags: int = 0) -> None:
-        """P_SIZES: what our disk offers, what the user wants, what is exported now."""
+    def send_sizes(self, volume: Volume, dds_flags: int = 0, *, asks: bool = False) -> None:
+        """P_SIZES: what our disk offers, what the user wants, what is exported now (`asks`: the peer is to answer)."""
         disk = volume.disk if volume.state.disk >= DiskState.Negotiating else None
         packet = Sizes(
             disk.capacity_sectors if disk else 0,
             volume.options.size_sectors if disk else 0,
-            volume.size_sectors,
+            0 if asks else volume.size_sectors,
             volume.options.max_bio_bytes,
             dds_flags=dds_flags,
             queue_limits=QueueLimits(4096, 512, 0, 4096, 0, 1) if self._node.long_sizes else None,
@@ -86,7 +86,9 @@ class PeerStates:
         node, disk = self._node, volume.disk
         packet = Sizes.decode(payload, with_queue_limits=node.long_sizes)
         volume.peer.sizes = packet
-        connecting = volume.state.conn <= ConnState.WFReportParams
+        if volume.state.conn > ConnState.WFReportParams:
+            node.resizes.on_sizes(volume, packet)
+            return
         if disk is None or volume.state.disk < DiskState.Negotiating:
             taken = sizes.diskless_size(packet, volume.size_sectors, volume.state.role)
             if isinstance(taken, SizeRefused):
@@ -94,7 +96,7 @@ class PeerStates:
                 return
             volume.size_sectors = taken
             return
-        user = sizes.agreed_user_size(volume.options.size_sectors, packet.u_size, connecting=connecting)
+        user = sizes.agreed_user_size(volume.options.size_sectors, packet.u_size, connecting=True)
         agreed = sizes.agreed_size(
             disk.capacity_sectors, packet.d_size, last_agreed=disk.superblock.la_size_sectors, user=user
         )
@@ -102,23 +104,19 @@ class PeerStates:
         if refused is not None:
             node.give_up_connection(refused.reason)
             return
-        if connecting and (words := sizes.peer_will_refuse(agreed, packet)):
+        if words := sizes.peer_will_refuse(agreed, packet):
             node.log_line(Level.ERROR, f"volume {volume.vnr}: {words}")
         self.set_size(volume, agreed)
         volume.peer.seen_sizes = True
-        if not connecting and sizes.must_reply_with_sizes(
-            packet, volume.size_sectors, volume.state.conn, backing_changed=False
-        ):
-            self.send_sizes(volume, packet.dds_flags)
 
-    def set_size(self, volume: Volume, size_sectors: int) -> None:
+    def set_size(self, volume: Volume, size_sectors: int, *, mark_new: bool = True) -> None:
         """Make the device this large: bitmap, superblock; new blocks are out of sync if the old ones were real."""
         disk = volume.disk
         assert disk is not None
         if size_sectors == volume.size_sectors and disk.superblock.la_size_sectors == size_sectors:
             return
-        was_known = disk.superblock.la_size_sectors != 0
-        disk.bitmap.resize(bits_for_sectors(size_sectors), sectors_to_bytes(size_sectors), mark_new=was_known)
+        mark_new = mark_new and disk.superblock.la_size_sectors != 0
+        disk.bitmap.resize(bits_for_sectors(size_sectors), sectors_to_bytes(size_sectors), mark_new=mark_new)
         volume.size_sectors = size_sectors
         self._node.log_line(Level.INFO, f"volume {volume.vnr}: size = {size_sectors // 2} KB ({size_sectors} sectors)")
         self._node.changes.write_superblock(volume, self._node.changes.bitmap_stage(volume, flush_data=False))

@@ -68,6 +68,8 @@ class PeerVolume:
     last_state: State | None = None
     next_seq: int = 1
     seen_sizes: bool = False
+    grown: bool = False
+    """Our side of the device has grown, and the peer has not said yet how large it is there."""
     skips_sync: bool = False
     """It has been told that its fresh disk is equal to ours: it does not say so itself."""
     bitmap_merged: bool = False

@@ -170,12 +170,28 @@ class ActivityLog:
             self._slot_of[extent] = slot
             self._last_use[extent] = plan.released_epoch + 1
         del self._free[len(self._free) - (len(plan.added) - len(plan.evicted)) :]
+        self._turn()
+        self._transaction_count += 1
+        self._eviction_count += len(plan.evicted)
+
+    def rewrite(self) -> bytes:
+        """The whole ring for another place: transactions that change nothing, whose contexts name every hot extent.
+
+        As a kernel writes it after a change of size. There must be no transaction under way.
+        """
+        assert self._pending is None, "a transaction is under way: it would be missing"
+        blocks = [b""] * (self._al_stripes * self._al_stripe_size_4k)
+        for _ in range(len(blocks)):
+            blocks[ring_block(self._tr_number, self._al_stripes, self._al_stripe_size_4k)] = self._encode(())
+            self._turn()
+        return b"".join(blocks)
+
+    def _turn(self) -> None:
+        """On to the next block of the ring and the next piece of the context."""
         self._tr_number = (self._tr_number + 1) % number_modulus(self._al_stripes * self._al_stripe_size_4k)
         self._context_start += CONTEXT_SLOTS
         if self._context_start >= self._slot_count:
             self._context_start = 0
-        self._transaction_count += 1
-        self._eviction_count += len(plan.evicted)
 
     def abandon(self, plan: Plan) -> None:
         """The plan's block has certainly not been written: all is as before `plan`.

@@ -52,6 +52,8 @@ def apply_al(
     if superblock.is_clean:
         return AppliedLog(superblock, (), None, (), 0, ())
     assert len(al_blocks) == layout.al_block_count
+    if MdFlag.FULL_SYNC in superblock.flags and MdFlag.AL_DISABLED in superblock.flags:
+        return _without_log(superblock, layout)
     was_primary = MdFlag.PRIMARY_IND in superblock.flags
     result = replay(al_blocks, was_primary, layout.al_stripes)
     notes = [result.damage] if result.damage else []
@@ -80,3 +82,13 @@ def apply_al(
         ((layout.superblock_offset_bytes, clean.encode()),),
     )
     return AppliedLog(clean, tuple(stage for stage in stages if stage), result, tuple(marked), newly, tuple(notes))
+
+
+def _without_log(superblock: Superblock, layout: Layout) -> AppliedLog:
+    """A crash while meta-data was moved (moving.py): neither log nor bitmap count, everything is out of sync."""
+    clean = superblock.marked_clean()
+    stages = (
+        ((layout.al_offset_bytes, clean_ring(layout.al_block_count)),),
+        ((layout.superblock_offset_bytes, clean.encode()),),
+    )
+    return AppliedLog(clean, stages, None, (), 0, ("the meta-data was being moved: the next sync is a full one",))

@@ -35,6 +35,7 @@ class DiskPlace:
     kind: MetaKind
     index: int
     discard_zeroes_if_aligned: bool = True
+    minor: int = 0
 
     @property
     def md_bytes(self) -> range | None:
@@ -67,9 +68,9 @@ def disk_place(volume: VolumeConfig) -> DiskPlace | None:
     meta = volume.meta_disk
     zeroes = volume.disk_options.discard_zeroes_if_aligned
     if meta.is_internal:
-        return DiskPlace(volume.vnr, volume.disk, volume.disk, MetaKind.INTERNAL, 0, zeroes)
+        return DiskPlace(volume.vnr, volume.disk, volume.disk, MetaKind.INTERNAL, 0, zeroes, volume.minor)
     kind = MetaKind.FLEXIBLE if meta.index is None else MetaKind.INDEXED
-    return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, zeroes)
+    return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, zeroes, volume.minor)
 
 
 def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Blueprint:

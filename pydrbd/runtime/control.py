@@ -47,6 +47,7 @@ _NODE_VERBS = frozenset(
         "resume-sync",
         "verify",
         "new-current-uuid",
+        "resize",
     }
 )
 

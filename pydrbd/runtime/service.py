@@ -27,10 +27,12 @@ from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
 from pydrbd.core.node import Node
 from pydrbd.errors import BusyError, InternalError, PeerProtocolError, PydrbdError
 from pydrbd.limits import STOP_TIMEOUT_S
+from pydrbd.metadata.opening import KnownSize
 from pydrbd.runtime.block_open import IoMode
-from pydrbd.runtime.build import Blueprint, blueprint
+from pydrbd.runtime.build import Blueprint, DiskPlace, blueprint
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
+from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
@@ -54,6 +56,7 @@ class Service:
         self.nbd = NbdServer(self.exports)
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
         self.disks: dict[int, VolumeDisk] = {}
+        self._known_sizes = KnownSizes(state_dir(run_dir))
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
         self._nursery: trio.Nursery
@@ -71,6 +74,7 @@ class Service:
             fx.CloseLink: lambda effect: self.link.close(effect.reason, linger=effect.linger),
             fx.Attach: lambda effect: self._nursery.start_soon(self._attach, effect.volume),
             fx.DetachDisk: self._detach,
+            fx.MeasureDisk: lambda effect: self._nursery.start_soon(self._measure, effect),
             fx.Log: lambda effect: _log.log(int(effect.level), "%s: %s", plan.resource.name, effect.text),
             fx.StateChanged: lambda _effect: self._wake_watchers(),
         }
@@ -144,12 +148,17 @@ class Service:
             return
         try:
             io = cast(IoMode, self.plan.settings.io)
-            data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io)
+            known = self._known_sizes.read(place)
+            data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io, known)
         except (PydrbdError, OSError) as error:
             self.feed(DiskNotOpened(vnr, str(error)))
             return
         if data.buffered_reason:
             _log.info("%s is used through the page cache: %s", place.path, data.buffered_reason)
+        for note in opened.applied.notes:
+            _log.info("%s: volume %d: %s", self.plan.resource.name, vnr, note)
+        now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
+        await self._remember_sizes(place, now)
         disk = VolumeDisk(data, meta, self._ended)
         self.disks[vnr] = disk
         self._nursery.start_soon(disk.run)
@@ -163,6 +172,30 @@ class Service:
                 len(opened.applied.marked_extents),
             )
         )
+
+    async def _remember_sizes(self, place: DiskPlace, *sizes: KnownSize) -> None:
+        try:
+            await trio.to_thread.run_sync(self._known_sizes.write, place, sizes)
+        except OSError as error:
+            _log.warning("%s must not grow while it is not in use: its size can't be noted: %s", place.path, error)
+
+    async def _measure(self, effect: fx.MeasureDisk) -> None:
+        """How large the disks are now. A new size is noted before meta-data moves by it; the old one still counts."""
+        disk, failed = self.disks.get(effect.volume), _ALL
+        if disk is not None:
+            try:
+                effect.backing_sectors, effect.md_sectors = await trio.to_thread.run_sync(disk.measure)
+                failed = 0
+            except (PydrbdError, OSError) as error:
+                _log.error("%s: %s", self.plan.resource.name, error)
+        attached = self.node.volumes[effect.volume].disk
+        if not failed and attached is not None and effect.md_sectors > attached.layout.md_device_sectors:
+            uuid = attached.superblock.device_uuid
+            sizes = (attached.layout.md_device_sectors, effect.md_sectors)
+            await self._remember_sizes(
+                self.plan.disks[effect.volume], *(KnownSize(sectors, uuid) for sectors in sizes)
+            )
+        self._ended(effect, failed, _EIO if failed else 0)
 
     def _detach(self, effect: fx.DetachDisk) -> None:
         disk = self.disks.pop(effect.volume, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import EIO
 from typing import Any
 
@@ -12,7 +12,7 @@ import trio
 from pydrbd.core import effects as fx
 from pydrbd.limits import DISK_STOP_TIMEOUT_S
 from pydrbd.metadata.layout import MetaKind
-from pydrbd.metadata.opening import OpenedMetaData, open_meta_data
+from pydrbd.metadata.opening import KnownSize, OpenedMetaData, open_meta_data
 from pydrbd.runtime.block_device import FileDevice
 from pydrbd.runtime.block_open import IoMode
 from pydrbd.runtime.build import DiskPlace
@@ -28,8 +28,10 @@ OnEnd = Callable[[Any, int, int], None]
 _ALL = (1 << 64) - 1
 
 
-def open_volume_disk(place: DiskPlace, io: IoMode) -> tuple[FileDevice, FileDevice, OpenedMetaData]:
-    """Open data and meta-data devices and apply the activity log: blocking, for a thread.
+def open_volume_disk(
+    place: DiskPlace, io: IoMode, known: Iterable[KnownSize] = ()
+) -> tuple[FileDevice, FileDevice, OpenedMetaData]:
+    """Open data and meta-data devices, apply the activity log, follow a disk that has grown: blocking, for a thread.
 
     Raises DiskError, BusyError, MetaDataError; nothing stays open then.
     """
@@ -44,6 +46,7 @@ def open_volume_disk(place: DiskPlace, io: IoMode) -> tuple[FileDevice, FileDevi
             place.index,
             meta.size_bytes // SECTOR_SIZE_BYTES,
             data.size_bytes // SECTOR_SIZE_BYTES,
+            known,
         )
         for stage in opened.applied.stages:
             for offset, block in stage:
@@ -62,6 +65,7 @@ class VolumeDisk:
 
     def __init__(self, data: FileDevice, meta: FileDevice, on_end: OnEnd) -> None:
         self.device = data
+        self._meta_device = meta
         self._data = Disk(data)
         self._meta = self._data if meta is data else Disk(meta)
         self._on_end = on_end
@@ -76,6 +80,13 @@ class VolumeDisk:
             nursery.start_soon(self._data.run)
             if self._meta is not self._data:
                 nursery.start_soon(self._meta.run)
+
+    def measure(self) -> tuple[int, int]:
+        """Take up what the devices have grown to: sectors of data and of meta-data device. Raises DiskError."""
+        sectors = self.device.refresh_size() // SECTOR_SIZE_BYTES
+        if self._meta_device is self.device:
+            return sectors, sectors
+        return sectors, self._meta_device.refresh_size() // SECTOR_SIZE_BYTES
 
     def fail(self) -> None:
         """The disk has been given up: everything on it ends with an error."""

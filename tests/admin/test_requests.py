@@ -32,6 +32,13 @@ REQUESTS = [
     (["resume-sync"], "resume-sync", {}),
     (["new-current-uuid"], "new-current-uuid", {"clear_bitmap": False}),
     (["new-current-uuid", "--clear-bitmap"], "new-current-uuid", {"clear_bitmap": True}),
+    (["resize"], "resize", {"size_sectors": None, "assume_clean": False, "assume_peer_has_space": False}),
+    (
+        ["resize", "--size", "3G", "--assume-clean", "--assume-peer-has-space"],
+        "resize",
+        {"size_sectors": 6 << 20, "assume_clean": True, "assume_peer_has_space": True},
+    ),
+    (["resize", "--size=99s"], "resize", {"size_sectors": 99, "assume_clean": False, "assume_peer_has_space": False}),
 ]
 
 

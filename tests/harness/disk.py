@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pydrbd.core.effects import Stage
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import Layout, MetaKind
-from pydrbd.metadata.opening import OpenedMetaData, open_meta_data
+from pydrbd.metadata.opening import KnownSize, OpenedMetaData, open_meta_data
 from pydrbd.metadata.superblock import Superblock
 from pydrbd.native import Batch, indices
 from pydrbd.units import SECTOR_SIZE_BYTES
@@ -32,6 +32,7 @@ class MemoryDisk:
         self.layout = Layout.internal(self.sectors)
         self.data_bytes = self.layout.usable_sectors * SECTOR_SIZE_BYTES
         self._versions: dict[int, list[tuple[int, bytes]]] = {}
+        self.known: list[KnownSize] = []
         self.sequence = 0
         self.touched: set[int] = set()
         self.meta_generation = 0
@@ -119,6 +120,16 @@ class MemoryDisk:
             for sector in range(offset // SECTOR_SIZE_BYTES, -(-(offset + length) // SECTOR_SIZE_BYTES)):
                 self._versions.pop(sector, None)
 
+    def grow(self, size_bytes: int) -> None:
+        """The disk is larger from now on: what was its end, with the meta-data, is in the middle."""
+        image = mmap.mmap(-1, size_bytes)
+        image[: len(self.image)] = self.image[:]
+        self.known.append(KnownSize(self.sectors))
+        self.image, self.sectors = image, size_bytes // SECTOR_SIZE_BYTES
+        self.layout = Layout.internal(self.sectors)
+        self.data_bytes = self.layout.usable_sectors * SECTOR_SIZE_BYTES
+        self.meta_generation += 1
+
     def lose_power(self, rng: random.Random) -> None:
         """Of what was not flushed keep nothing, everything, or a mixture, sector by sector and age by age."""
         menu = rng.randrange(4)
@@ -183,6 +194,7 @@ class MemoryDisk:
             0,
             self.sectors,
             self.sectors,
+            self.known,
         )
 
     def superblock(self) -> Superblock:

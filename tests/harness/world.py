@@ -289,6 +289,8 @@ class Machine:
                 disk.write(effect.offset_bytes, bytes(effect.length_bytes))
                 if isinstance(effect, fx.DiskZero) and effect.fua:
                     disk.settle(effect.offset_bytes, effect.length_bytes)
+            case fx.MeasureDisk():
+                effect.backing_sectors = effect.md_sectors = disk.sectors
             case fx.Persist():
                 if disk.fails("write"):
                     self._tear(effect, rng)

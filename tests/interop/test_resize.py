@@ -1,0 +1,145 @@
+"""The device grows while it is in use, beside a kernel, whoever is asked and whoever is Primary."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.interop.pair import DISK_BYTES, Pair, refused
+from tests.lab.kernel_node import KernelNode
+from tests.lab.load import Op
+from tests.lab.nodes import RESOURCE, Node, resource_text
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.interop
+
+SMALL_BYTES = DISK_BYTES * 3 // 4
+MAPPED = "/dev/dm-0"
+SAID = ("Writing the whole bitmap", "Resync of new storage")
+"""What a pair of kernels says too."""
+
+
+class Growing:
+    """A pair whose disks can be enlarged while they are in use: a kernel's by device mapper, pydrbd's is a file."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.names = {node: node.disk_name for node in pair}
+
+    def start(self) -> None:
+        """As Pair.start, on small disks."""
+        for node in self.pair:
+            os.truncate(node.disk_path, 0)
+            os.truncate(node.disk_path, DISK_BYTES if isinstance(node, KernelNode) else SMALL_BYTES)
+            if isinstance(node, KernelNode):
+                node.guest.load("dm-mod")
+                node.guest.shell(f"dmsetup create --noudevsync grows --table '{_table(node, SMALL_BYTES, self.names)}'")
+                node.disk_name = MAPPED
+        text = resource_text(list(self.pair))
+        for node in self.pair:
+            node.configure(text)
+            node.create_md()
+            node.up()
+        for node in self.pair:
+            node.wait(conn="Connected", disk="Inconsistent", peer_disk="Inconsistent")
+        self.pair.sync()
+        self.pair.image = bytearray(self.pair.first.size_bytes())
+
+    def enlarge(self, node: Node) -> None:
+        if isinstance(node, KernelNode):
+            table = _table(node, DISK_BYTES, self.names)
+            node.guest.shell(
+                f"dmsetup reload --noudevsync grows --table '{table}'; dmsetup resume --noudevsync grows"
+            )
+        else:
+            os.truncate(node.disk_path, DISK_BYTES)
+
+    def finish(self) -> None:
+        for node in self.pair:
+            node.disk_name = self.names[node]
+            if isinstance(node, KernelNode) and node.guest.runs:
+                node.guest.shell(f"drbdadm down {RESOURCE} && dmsetup remove --noudevsync grows", check=False)
+
+    def wait_grown(self, size_bytes: int) -> None:
+        """Both nodes have it, and are in sync."""
+        pair = self.pair
+        wait_until(lambda: pair.first.size_bytes() == size_bytes, "it to grow", 20.0, pair.describe)
+        pair.wait_in_sync()
+        assert pair.second.size_bytes() in (0, size_bytes)
+
+
+def _table(node: Node, size_bytes: int, names: dict[Node, str]) -> str:
+    return f"0 {size_bytes // 512} linear {names[node]} 0"
+
+
+def resize(node: Node, *words: str) -> None:
+    """The verb, in each node's own way. Raises Refused."""
+    if isinstance(node, KernelNode):
+        node._adm("resize", *words)
+    else:
+        node._grant("resize", **{word.strip("-").replace("-", "_"): True for word in words})
+
+
+def data_bytes(disk_bytes: int) -> int:
+    """What internal meta-data of a disk of less than 128 MiB leaves."""
+    return disk_bytes - (8 + 64 + 8) * 512
+
+
+@pytest.fixture
+def growing(pair, seed):
+    """A small pair in sync."""
+    pair.allow(*SAID)
+    growing = Growing(pair)
+    try:
+        growing.start()
+        pair.write(pair.first, seed, 10)
+        yield growing
+    finally:
+        growing.finish()
+
+
+@pytest.mark.parametrize("who", ["primary", "secondary"])
+def test_both_disks_have_grown(growing, seed, who):
+    """The new end is resynced from the Primary, then written; all of it is the same, after a reconnect, too."""
+    pair = growing.pair
+    for node in pair:
+        growing.enlarge(node)
+    with pair.second.disk_path.open("r+b") as disk:
+        disk.seek(DISK_BYTES - 1024 * 1024)
+        disk.write(b"not what the other one has there" * 1024)
+    resize(pair.first if who == "primary" else pair.second)
+    growing.wait_grown(data_bytes(DISK_BYTES))
+    with pair.first.disk_path.open("rb") as disk:
+        pair.image = bytearray(disk.read(data_bytes(DISK_BYTES)))
+    pair.assert_same()
+    pair.play(pair.first, [Op("fua", data_bytes(DISK_BYTES) - 65536, 65536, seed)])
+    pair.write(pair.first, seed + 1, 20)
+    pair.assert_same()
+    pair.second.disconnect()
+    pair.first.wait(peer_disk="DUnknown")
+    pair.write(pair.first, seed + 2, 10)
+    pair.second.connect()
+    pair.assert_same()
+    pair.switch()
+    pair.write(pair.first, seed + 3, 10)
+    pair.assert_same()
+
+
+def test_assume_clean_does_not_sync(growing, seed):
+    """Both are larger and UpToDate without a resync of the new end."""
+    pair = growing.pair
+    for node in pair:
+        growing.enlarge(node)
+    before = [node.log().lower().count("began resync") for node in pair]
+    resize(pair.first, "--assume-clean")
+    growing.wait_grown(data_bytes(DISK_BYTES))
+    assert [node.log().lower().count("began resync") for node in pair] == before
+
+
+def test_it_is_refused_by_two_secondaries(growing):
+    """DRBD's words: it needs a Primary."""
+    pair = growing.pair
+    pair.first.secondary()
+    for node in pair:
+        assert "(131)" in refused(resize, node)
