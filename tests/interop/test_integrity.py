@@ -33,7 +33,7 @@ def patterns(op):
 
 
 class Wire:
-    """The meddler's process in the lab's network."""
+    """The meddler's process in the lab's network; it ends before the nodes do, so that they part once more."""
 
     def __init__(self, lab, ends):
         with contextlib.suppress(LabFailed):  # there already

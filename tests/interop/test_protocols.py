@@ -14,7 +14,7 @@ pytestmark = pytest.mark.interop
 
 CUT_OFF = (
     "PingAck did not arrive in time", "NetworkFailure", "BrokenPipe", "Timeout", "sock_\\w+ returned",
-    "connection shut down by peer", "short sent", "short read", "error receiving",
+    "connection shut down by peer", "sock was shut down by peer", "short sent", "short read", "error receiving",
 )  # fmt: skip
 REFUSED = (
     "incompatible .* settings", "error receiving Protocol", "differs from ours", "NetworkFailure", "BrokenPipe",
