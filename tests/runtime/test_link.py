@@ -32,6 +32,7 @@ class Notes:
             links=SimpleNamespace(handshaking=False),
             peer_writes=SimpleNamespace(busy_bytes=0),
             header_format=HeaderFormat.H100,
+            digest_bytes=0,
             established=True,
             apv=101,
         )
