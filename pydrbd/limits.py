@@ -21,6 +21,7 @@ __all__ = [
     "CONTROL_CONNECTIONS_MAX",
     "CONTROL_REQUEST_BYTES_MAX",
     "CONTROL_RESPONSE_BYTES_MAX",
+    "CSUMS_REQUEST_BYTES_MAX",
     "DISCARD_BYTES_MAX",
     "DISCARD_CHUNK_BYTES",
     "DISK_INLINE_BYTES_MAX",
@@ -55,6 +56,9 @@ __all__ = [
     "RESYNC_READ_BYTES",
     "SECRET_BYTES_MAX",
     "STOP_TIMEOUT_S",
+    "VERIFY_IN_FLIGHT_BLOCKS_MAX",
+    "VERIFY_PEER_BLOCKS_MAX",
+    "VERIFY_READS_MAX",
 ]
 
 BATCH_RECORDS_MAX: Final = 64
@@ -139,6 +143,19 @@ READ_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
 
 RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
 """What a sync target has asked for and not yet written."""
+
+CSUMS_REQUEST_BYTES_MAX: Final = 64 * KIB
+"""The longest resync request with a checksum: if one byte of it differs, all of it is sent."""
+
+VERIFY_IN_FLIGHT_BLOCKS_MAX: Final = 512
+"""Blocks that an online verify looks at at a time. On the Primary, writes to them wait."""
+
+VERIFY_PEER_BLOCKS_MAX: Final = 1 << 18
+"""Blocks that the peer may have asked for in its online verify, and not told the result of; a kernel has up to
+max-buffers of them, at most 131072."""
+
+VERIFY_READS_MAX: Final = 1024
+"""Such blocks that are read for the peer at a time; the others wait."""
 
 RESYNC_PERSIST_S: Final = 2.0
 """How often a sync target writes what is clean to disk."""

@@ -159,6 +159,11 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         return lambda target: show(context, target)
     if verb in ("wait-connect", "wait-sync"):
         return _waiting(context, verb, arguments)
+    if verb == "verify":
+        from pydrbd.admin import verbs_verify
+
+        places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
+        return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
     if verb in ("create-md", "dump-md", "apply-al", "get-gi", "show-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state

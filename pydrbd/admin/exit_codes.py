@@ -16,6 +16,7 @@ __all__ = [
     "EXIT_CODES",
     "CommandFailed",
     "ConfiguredError",
+    "CopiesDiffer",
     "StandAloneError",
     "WaitTimedOut",
     "exit_code_of",
@@ -27,6 +28,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     0: "done (also: there was nothing to do)",
     1: "the output could not be written",
     5: "wait-connect, wait-sync: the time is over",
+    6: "verify --wait: the copies differ",
     10: "the request failed or was not answered in time, for a reason that has no code",
     17: "the state change is refused, by this node or its peer",
     20: "the disk is in use by the running process of the resource",
@@ -53,6 +55,12 @@ class CommandFailed(PydrbdError):
     """The process answered that it failed, without one of DRBD's codes."""
 
     exit_code: ClassVar[int] = 10
+
+
+class CopiesDiffer(PydrbdError):
+    """An online verify has found differences."""
+
+    exit_code: ClassVar[int] = 6
 
 
 class StandAloneError(PydrbdError):

@@ -124,6 +124,28 @@ def _new_current_uuid(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--clear-bitmap", "the peer's copy is equal: on a fresh connected pair, skip the first sync")
 
 
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--start", dest="start_sector", type=_sectors, metavar="S",
+        help="the first sector (default: where the last one was cut off, else 0); 16M is a byte offset",
+    )  # fmt: skip
+    parser.add_argument("--stop", dest="stop_sector", type=_sectors, metavar="S", help="the sector to stop before")
+    _flag(parser, "--wait", "wait until it is over, and show how far it is; 6 if the copies differ")
+
+
+def _sectors(text: str) -> int:
+    from pydrbd.config.options import Unit
+    from pydrbd.config.values import parse_number
+
+    value = parse_number(text, Unit.SECTORS)
+    if value is None:
+        raise ValueError
+    return value
+
+
+_sectors.__name__ = "number of sectors"
+
+
 COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("start a resource's process in the background", "some", group="process"),
     "down": Command("stop it", "some", _force("although clients have it open"), "process"),
@@ -139,6 +161,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "invalidate-remote": Command("forget the peer's data: sync all of it to the peer", "some"),
     "outdate": Command("mark the local data as out of date", "some"),
     "pause-sync": Command("hold its resync, this one and those to come", "some"),
+    "verify": Command("compare both copies while they are in use", "some", _verify),
     "resume-sync": Command("go on with it", "some"),
     "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
     "resize": Command("grow it to what its disks have grown to", "volumes", _resize),

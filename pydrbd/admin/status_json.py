@@ -85,13 +85,25 @@ def _peer_device(volume: Values) -> Values:
         "out-of-sync": out_of_sync_kib(volume),
         "pending": pending["peer"],
         "unacked": pending["unacked"],
-        "has-sync-details": volume["resync"] is not None,
-        "has-online-verify-details": False,
+        "has-sync-details": bool(volume["resync"] or volume.get("verify")),
+        "has-online-verify-details": bool(volume.get("verify")),
         "percent-in-sync": round(100.0 * (1 - stale_sectors / total_sectors), 2) if total_sectors else 100.0,
     }
     if volume["resync"] is not None:
         values |= _sync_details(volume["resync"])
+    elif volume.get("verify"):
+        values |= _sync_details(volume["verify"]) | _verify_details(volume["verify"])
     return values
+
+
+def _verify_details(verify: Values) -> Values:
+    return {
+        "ov-start-sector": verify["start_sector"],
+        "ov-stop-sector": verify["stop_sector"],
+        "ov-position": verify["position_sector"],
+        "ov-left": verify["left_bits"] * SECTORS_PER_BIT,
+        "ov-skipped": verify["skipped_bits"] * SECTORS_PER_BIT,
+    }
 
 
 def _sync_details(resync: Values) -> Values:
@@ -107,8 +119,8 @@ def _sync_details(resync: Values) -> Values:
         "rs-db0-sectors": done_sectors,
         "rs-dt1-ms": elapsed_ms,
         "rs-db1-sectors": done_sectors,
-        "rs-failed": resync["failed_bits"] * SECTORS_PER_BIT,
-        "rs-same-csum": 0,
+        "rs-failed": resync.get("failed_bits", 0) * SECTORS_PER_BIT,
+        "rs-same-csum": resync.get("same_bits", 0) * SECTORS_PER_BIT,
         "db0/dt0 [MiB/s]": rate_mib,
         "db1/dt1 [MiB/s]": rate_mib,
         "db/dt [MiB/s]": rate_mib,

@@ -98,8 +98,9 @@ def _peer_device(volume: Values, is_single: bool, verbose: bool, statistics: boo
     if verbose or volume["replication"] != "Off":
         words.append(f"replication:{volume['replication']}")
     words.append(f"peer-disk:{volume['peer_disk']}")
-    if volume["resync"]:
-        words.append(f"done:{volume['resync']['percent_done']:.2f}")
+    running = volume["resync"] or volume.get("verify")
+    if running:
+        words.append(f"done:{running['percent_done']:.2f}")
     if verbose or volume["resync_suspended"] != "no":
         words.append(f"resync-suspended:{volume['resync_suspended']}")
     yield "    " + " ".join(words)

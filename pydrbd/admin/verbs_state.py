@@ -20,7 +20,7 @@ _HINTS: Final[Mapping[tuple[str, int], str]] = {
     ("secondary", -12): "an NBD client is connected: end it first, or say --force (it will get errors)",
     ("disconnect", -10): "the peer needs this disk: demote it there first, or say --force",
     ("invalidate-remote", -15): "connect it to the peer first",
-    ("outdate", -6): "disconnect it first",
+    ("verify", -14): "set verify-alg on both nodes",
     ("detach", -2): "this is the only good copy in use: pydrbd secondary first",
 }
 """What to do about a refusal, by verb and DRBD's code."""

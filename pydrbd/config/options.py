@@ -156,9 +156,9 @@ _NET: Final = (
     _enum("net", "on-congestion", "block", "pull-ahead", "disconnect"),
     _number("net", "congestion-fill", 0, 0, 20971520, Unit.SECTORS),
     _number("net", "congestion-extents", 67, 1237, 65534),
-    _string("net", "csums-alg"),
-    _bool("net", "csums-after-crash-only", False),
-    _string("net", "verify-alg"),
+    _string("net", "csums-alg", effective=True),
+    _bool("net", "csums-after-crash-only", False, effective=True),
+    _string("net", "verify-alg", effective=True),
     _bool("net", "use-rle", True, effective=True),
     _number("net", "socket-check-timeout", 0, 0, 300, Unit.DECISECONDS, effective=True),
 )

@@ -33,6 +33,7 @@ _LOST_DATA = (
     DiskState.DUnknown,
     DiskState.Outdated,
 )
+_VERIFYING = (ConnState.VerifyS, ConnState.VerifyT)
 _STATE_FLAGS = (
     MdFlag.CONSISTENT
     | MdFlag.PRIMARY_IND
@@ -113,6 +114,8 @@ class Changes:
             volume.disk.crashed_primary = False
         if old.conn >= ConnState.SyncSource and (new.conn < ConnState.SyncSource or new.conn >= ConnState.Ahead):
             node.resync.stop(volume)
+        if old.conn in _VERIFYING and new.conn not in _VERIFYING:
+            node.verify.stop(volume)
         if new_generation or self._needs_new_current(volume, old, new):
             self.new_current_uuid(volume)  # before bit 0 follows: the generation that ends was not this Primary's
         self._follow_role(volume, old, new)
@@ -140,6 +143,8 @@ class Changes:
         if old.role != new.role and volume.disk is not None:
             volume.uuids = uuids.set_primary_bit(volume.uuids, new.role == Role.Primary)
             self._node.resync.on_role_changed(volume)
+        if old.role != new.role:
+            self._node.verify.on_role_changed(volume)
 
     def _needs_new_current(self, volume: Volume, old: State, new: State) -> bool:
         if volume.disk is None or new.disk < DiskState.UpToDate or volume.uuids.bitmap:

@@ -55,6 +55,9 @@ class NetOptions:
     cram_hmac_alg: str = ""
     shared_secret: str = ""
     use_rle: bool = True
+    csums_alg: str = ""
+    csums_after_crash_only: bool = False
+    verify_alg: str = ""
     max_epoch_size: int = 2048
     timeout_s: float = 6.0
     ko_count: int = 7

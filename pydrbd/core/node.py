@@ -18,6 +18,8 @@ from pydrbd import native
 from pydrbd.core.bitmap_exchange import BitmapExchange
 from pydrbd.core.changes import Changes
 from pydrbd.core.clients import Clients
+from pydrbd.core.csums import Csums
+from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
 from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Persist, Reply, Send, Socket, Stage
 from pydrbd.core.epochs import TransferLog
@@ -52,6 +54,7 @@ from pydrbd.core.resync import Resync
 from pydrbd.core.resync_source import ResyncSource
 from pydrbd.core.states import ConnState, Role, State
 from pydrbd.core.transitions import Rules
+from pydrbd.core.verify import Verify
 from pydrbd.core.volume import LocalDisk, Volume, VolumeOptions
 from pydrbd.core.writes import Writes
 from pydrbd.limits import BARRIER_IDLE_S
@@ -104,6 +107,9 @@ class Node:
         self.resync_source = ResyncSource(self)
         self.new_uuids = NewUuids(self)
         self.resizes = Resizes(self)
+        self.digests = Digests(self)
+        self.csums = Csums(self)
+        self.verify = Verify(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)
         self.disks = DiskEvents(self)
@@ -177,6 +183,7 @@ class Node:
         """What configuration and surroundings say about the states of a volume."""
         return Rules(
             allow_two_primaries=self.net.allow_two_primaries,
+            verify_alg_set=self.digests.verify is not None,
             opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,
             other_volume_peer_primary=any(
                 other is not volume and other.state.peer == Role.Primary for other in self.volumes.values()

@@ -332,6 +332,8 @@ class Operator:
         self._reply(reply, vnr, code)
         if code.granted and volume.state.conn in _FULL_SYNC:
             self.syncs.start_full_sync(volume)
+        elif code.granted and change.conn is ConnState.VerifyT is volume.state.conn:
+            node.verify.begin_target(volume)
 
     def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:
         payload = StateChgReply(int(code)).encode()

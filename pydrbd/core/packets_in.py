@@ -17,7 +17,7 @@ from pydrbd.core.writes import WriteBatch
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
-from pydrbd.wire.packet_numbers import ID_SYNCER, PACKET_SPECS, SocketKind, packet_name
+from pydrbd.wire.packet_numbers import ID_SYNCER, OV_OUT_OF_SYNC, PACKET_SPECS, SocketKind, packet_name
 from pydrbd.wire.packets import Barrier, BarrierAck, Packet, SyncUuid
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ __all__ = ["PacketsIn"]
 _WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
 _WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
 _ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUIDS, Packet.P_STATE})
-_IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE, Packet.P_SYNC_PARAM89})
+_IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE})
 _SUMMED = frozenset({Packet.P_DATA, Packet.P_DATA_REPLY, Packet.P_RS_DATA_REPLY})
+_RS_REQUESTS = frozenset({Packet.P_RS_DATA_REQUEST, Packet.P_RS_THIN_REQ, Packet.P_CSUM_RS_REQUEST})
 
 _OfRecord = Callable[[Volume, Batch, int], None]
 """Called with the place of one record, or with the mask of a run."""
@@ -43,6 +44,7 @@ class PacketsIn:
         self._data: dict[int, _OfRecord] = {
             Packet.P_DATA_REPLY: node.reads.on_data_reply,
             Packet.P_DATA_REQUEST: node.peer_writes.on_read,
+            Packet.P_SYNC_PARAM89: self._payload(node.digests.on_sync_param),
             Packet.P_SIZES: self._payload(node.peers.on_sizes),
             Packet.P_UUIDS: self._payload(node.peers.on_uuids),
             Packet.P_STATE: self._payload(node.peers.on_state),
@@ -60,7 +62,9 @@ class PacketsIn:
         kinds = (
             (_WRITES, node.peer_writes.on_data),
             (frozenset({Packet.P_RS_DATA_REPLY}), node.resync.on_data),
-            (frozenset({Packet.P_RS_DATA_REQUEST, Packet.P_RS_THIN_REQ}), node.resync_source.on_requests),
+            (_RS_REQUESTS, node.resync_source.on_requests),
+            (frozenset({Packet.P_OV_REQUEST}), node.verify.target.on_requests),
+            (frozenset({Packet.P_OV_REPLY}), node.verify.on_replies),
         )
         self._runs = {int(command): (commands, handler) for commands, handler in kinds for command in commands}
 
@@ -218,6 +222,7 @@ class PacketsIn:
         elif command == Packet.P_PING_ACK:
             node.pings_answered = min(node.pings_answered + 1, node.pings_sent)
             node.resync.on_ping_ack()
+            node.verify.on_ping_ack()
         elif command == Packet.P_BARRIER_ACK:
             ack = BarrierAck.decode(batch.data(index))
             node.writes.early.on_epoch_acked(node.log.on_barrier_ack(ack.barrier, ack.set_size))
@@ -231,7 +236,13 @@ class PacketsIn:
             node.resync_source.on_ack(self._volume(record.volume), record.offset, record.length, good=good)
         elif command in (Packet.P_NEG_RS_DREPLY, Packet.P_RS_CANCEL):
             canceled = command == Packet.P_RS_CANCEL
+            node.verify.on_negative(self._volume(record.volume), record.offset)
             node.resync.on_negative(self._volume(record.volume), record.offset, canceled=canceled)
+        elif command == Packet.P_RS_IS_IN_SYNC:
+            node.csums.on_in_sync(self._volume(record.volume), record.offset, record.length)
+        elif command == Packet.P_OV_RESULT:
+            equal = record.id != OV_OUT_OF_SYNC
+            node.verify.target.on_result(self._volume(record.volume), record.offset, equal=equal)
         elif command == Packet.P_NEG_DREPLY:
             node.reads.on_negative_reply(record.id)
         elif command == Packet.P_RECV_ACK or command == Packet.P_DELAY_PROBE:

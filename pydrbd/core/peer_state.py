@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PeerStates"]
 
 _WAITING_FOR_SYNC = range(ConnState.StartingSyncS, ConnState.WFSyncUUID + 1)
+_GOOD = DiskState.UpToDate
 _RR_CONFLICT = {
     "disconnect": AfterSb.DISCONNECT,
     "call-pri-lost": AfterSb.CALL_PRI_LOST_AFTER_SB,
@@ -43,7 +44,7 @@ class PeerStates:
     # --- sending ---
 
     def send_sync_param(self, volume: Volume) -> None:
-        parameter = SyncParam(volume.options.resync_rate_kib_s, "", "", volume.options.controller)
+        parameter = SyncParam(volume.options.resync_rate_kib_s, *self._node.digests.names, volume.options.controller)
         self._node.send_data(Packet.P_SYNC_PARAM89, parameter.encode(), volume.vnr)
 
     def send_sizes(self, volume: Volume, dds_flags: int = 0, *, asks: bool = False) -> None:
@@ -173,6 +174,9 @@ class PeerStates:
             elif mine.conn >= ConnState.SyncSource and peer.conn == ConnState.Connected:
                 node.resync_source.on_end_notice(volume)
                 return
+        if mine.conn == ConnState.VerifyT and peer.conn == ConnState.Connected and mine.disk == real == _GOOD:
+            node.verify.finish(volume)
+            return
         if (
             mine.pdsk == DiskState.UpToDate
             and real == DiskState.Inconsistent

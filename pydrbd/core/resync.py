@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
+from pydrbd.core.digests import Algorithm
 from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.uuids import PeerUuids
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_IO_BYTES_MAX, RESYNC_IN_FLIGHT_BYTES_MAX, RESYNC_PERSIST_S
+from pydrbd.limits import (
+    BATCH_RECORDS_MAX,
+    CSUMS_REQUEST_BYTES_MAX,
+    DRBD_IO_BYTES_MAX,
+    RESYNC_IN_FLIGHT_BYTES_MAX,
+    RESYNC_PERSIST_S,
+)
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
 from pydrbd.wire.packet_numbers import ID_SYNCER
@@ -58,6 +65,9 @@ class ResyncProgress:
     next_bit: int = 0
     failed_bits: int = 0
     in_flight_bytes: int = 0
+    csums: Algorithm | None = None
+    """The target asks with digests of what it has (csums.py)."""
+    same_bits: int = 0
     served: int = 0
     served_bytes: int = 0
     requests: dict[int, _Request] = field(default_factory=dict)
@@ -126,6 +136,7 @@ class Resync:
             raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
         volume.uuids = uuids.start_sync_target(volume.uuids, sync_uuid, volume.state.role == Role.Primary)
         self.begin(volume)
+        self._running[volume.vnr].csums = node.csums.chosen(volume)
         stage = node.changes.bitmap_stage(volume, flush_data=False)
         node.change(volume, conn=ConnState.SyncTarget, disk=DiskState.Inconsistent)
         node.changes.write_superblock(volume, stage)
@@ -141,6 +152,7 @@ class Resync:
             f"volume {volume.vnr}: resync done (total {seconds:.1f} sec; {kib / seconds:.0f} K/sec)"
             + ("" if good else f"; {running.failed_bits} blocks failed"),
         )
+        node.csums.report(volume, running)
         if good:
             volume.peer.uuids = PeerUuids(volume.uuids, 0)
         node.changes.write_bitmap(volume)
@@ -173,25 +185,26 @@ class Resync:
         """(offset, length) of the next requests, as many as there is room for."""
         assert volume.disk is not None
         room = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes
+        most = CSUMS_REQUEST_BYTES_MAX if running.csums else DRBD_IO_BYTES_MAX
         pieces: list[tuple[int, int]] = []
         while room > 0 and len(pieces) < BATCH_RECORDS_MAX:
             found = volume.disk.bitmap.find_next(running.next_bit)
             if found is None:
                 break
-            offset, length = self._run_at(volume, found)
+            offset, length = self._run_at(volume, found, most)
             running.next_bit = found + ceil_div(length, BIT_SIZE_BYTES)
             pieces.append((offset, length))
             room -= length
         return pieces
 
-    def _run_at(self, volume: Volume, first_bit: int) -> tuple[int, int]:
+    def _run_at(self, volume: Volume, first_bit: int, most: int) -> tuple[int, int]:
         """(offset, length) of one request: adjacent set bits, aligned to its power of two, inside 16 MiB."""
         assert volume.disk is not None
         offset = first_bit * BIT_SIZE_BYTES
         end = volume.disk.bitmap.run_end(first_bit, DRBD_IO_BYTES_MAX // BIT_SIZE_BYTES) * BIT_SIZE_BYTES
         align = offset & -offset if offset else DRBD_IO_BYTES_MAX
         border = (offset // _RESYNC_EXTENT_BYTES + 1) * _RESYNC_EXTENT_BYTES
-        limit = min(DRBD_IO_BYTES_MAX, max(BIT_SIZE_BYTES, align), border - offset)
+        limit = min(most, max(BIT_SIZE_BYTES, align), border - offset)
         return offset, min(end, volume.size_bytes, offset + limit) - offset
 
     def _ask(self, volume: Volume, running: ResyncProgress, pieces: list[tuple[int, int]]) -> None:
@@ -212,9 +225,14 @@ class Resync:
             assert offset not in running.requests, "asked for one place twice"
             running.requests[offset] = _Request(offset, length, hold, 1 << index)
             running.in_flight_bytes += length
+            if running.csums:
+                continue
             wire = BlockReq(offset // SECTOR_SIZE_BYTES, ID_SYNCER, length)
             packets += node.packet(Packet.P_RS_DATA_REQUEST, wire.encode(), volume.vnr)
-        node.out.put(Send(Socket.DATA, [packets]))
+        if running.csums:
+            node.csums.ask(volume, running, batch, free)
+        else:
+            node.out.put(Send(Socket.DATA, [packets]))
 
     # --- answers ---
 
@@ -304,7 +322,7 @@ class Resync:
                 running.failed_bits += ceil_div(record.length, BIT_SIZE_BYTES)
         node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, good)
         node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
-        self._persist_progress(volume, running)
+        self.persist_progress(volume, running)
 
     def on_negative(self, volume: Volume, offset_bytes: int, *, canceled: bool) -> None:
         """P_NEG_RS_DREPLY (it could not be read) or P_RS_CANCEL (not now): the bits stay set."""
@@ -319,7 +337,7 @@ class Resync:
             volume.ranges.release(request.hold, request.member)
         self.advance(volume)
 
-    def _persist_progress(self, volume: Volume, running: ResyncProgress) -> None:
+    def persist_progress(self, volume: Volume, running: ResyncProgress) -> None:
         """Now and then put what is clean on disk, so that an interrupted resync does not begin anew."""
         node = self._node
         if node.now < running.next_persist:

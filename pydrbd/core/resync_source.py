@@ -25,7 +25,7 @@ from pydrbd.wire.packets import Packet, SyncUuid
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["ResyncSource"]
+__all__ = ["ResyncSource", "read_batch", "read_groups"]
 
 
 class ResyncSource:
@@ -77,7 +77,7 @@ class ResyncSource:
     # --- requests ---
 
     def on_requests(self, volume: Volume, batch: Batch, mask: int) -> None:
-        """A run of P_RS_DATA_REQUEST."""
+        """A run of P_RS_DATA_REQUEST and P_CSUM_RS_REQUEST."""
         if (
             native.records_out_of_bounds(batch, mask, volume.size_bytes)
             or native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES)
@@ -89,7 +89,7 @@ class ResyncSource:
         if running is None or volume.state.disk != DiskState.UpToDate:
             node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, mask)
             return
-        for members in _reads(batch, mask):
+        for members in read_groups(batch, mask):
             if running.served_bytes + native.records_length_sum(batch, members) > PEER_READ_BYTES_MAX:
                 node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, members)
             else:
@@ -98,7 +98,8 @@ class ResyncSource:
     def _serve(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
         """Hold these ranges still, read, answer."""
         node = self._node
-        request, buffer = _read_batch(batch, mask)
+        request, buffer = read_batch(batch, mask)
+        digests = node.csums.received(volume, batch, mask)
         running.served += request.count
         running.served_bytes += len(buffer)
         generation, disk = node.link_generation, volume.disk
@@ -112,11 +113,14 @@ class ResyncSource:
                 running.served_bytes -= native.records_length_sum(request, members)
                 if generation == node.link_generation:
                     good = members & ~failed
+                    if digests:
+                        good &= ~node.csums.settle_equal(volume, running, request, good, digests)
                     if good:
                         node.send_blocks(Packet.P_RS_DATA_REPLY, volume, request, good, buffer)
                         volume.counters.resynced += native.records_length_sum(request, good) >> 9
                     node.send_acks(Packet.P_NEG_RS_DREPLY, volume, request, failed)
                 volume.ranges.release(hold, members)
+                self.check_end(volume)
 
             node.out.put(DiskRead(volume.vnr, request, members, buffer, done))
 
@@ -181,7 +185,7 @@ class ResyncSource:
         self._node.changes.write_superblock(volume)
 
 
-def _reads(batch: Batch, mask: int) -> Iterator[int]:
+def read_groups(batch: Batch, mask: int) -> Iterator[int]:
     """The members in groups that are read together."""
     members = taken = 0
     for index in native.indices(mask):
@@ -194,7 +198,7 @@ def _reads(batch: Batch, mask: int) -> Iterator[int]:
     yield members
 
 
-def _read_batch(batch: Batch, mask: int) -> tuple[Batch, bytearray]:
+def read_batch(batch: Batch, mask: int) -> tuple[Batch, bytearray]:
     """A batch of its own for these requests, and the buffer that they are read into."""
     count = mask.bit_count()
     records, position = native.new_records(count), 0

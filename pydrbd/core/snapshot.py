@@ -4,7 +4,7 @@
     ap_in_flight_sectors, rs_in_flight_sectors
     volumes [ vnr, minor, role, peer_role, cstate, disk, peer_disk, connection, replication, resync_suspended,
               has_disk, blocked, size_sectors, clients, out_of_sync_bits, counters {sectors}, pending {requests},
-              activity_log {} | null, gi | null, device_uuid | null, resync {} | null ]
+              activity_log {} | null, gi | null, device_uuid | null, resync {} | null, verify {} | null ]
 
 Names of states are DRBD's. `cstate` is the kernel's word (Connected, SyncTarget, WFConnection); `connection` and
 `replication` are the two words that drbdsetup 9 makes of it. Requests are counted when they are under way: those that
@@ -92,6 +92,7 @@ def _volume(node: Node, volume: Volume, pending: dict[str, int]) -> dict[str, An
         "gi": _gi_text(volume, superblock) if superblock is not None else None,
         "device_uuid": f"{superblock.device_uuid:016X}" if superblock is not None else None,
         "resync": _resync(node, volume, progress) if progress is not None and state.conn in _SYNCS else None,
+        "verify": verify.as_dict(node.now) if (verify := node.verify.progress(volume)) is not None else None,
     }
 
 
@@ -110,6 +111,7 @@ def _resync(node: Node, volume: Volume, progress: ResyncProgress) -> dict[str, A
         "total_bits": progress.total_bits,
         "left_bits": left_bits,
         "failed_bits": progress.failed_bits,
+        "same_bits": progress.same_bits,
         "percent_done": 100.0 * done_bits / progress.total_bits if progress.total_bits else 100.0,
         "elapsed_s": elapsed_s,
         "bytes_per_s": rate,

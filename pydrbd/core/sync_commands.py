@@ -1,7 +1,7 @@
-"""What an operator may ask about resync: invalidate, invalidate-remote, pause-sync, resume-sync.
+"""What an operator may ask about resync: invalidate, invalidate-remote, pause-sync, resume-sync, verify.
 
-A full sync of two nodes that are connected is agreed on with the peer (WIRE 12.9); a pause is only told to it, by
-P_STATE, and holds for both (WIRE 5.3).
+A full sync or a verify of two nodes that are connected is agreed on with the peer (WIRE 12.9, 13); a pause is only
+told to it, by P_STATE, and holds for both (WIRE 5.3).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class SyncCommands:
             "invalidate-remote": lambda command: self._invalidate_remote(command, list(node.volumes.values())),
             "pause-sync": self._pause,
             "resume-sync": self._resume,
+            "verify": self._verify_all,
         }
 
     # --- full syncs ---
@@ -172,3 +173,48 @@ class SyncCommands:
             self._node.change(volume, user_isp=paused)
             self._node.resync.advance(volume)
         return bool(changed)
+
+    # --- verify ---
+
+    def _verify_all(self, command: Command) -> None:
+        places = [command.arguments.get(name, 0) for name in ("start_sector", "stop_sector")]
+        if all(isinstance(place, int) and place >= 0 for place in places):
+            self._verify(command, list(self._node.volumes.values()))
+        else:
+            self._answer(command, StateCode.SS_UNKNOWN_ERROR, f"not sectors: {places}")
+
+    def _verify(self, command: Command, volumes: list[Volume]) -> None:
+        """Have the peer agree to an online verify, volume by volume; the answer comes when all have begun."""
+        node = self._node
+        if not volumes:
+            self._answer(command, StateCode.SS_SUCCESS)
+            return
+        volume, rest = volumes[0], volumes[1:]
+        code = self._may_verify(volume)
+        if not code.granted:
+            self._answer(command, code)
+            return
+
+        def granted(code: StateCode) -> None:
+            if code.granted:
+                code = self._may_verify(volume)  # as it is by now: a disk may be gone
+                if not code.granted:
+                    node.drop_link("could not do what the peer has agreed to")
+            if not code.granted:
+                self._answer(command, code)
+                return
+            node.change(volume, conn=ConnState.VerifyS)
+            node.verify.begin_source(
+                volume, command.arguments.get("start_sector"), command.arguments.get("stop_sector")
+            )
+            self._verify(command, rest)
+
+        node.operator.ask_peer(volume.vnr, Change(conn=ConnState.VerifyS), granted)
+
+    def _may_verify(self, volume: Volume) -> StateCode:
+        code, state = self._check(volume, conn=ConnState.VerifyS), volume.state
+        if code is not StateCode.SS_NOTHING_TO_DO:
+            return code
+        if state.conn > ConnState.Connected:
+            return StateCode.SS_RESYNC_RUNNING
+        return StateCode.SS_NO_REMOTE_DISK if volume.has_disk else StateCode.SS_NO_LOCAL_DISK

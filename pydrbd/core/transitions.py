@@ -268,6 +268,8 @@ def check_transition(old: State, new: State, rules: Rules) -> StateCode:
             return StateCode.SS_RESYNC_RUNNING
         if old.conn < ConnState.Connected:
             return StateCode.SS_NEED_CONNECTION
+    if moves and new.conn in _VERIFYING and min(old.disk, old.pdsk) < DiskState.UpToDate:
+        return _why_no_verify(old)
     if moves and (code := check_connection(old.conn, new.conn)) is not StateCode.SS_SUCCESS:
         return code
     if old.disk is DiskState.Diskless and new.disk > DiskState.Attaching:
@@ -275,6 +277,13 @@ def check_transition(old: State, new: State, rules: Rules) -> StateCode:
     if new.disk is DiskState.Outdated and old.disk < DiskState.Outdated and old.disk is not DiskState.Attaching:
         return StateCode.SS_LOWER_THAN_OUTDATED
     return StateCode.SS_SUCCESS if new != old else StateCode.SS_NOTHING_TO_DO
+
+
+def _why_no_verify(old: State) -> StateCode:
+    """Unlike the kernel, for which a verify makes both disks UpToDate: there must be good data to compare."""
+    if old.disk < DiskState.Inconsistent:
+        return StateCode.SS_NO_LOCAL_DISK
+    return StateCode.SS_NO_REMOTE_DISK if old.pdsk < DiskState.Inconsistent else StateCode.SS_NO_UP_TO_DATE_DISK
 
 
 def check_change(old: State, new: State, rules: Rules) -> StateCode:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydrbd.config.load import load_config
 from pydrbd.config.model import Config, Host, Resource, VolumeConfig
 from pydrbd.config.settings import ResourceSettings, load_settings
+from pydrbd.config.values import did_you_mean
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
 from pydrbd.core.volume import VolumeOptions
@@ -133,6 +134,9 @@ def _net_options(resource: Resource, me: Host) -> NetOptions:
         cram_hmac_alg=net.cram_hmac_alg,
         shared_secret=net.shared_secret,
         use_rle=net.use_rle,
+        csums_alg=net.csums_alg,
+        csums_after_crash_only=net.csums_after_crash_only,
+        verify_alg=net.verify_alg,
         max_epoch_size=net.max_epoch_size,
         timeout_s=net.timeout_ds / 10,
         ko_count=net.ko_count,
@@ -151,13 +155,15 @@ def _refuse_unsafe(resource: Resource) -> None:
     if net.cram_hmac_alg and net.cram_hmac_alg not in hashlib.algorithms_available:
         known = "sha1, sha256 and sha512 are"
         raise ConfigError(f"resource '{name}': cram-hmac-alg '{net.cram_hmac_alg}' is not known here; {known}")
+    digests = {
+        "csums-alg": net.csums_alg, "verify-alg": net.verify_alg, "data-integrity-alg": net.data_integrity_alg
+    }  # fmt: skip
+    for option, algorithm in digests.items():
+        if algorithm and digest_alg(algorithm) is None:
+            known = f"{', '.join(DIGEST_NAMES)} are{did_you_mean(algorithm, DIGEST_NAMES)}"
+            raise ConfigError(f"resource '{name}': {option} '{algorithm}' is not known here; {known}")
     if net.allow_two_primaries:
         raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")
-    if net.data_integrity_alg and digest_alg(net.data_integrity_alg) is None:
-        known = ", ".join(DIGEST_NAMES)
-        raise ConfigError(
-            f"resource '{name}': data-integrity-alg '{net.data_integrity_alg}' is not known here; these are: {known}"
-        )
     for volume in resource.hosts[0].volumes.values() if resource.hosts else ():
         if volume.disk_options.fencing != "dont-care":
             raise ConfigError(

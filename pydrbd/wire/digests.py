@@ -20,7 +20,7 @@ __all__ = ["DIGEST_NAMES", "DigestAlg", "digest_alg"]
 _CRC32C: Final = "crc32c"
 _HASHES: Final = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 DIGEST_NAMES: Final = (_CRC32C, *_HASHES)
-"""What `data-integrity-alg` may name here."""
+"""What `data-integrity-alg`, `verify-alg` and `csums-alg` may name here."""
 
 
 @dataclass(frozen=True, slots=True)
