@@ -87,6 +87,7 @@ def test_a_primary_alone_has_all_copied_to_the_peer_that_comes(pair, seed):
 
 def test_outdate(pair, seed):
     """Nothing while connected: the data is good. Alone it is done, and such data is not promoted."""
+    pair.allow("State change failed: Need access to UpToDate data", "state = ", "wanted = ")
     pair.start()
     pair.sync()
     ask(pair.second, "outdate")
