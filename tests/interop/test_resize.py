@@ -16,7 +16,7 @@ pytestmark = pytest.mark.interop
 
 SMALL_BYTES = DISK_BYTES * 3 // 4
 MAPPED = "/dev/dm-0"
-SAID = ("Writing the whole bitmap", "Resync of new storage")
+SAID = ("Writing the whole bitmap", "Resync of new storage", "Considerable difference in lower level device sizes")
 """What a pair of kernels says too."""
 
 
@@ -76,7 +76,7 @@ def _table(node: Node, size_bytes: int, names: dict[Node, str]) -> str:
 def resize(node: Node, *words: str) -> None:
     """The verb, in each node's own way. Raises Refused."""
     if isinstance(node, KernelNode):
-        node._adm("resize", *words)
+        node._adm("--", *words, "resize") if words else node._adm("resize")
     else:
         node._grant("resize", **{word.strip("-").replace("-", "_"): True for word in words})
 
