@@ -20,6 +20,7 @@ from .power import Power
 from .sender import Errand, run_to_end, send
 from .settings import CONFIG_FILES, Settings, read_settings
 from .timeouts import WATCHDOG_S, Timeouts, derive_timeouts
+from .watch import watch
 from .watchdog import SOFTDOG, Watchdog, list_watchdogs
 
 __all__ = ["run"]
@@ -240,6 +241,8 @@ class Shell:
             return 0
         if not words:
             raise UsageError(f"Not enough arguments.\n{USAGE}")
+        if words == ("watch",):
+            return watch(settings, self.power)
         if words[0] == "ping" and len(words) == 2:
             words = ("message", words[1], "test")
         if words[0] not in commands or len(words) - 1 != commands[words[0]][0]:

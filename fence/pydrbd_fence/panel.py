@@ -75,7 +75,7 @@ class _Hand:
         self._io_s = io_s
         self._device: _Counted | None = None
         self._disk: SbdDisk | None = None
-        self._orders: queue.SimpleQueue[tuple[Callable[[SbdDisk], object], queue.SimpleQueue[object]]]
+        self._orders: queue.SimpleQueue[tuple[Callable[[SbdDisk], object], queue.SimpleQueue[object]] | None]
         self._orders = queue.SimpleQueue()
         self._busy = False
         threading.Thread(target=self._work, name=f"device {address}", daemon=True).start()
@@ -88,6 +88,10 @@ class _Hand:
         box: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._orders.put((job, box))
         return lambda: self._wait(box)
+
+    def close(self) -> None:
+        """Give the device back when the last job is done."""
+        self._orders.put(None)
 
     def _wait(self, box: queue.SimpleQueue[object]) -> T | SbdError:
         seen, moved = -1, time.monotonic()
@@ -108,7 +112,12 @@ class _Hand:
 
     def _work(self) -> None:
         while True:
-            job, box = self._orders.get()
+            order = self._orders.get()
+            if order is None:
+                if self._disk is not None:
+                    self._disk.close()
+                return
+            job, box = order
             try:
                 if self._disk is None:
                     self._device = _Counted(open_device(self.address, self._io_s))
@@ -136,3 +145,8 @@ class DevicePanel:
     def each(self, job: Callable[[SbdDisk], T]) -> list[T | SbdError]:
         waits = [hand.ask(job) for hand in self._hands]
         return [wait() for wait in waits]
+
+    def close(self) -> None:
+        """The devices are given back, now or when they stop hanging."""
+        for hand in self._hands:
+            hand.close()

@@ -49,4 +49,5 @@ def stock(need):
     def run(*words):
         return subprocess.run([sbd, *map(str, words)], capture_output=True, text=True, timeout=60)
 
+    run.program = sbd
     return run
