@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
-from pydrbd.core.digests import Algorithm
 from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState, Role
@@ -32,6 +31,7 @@ from pydrbd.limits import (
 )
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
+from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.packet_numbers import ID_SYNCER
 from pydrbd.wire.packets import BlockReq, Packet
 
@@ -65,7 +65,7 @@ class ResyncProgress:
     next_bit: int = 0
     failed_bits: int = 0
     in_flight_bytes: int = 0
-    csums: Algorithm | None = None
+    csums: DigestAlg | None = None
     """The target asks with digests of what it has (csums.py)."""
     same_bits: int = 0
     served: int = 0
