@@ -82,7 +82,8 @@ def test_a_life_of_a_node(node):
     live = node("get-gi", "r0").out
     assert node("secondary", "r0").code == 0 and node("role", "r0").out == "Secondary/Unknown\n"
     assert node("down", "r0").code == 0 and has_ended(pid)
-    assert sorted(path.name for path in node.run_dir.iterdir()) == ["r0.log"]
+    left = sorted(path.name for path in node.run_dir.iterdir())
+    assert left[-1] == "r0.log" and [name.endswith(".size") for name in left[:-1]] == [True]  # how large its disk was
     assert node("get-gi", "r0").out.split(":")[1:4] == live.split(":")[1:4]
     assert node("down", "r0").code == 0  # is down already
 
