@@ -46,17 +46,28 @@ class PydrbdNode(Node):
     def configure(self, text: str) -> None:
         self.config_path.write_text(text)
 
+    def _command(self, verb: str, *words: str) -> list[str]:
+        argv = [sys.executable, "-P", "-m", "pydrbd", verb, *words, "-c", str(self.config_path)]
+        return self.network.inside([*argv, "--node", self.name, "--run-dir", str(self.run_dir)])
+
+    def call(self, verb: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """A command line as a user types it, the configuration and the node added."""
+        if RESOURCE not in words:
+            words = (RESOURCE, *words)
+        command = self._command(verb, *words)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=_environment(), check=False
+        )
+
     def _start(self, verb: str, *words: str) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-P", "-m", "pydrbd", verb, RESOURCE, *words, "-c", str(self.config_path)]
-        argv += ["--node", self.name, "--run-dir", str(self.run_dir)]
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
-                self.network.inside(argv),
+                self._command(verb, RESOURCE, *words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(pydrbd.__file__).resolve().parent.parent)},
+                env=_environment(),
             )
 
     def create_md(self) -> None:
@@ -181,6 +192,10 @@ class PydrbdNode(Node):
             for line in self.log().splitlines()
             if _BAD.search(line) and _HARMLESS not in line and not any(re.search(pattern, line) for pattern in allowed)
         ]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(pydrbd.__file__).resolve().parent.parent)}
 
 
 def _do(client: NbdClient, op: Op) -> None:
