@@ -62,7 +62,17 @@ class KernelNode(Node):
         self._adm("up")
 
     def down(self) -> None:
-        self._adm("down")
+        """Refused in the middle of a handshake, as a kernel does: then again."""
+        wait_until(self._is_downed, f"{self.name} to go down")
+
+    def _is_downed(self) -> bool:
+        try:
+            self._adm("down")
+        except Refused as refusal:
+            if "(-18)" not in str(refusal):
+                raise
+            return False
+        return True
 
     def crash(self) -> None:
         self._old_log += self.guest.dmesg()
