@@ -8,8 +8,8 @@ pytestmark = pytest.mark.interop
 
 REFUSED = (
     "Authentication of peer failed", "[Aa]uthentication failed", "authenticat", "expected AuthResponse",
-    "expected AuthChallenge packet", "expected ReportParams packet", "expected P_PROTOCOL", "Unexpected data packet AuthChallenge",
-    "broke the protocol",
+    "expected AuthChallenge packet", "expected ReportParams packet", "expected P_PROTOCOL",
+    "Unexpected data packet AuthChallenge", "broke the protocol",
     "connection shut down by peer", "NetworkFailure", "BrokenPipe", "ProtocolError", "sock_\\w+ returned",
     "short (read|sent)", "error receiving", r"conn\( WFConnection -> \w+",
 )  # fmt: skip
