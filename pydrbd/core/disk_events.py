@@ -202,10 +202,10 @@ class DiskEvents:
             else:
                 node.out.put(DetachDisk(volume.vnr))
             theirs = volume.peer.uuids
-            volume.exposed_uuid = volume.uuids.current
+            volume.exposed = volume.uuids
             volume.exposed_moves = volume.state.role == Role.Primary and volume.state.connected
             if theirs is not None and (theirs.set.bitmap ^ volume.uuids.current) & ~1 == 0:
-                volume.exposed_uuid, volume.exposed_moves = theirs.set.current, False  # it has told us already
+                volume.exposed, volume.exposed_moves = theirs.set, False  # it has told us already
             was_good = MdFlag.WAS_UP_TO_DATE in volume.disk.superblock.flags
             volume.awaits_generation = volume.exposed_moves and was_good
         volume.disk = None

@@ -135,7 +135,7 @@ class PeerStates:
             state.role == Role.Primary
             and state.conn < ConnState.Connected  # later it is a new generation that begins under our eyes
             and state.disk < DiskState.Inconsistent
-            and volume.exposed_uuid
+            and volume.exposed.current
             and not volume.is_exposed(theirs)
         ):
             self._node.give_up_connection("the peer's data is not the data that this diskless Primary has been using")
@@ -143,7 +143,7 @@ class PeerStates:
         if self._node.new_uuids.on_peers_word(volume, packet):
             return
         if state.disk < DiskState.Inconsistent:
-            volume.exposed_uuid = theirs.current
+            volume.exposed = theirs
             volume.exposed_moves = False
             if (theirs.current ^ volume.uuids.current) & ~1:
                 volume.awaits_generation = False

@@ -101,13 +101,13 @@ class Volume:
     peer: PeerVolume = field(default_factory=PeerVolume)
     size_sectors: int = 0
     uuids: UuidSet = field(default_factory=lambda: UuidSet(0, 0, 0, 0))
-    exposed_uuid: int = 0
+    exposed: UuidSet = field(default_factory=lambda: UuidSet(0, 0, 0, 0))
     """While there is no local disk: the generation of the data that clients see, as far as we were told."""
     exposed_moves: bool = False
+    """The peer serves our clients and begins a new generation for it, which it has not told us yet."""
     awaits_generation: bool = False
     """Our disk failed while it was good, and the peer has not said that a new generation begins without it: until
     then that disk, coming back, would count for as good as the peer's, and no client is told what only the peer has."""
-    """The peer serves our clients and begins a new generation for it, which it has not told us yet."""
     ranges: Ranges = field(default_factory=Ranges)
     held: deque[tuple[Any, Batch]] = field(default_factory=deque)
     sessions: set[Any] = field(default_factory=set)
@@ -135,15 +135,24 @@ class Volume:
 
     @property
     def disk_is_old(self) -> bool:
-        """Whether the peer has gone on, by what this node knows, in a generation that the local disk does not have."""
-        if self.state.role != Role.Primary and not self.exposed_uuid:
+        """Whether the peer has gone on, by what this node knows, in a generation that the local disk does not have.
+
+        A Primary's disk must hold what its clients have seen. Without clients the peer may as well be behind this disk,
+        or have nothing at all: then only a generation that comes from this disk's makes it old.
+        """
+        seen = self.exposed
+        if self.state.role == Role.Primary:
+            return self.exposed_moves or (seen.current ^ self.uuids.current) & ~1 != 0
+        if not seen.current:
             return False
-        return self.exposed_moves or (self.exposed_uuid ^ self.uuids.current) & ~1 != 0
+        return self.exposed_moves or self.uuids.current & ~1 in {
+            older & ~1 for older in (seen.bitmap, seen.history0, seen.history1)
+        }
 
     def is_exposed(self, theirs: UuidSet) -> bool:
         """Whether the peer's data is what clients of this diskless node have been using."""
         known = {theirs.current & ~1} | ({theirs.bitmap & ~1} if self.exposed_moves else set())
-        return self.exposed_uuid & ~1 in known
+        return self.exposed.current & ~1 in known
 
     @property
     def out_of_sync_bits(self) -> int:

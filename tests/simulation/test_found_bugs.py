@@ -86,7 +86,7 @@ def test_the_peers_new_generation_is_unknown_until_it_says_so() -> None:
     assert write(world, client, 0, 1) == 0
     world.run(1.0)
     assert not world.a.volume.exposed_moves
-    assert (world.a.volume.exposed_uuid ^ world.b.volume.uuids.current) & ~1 == 0
+    assert (world.a.volume.exposed.current ^ world.b.volume.uuids.current) & ~1 == 0
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -367,3 +367,31 @@ def test_both_nodes_know_that_an_attaching_disk_is_inconsistent(seed: int) -> No
     assert granted(world, world.a, "attach")
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and world.a.disks[0].data[0] == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_good_disk_is_not_outdated_by_a_peer_that_is_behind_it(replaced: bool) -> None:
+    """A2: a node without its disk meets a peer with older data, or a new disk; its own disk stays the good one."""
+    world = pair()
+    client = Client(world, world.a)
+    world.link_allowed = False
+    world.sever()
+    world.run(1.0)
+    assert write(world, client, 0, 1) == 0
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    assert granted(world, world.a, "detach")
+    world.b.stop()
+    if replaced:
+        world.b.disks[0].wipe()
+    world.b.start()
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_linked)
+    world.run(1.0)
+    world.b.stop()
+    world.run(1.0)
+    assert granted(world, world.a, "attach")
+    assert world.a.volume.state.disk == DiskState.UpToDate
+    assert granted(world, world.a, "primary")
+    assert world.a.disks[0].data[0] == 1
