@@ -89,6 +89,10 @@ class Oracle:
         self.checks: dict[str, int] = {}
         self._states: dict[Machine, State] = {}
         self._generations: dict[Machine, int] = {}
+        self._claims: dict[Machine, int] = {}
+        """A new generation of this node that is not durable: nobody has been told, and with the process it is gone."""
+        self._decided: dict[Machine, dict[fx.Reply, bool]] = {world.a: {}, world.b: {}}
+        """Replies that were held behind a fence: whether they were decided while the peer counted."""
         self._peeked: dict[MemoryDisk, tuple[int, OpenedMetaData]] = {}
         self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
         world.observer = self
@@ -168,9 +172,9 @@ class Oracle:
 
     def may_serve(self, machine: Machine) -> bool:
         """Whether a node has all that counts: it was there for every acknowledged write (C1, C5)."""
-        if machine in self.fresh:
-            return True
         other = self.world.other(machine)
+        if machine in self.fresh:
+            return other not in self._claims
         if other not in self.fresh or other.node is not None or machine in self.tainted:
             return False  # a new generation may exist in memory only, and that counts while the process lives
         mine, theirs = machine.disks[0].superblock(), other.disks[0].superblock()
@@ -184,6 +188,8 @@ class Oracle:
         if not self.may_serve(machine):
             names = "/".join(sorted(other.name for other in self.fresh))
             self._fail(promise, f"{machine.name} {what}, but only {names} has all acknowledged writes")
+        if machine in self._claims:
+            return  # it will, if it lives until the generation is durable: before, nothing that rests on it is told
         if machine not in self.whole:
             for register in self.history.all():
                 register.lose_volatile()
@@ -245,22 +251,39 @@ class Oracle:
     def on_event(self, machine: Machine, event: Any) -> None:
         new = machine.volume.state
         old = self._states.get(machine)
+        self._on_generation(machine, new)
         if new is not old:
             self._states[machine] = new
             self._on_state(machine, old or State(), new)
+        self._on_held_replies(machine)
+        if isinstance(event, Done) and isinstance(event.effect, fx.Persist):
+            self.check_coverage()  # what is on disk about the disks has just changed
+
+    def _on_generation(self, machine: Machine, new: State) -> None:
+        """A node that begins a generation alone has what counts as soon as that is on disk; until then it claims it."""
         generations = machine.volume.uuids
         current, before = generations.current & ~1, self._generations.get(machine)
         alone = new.conn < ConnState.Connected or new.pdsk < DiskState.Inconsistent  # a diskless peer's disk is old now
         if before and current != before == generations.bitmap & ~1 and alone:
+            self._claims[machine] = current
             self._takes_over(machine, "C1", "began a generation of its own")
+        elif self._claims.get(machine, current) != current:
+            del self._claims[machine]
         self._generations[machine] = current
-        if isinstance(event, Done) and isinstance(event.effect, fx.Persist):
-            self.check_coverage()  # what is on disk about the disks has just changed
+        self._settle_claim(machine)
+
+    def _settle_claim(self, machine: Machine) -> None:
+        if self._claims.get(machine) == machine.disks[0].superblock().current_uuid & ~1:
+            del self._claims[machine]
+            self._takes_over(machine, "C1", "began a generation of its own")
 
     def forget(self, machine: Machine) -> None:
         """It is down: it begins with no state at all."""
+        self._settle_claim(machine)
+        self._claims.pop(machine, None)
         self._states.pop(machine, None)
         self._generations.pop(machine, None)
+        self._decided[machine].clear()
 
     def on_effect(self, machine: Machine, effect: Any) -> None:
         match effect:
@@ -296,10 +319,20 @@ class Oracle:
             self._hot[machine] = disk.meta_generation, hot
         return hot
 
+    def _on_held_replies(self, machine: Machine) -> None:
+        """A reply that waits behind a fence says what was so when it was decided: the peer may be lost meanwhile."""
+        assert machine.node is not None
+        if machine.node.out.fenced:
+            together = _counts_peer(machine.volume.state)
+            for effect in machine.node.out._held:
+                if isinstance(effect, fx.Reply):
+                    self._decided[machine].setdefault(effect, together)
+
     def _check_generation(self, machine: Machine, effect: fx.Reply) -> None:
         """C6: a write that only this node has is acknowledged in a generation of its own, and that is on disk."""
         volume = machine.volume
-        if volume.disk is None or (volume.state.conn >= ConnState.Connected and volume.state.pdsk > DiskState.Failed):
+        together = self._decided[machine].pop(effect, False)
+        if volume.disk is None or together or _counts_peer(volume.state):
             return
         other = self.world.other(machine)
         mine, theirs = machine.disks[0].superblock(), other.disks[0].superblock()
@@ -374,6 +407,11 @@ def _situation(mine: Superblock, theirs: Superblock) -> Situation:
         return DiskState.UpToDate if found == DiskState.Consistent else found
 
     return Situation(Role.Secondary, Role.Secondary, disk(mine), disk(theirs), resolve_conflicts=True)
+
+
+def _counts_peer(state: State) -> bool:
+    """Whether a write is answered when the peer has acknowledged it, too."""
+    return state.conn >= ConnState.Connected and state.pdsk > DiskState.Failed
 
 
 def leftovers(machine: Machine) -> list[str]:

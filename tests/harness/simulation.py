@@ -515,7 +515,7 @@ class Simulation:
             self.check_liveness()  # two disks with errors at once would be too much to ask
         assert not oracle.tainted
         self._last_requests(flush=power_of_both)
-        fresh = sorted(oracle.fresh, key=lambda machine: machine.name)
+        fresh = sorted(filter(oracle.may_serve, oracle.fresh), key=lambda machine: machine.name)
         kept = self.rng.choice(fresh)
         lost = self.world.other(kept)
         self.world.trace(kept, "will be all that is left")
