@@ -51,7 +51,7 @@ For watch:
 --priority-dir <dir>	Files with numbers; their sum says how much this node is worth in a split
 --simulate	Decide and log everything, stop nothing
 Commands:
-create | dump | list | allocate <node> | message <node|LOCAL> (test|reset|off|crashdump|clear|exit) | watch
+create | dump | list | check | allocate <node> | message <node|LOCAL> (test|reset|off|crashdump|clear|exit) | watch
 query-watchdog | test-watchdog
 """
 
@@ -165,6 +165,16 @@ class Shell:
                     self.say(line)
         good_answers(panel, answers, len(panel.names), "listed")
 
+    def check(self) -> None:
+        """Whether messages could be sent: the times are good, and a majority can be written."""
+        panel = self.panel()
+        if complaints := self.times(panel).complaints():
+            raise SbdError("; ".join(complaints))
+        answers = panel.each(lambda disk: disk.check_writable())
+        for name, answer in zip(panel.names, answers, strict=True):
+            self.say(f"{name}: {answer or 'good'}")
+        good_answers(panel, answers, majority_of(len(panel.names)), "could be written")
+
     def allocate(self, node: str) -> None:
         name = check_name(node)
         panel = self.panel()
@@ -231,6 +241,7 @@ class Shell:
             "create": (0, self.create),
             "dump": (0, self.dump),
             "list": (0, self.list),
+            "check": (0, self.check),
             "allocate": (1, self.allocate),
             "message": (2, self.message),
             "query-watchdog": (0, self.query_watchdog),

@@ -126,6 +126,12 @@ class SbdDisk:
     def write_letter(self, index: int, letter: Letter) -> None:
         self._write(mailbox_sector(index), letter_bytes(letter, self.device.sector_bytes))
 
+    def check_writable(self) -> None:
+        """Write what is there anyway: the mailbox of the last slot, if nobody has that."""
+        last = self.read_header().slot_count - 1
+        if not self.read_slot(last).in_use:
+            self._write(mailbox_sector(last), bytes(self.device.sector_bytes))
+
     def close(self) -> None:
         self.device.close()
 
