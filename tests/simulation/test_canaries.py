@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pydrbd.core import changes, transitions, uuids
-from pydrbd.core.effects import Persist
+from pydrbd.core.effects import Persist, Reply
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.log_gate import LogGate
 from pydrbd.core.outbox import Outbox
@@ -74,6 +74,18 @@ def speak_before_the_superblock_is_durable(patch: pytest.MonkeyPatch) -> None:
         self._ready.append(Persist(volume, stages, lambda failed, errno: None))
 
     patch.setattr(Outbox, "persist", unfenced)
+
+
+def reply_past_the_fences(patch: pytest.MonkeyPatch) -> None:
+    put = Outbox.put
+
+    def eager(self, effect):
+        if isinstance(effect, Reply):
+            self.put_urgent(effect)
+        else:
+            put(self, effect)
+
+    patch.setattr(Outbox, "put", eager)
 
 
 def confirm_a_barrier_without_a_flush(patch: pytest.MonkeyPatch) -> None:
@@ -153,6 +165,7 @@ CANARIES: list[tuple[Mutant, set[str], float | None, int]] = [
     (forget_an_extent_before_its_barrier, {"B2"}, None, 4),
     (clear_a_bit_when_asking_for_its_block, COPIES | {"C6", "D5"}, None, 27),
     (speak_before_the_superblock_is_durable, {"B7", "C6"}, None, 0),
+    (reply_past_the_fences, {"C6"}, None, 0),
     (confirm_a_barrier_without_a_flush, COPIES, LOSES_POWER, 0),
     (answer_a_flush_after_the_local_one, {"A1"}, LOSES_POWER, 0),
     (ignore_every_flush, COPIES, LOSES_POWER, 0),
