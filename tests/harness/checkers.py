@@ -173,6 +173,8 @@ class Oracle:
     def may_serve(self, machine: Machine) -> bool:
         """Whether a node has all that counts: it was there for every acknowledged write (C1, C5)."""
         other = self.world.other(machine)
+        if machine in self._claims:
+            return True  # it was found good when it made the claim, and nobody else has been since
         if machine in self.fresh:
             return other not in self._claims
         if other not in self.fresh or other.node is not None or machine in self.tainted:
@@ -180,16 +182,20 @@ class Oracle:
         mine, theirs = machine.disks[0].superblock(), other.disks[0].superblock()
         return mine.flags & _GOOD == _GOOD and (mine.current_uuid ^ theirs.current_uuid) & ~1 == 0
 
-    def _takes_over(self, machine: Machine, promise: str, what: str) -> None:
-        """The data of this node is what counts from now on."""
+    def _takes_over(self, machine: Machine, promise: str, what: str, claims: int = 0) -> None:
+        """The data of this node is what counts from now on, or when the generation that it claims is durable."""
         if self.split_brain:
             return
         self._count(promise)
         if not self.may_serve(machine):
             names = "/".join(sorted(other.name for other in self.fresh))
             self._fail(promise, f"{machine.name} {what}, but only {names} has all acknowledged writes")
-        if machine in self._claims:
-            return  # it will, if it lives until the generation is durable: before, nothing that rests on it is told
+        if claims:
+            self._claims[machine] = claims
+        if machine not in self._claims:  # else when the generation is durable: before, nobody is told of what is in it
+            self._adopt(machine)
+
+    def _adopt(self, machine: Machine) -> None:
         if machine not in self.whole:
             for register in self.history.all():
                 register.lose_volatile()
@@ -265,8 +271,7 @@ class Oracle:
         current, before = generations.current & ~1, self._generations.get(machine)
         alone = new.conn < ConnState.Connected or new.pdsk < DiskState.Inconsistent  # a diskless peer's disk is old now
         if before and current != before == generations.bitmap & ~1 and alone:
-            self._claims[machine] = current
-            self._takes_over(machine, "C1", "began a generation of its own")
+            self._takes_over(machine, "C1", "began a generation of its own", claims=current)
         elif self._claims.get(machine, current) != current:
             del self._claims[machine]
         self._generations[machine] = current
@@ -275,7 +280,7 @@ class Oracle:
     def _settle_claim(self, machine: Machine) -> None:
         if self._claims.get(machine) == machine.disks[0].superblock().current_uuid & ~1:
             del self._claims[machine]
-            self._takes_over(machine, "C1", "began a generation of its own")
+            self._adopt(machine)
 
     def forget(self, machine: Machine) -> None:
         """It is down: it begins with no state at all."""
