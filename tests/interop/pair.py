@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
+import pytest
+
 from tests.lab import load
 from tests.lab.kernel_node import KernelNode
 from tests.lab.load import Plan
@@ -26,6 +28,11 @@ PEER_IS_GONE = (
 """What a node may say when its peer, or the wire, goes without a word."""
 
 AL_IS_APPLIED = ("recovered from activity log", "Marked additional", "Found \\d+ transactions", "crashed Primary")
+
+
+def variant(*values: object) -> object:
+    """Parameters of a scenario that another set proves as well: only for `make test-all`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Pair:

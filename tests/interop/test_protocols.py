@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.interop.pair import DISK_BYTES
+from tests.interop.pair import DISK_BYTES, variant
 from tests.lab.load import Op
 from tests.lab.nodes import resource_text
 
@@ -81,7 +81,7 @@ def test_a_cut_wire_loses_nothing(pair, seed, cut, protocol):
     pair.assert_same()
 
 
-@pytest.mark.parametrize("protocols", [("A", "C"), ("B", "A")], ids="-".join)
+@pytest.mark.parametrize("protocols", [("A", "C"), variant(("B", "A"))], ids="-".join)
 def test_differing_protocols_are_refused_by_both(pair, protocols):
     """StandAlone on both sides, with a reason in both logs."""
     pair.allow(*REFUSED)

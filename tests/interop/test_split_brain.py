@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.interop.pair import variant
 from tests.lab.load import Op
 
 pytestmark = pytest.mark.interop
@@ -59,7 +60,13 @@ def test_split_brain_is_solved_by_the_operator(split):
 
 
 @pytest.mark.parametrize(
-    "policy", ["discard-younger-primary", "discard-older-primary", "discard-least-changes", "discard-zero-changes"]
+    "policy",
+    [
+        "discard-younger-primary",
+        variant("discard-older-primary"),
+        "discard-least-changes",
+        variant("discard-zero-changes"),
+    ],
 )
 def test_split_brain_of_two_secondaries_is_solved_by_policy(pair, seed, policy):
     """after-sb-0pri: both nodes choose the same victim by themselves. The first wrote more, and was Primary before."""

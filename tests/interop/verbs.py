@@ -10,9 +10,9 @@ __all__ = ["ask"]
 
 
 def ask(node: Node, verb: str, *words: str, **arguments: object) -> None:
-    """Carry out a verb: drbdadm is given `words`, pydrbd's process `arguments`. Raises Refused."""
+    """Carry out a verb: drbdsetup is given `words`, pydrbd's process `arguments`. Raises Refused."""
     if isinstance(node, KernelNode):
-        node._adm(verb, *words)
+        node.order(verb, *words)
     else:
         assert isinstance(node, PydrbdNode)
         node._grant(verb, **arguments)

@@ -90,11 +90,11 @@ class KernelNode(Node):
     def disconnect(self) -> None:
         self._adm("disconnect")
 
-    def order(self, verb: str) -> None:
+    def order(self, verb: str, *words: str) -> None:
         if verb == "attach":
             self._adm(verb)
             return
-        done = self.guest.run("drbdsetup", verb, "0", timeout_s=_ADM_TIMEOUT_S, check=False)
+        done = self.guest.run("drbdsetup", verb, "0", *words, timeout_s=_ADM_TIMEOUT_S, check=False)
         if done.code != 0:
             raise Refused(f"{self.name}: {verb}: {done.output.strip()} ({done.code})")
 
