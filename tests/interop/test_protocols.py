@@ -78,7 +78,8 @@ def test_a_cut_wire_loses_nothing(pair, seed, cut, protocol):
     pair.second.wait(peer_disk="DUnknown")
     pair.write(pair.first, seed + 1, 20)
     cut.restore()
-    pair.assert_same()
+    # A starved link may break once more, right at the end of the resync: then a full one follows.
+    pair.assert_same(history=False)
 
 
 @pytest.mark.parametrize("protocols", [("A", "C"), variant(("B", "A"))], ids="-".join)
