@@ -34,7 +34,7 @@ def test_stories_keep_every_promise(seed: int, rounds: int) -> None:
 
 @pytest.mark.parametrize("protocol", [WireProtocol.A, WireProtocol.B])
 def test_stories_with_other_protocols(protocol: WireProtocol) -> None:
-    """The same promises with protocols A and B, in stories where no Primary dies with a write in a socket (A)."""
+    """The same promises with B, and with A in stories in which no Primary takes an answered write with it."""
     for story in range(1, 1 + STORIES_PER_ROUND):
         Simulation(story, protocol=protocol).run()
 
