@@ -31,6 +31,7 @@ def a_volume(vnr: int = 0, **changes: Any) -> dict[str, Any]:
         "gi": "00000000000000A1:0000000000000000:00000000000000B1:00000000000000C1:1:1:1:1:0:0:0",
         "device_uuid": "0123456789ABCDEF",
         "resync": None,
+        "verify": None,
     } | changes
 
 
@@ -61,6 +62,7 @@ def a_resync(done: int = 25, of: int = 100, **changes: Any) -> dict[str, Any]:
         "total_bits": of,
         "left_bits": of - done,
         "failed_bits": 0,
+        "same_bits": 0,
         "percent_done": 100.0 * done / of,
         "elapsed_s": 2.0,
         "bytes_per_s": done * 4096 / 2.0,
