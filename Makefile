@@ -9,8 +9,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ROUNDS ?= 100
 ARGS ?=
-# Guests wait most of the time: two labs side by side.
+# Guests wait most of the time: two labs side by side. What fails there is played once more, alone: a machine that gives
+# a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
 GUESTS := tests/interop -n 2 --dist loadfile
+AGAIN := tests/interop --last-failed --last-failed-no-failures none
 NO_TEST_CHOSEN := 5
 SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build.py)
 
@@ -33,12 +35,13 @@ demo: $(VENV)/run.stamp ## two nodes, a client, two crashes, and a comparison: s
 test: $(VENV)/dev.stamp ## all tests but the slow ones
 	@tools/setup packages test
 	@$(PY) -m pytest -m "not slow" --ignore=tests/interop $(ARGS)
-	@$(PY) -m pytest -m "not slow" $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
+	@$(PY) -m pytest -m "not slow" $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
+		$(PY) -m pytest -m "not slow" $(AGAIN) $(ARGS)
 
 test-all: $(VENV)/dev.stamp ## all tests
 	@tools/setup packages test
 	@$(PY) -m pytest --ignore=tests/interop $(ARGS)
-	@$(PY) -m pytest $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
+	@$(PY) -m pytest $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(AGAIN) $(ARGS)
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
 	@$(PY) -m pytest tests/chaos -q --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)

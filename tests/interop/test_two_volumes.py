@@ -11,7 +11,6 @@ from pydrbd.admin.nbd_client import NbdClient
 from tests.interop.conftest import Nodes
 from tests.interop.pair import DISK_BYTES, SYNC_TIMEOUT_S
 from tests.lab import load
-from tests.lab.guest import PYTHON
 from tests.lab.kernel_node import KernelNode
 from tests.lab.nodes import FAST_RESYNC, PORT, RESOURCE, Node
 from tests.lab.pydrbd_node import PydrbdNode, _do
@@ -63,7 +62,7 @@ class TwoVolumes:
     def write(self, node: Node, vnr: int, seed: int, count: int) -> None:
         plan = load.draw(seed, len(self.images[vnr]), count)
         if isinstance(node, KernelNode):
-            node.guest.run(PYTHON, load.__file__, f"/dev/drbd{vnr}", text=load.to_text(plan), timeout_s=60)
+            node.guest.play(f"/dev/drbd{vnr}", load.to_text(plan))
         else:
             name = RESOURCE if vnr == 0 else f"{RESOURCE}/{vnr}"
             with NbdClient.connect(node.run_dir / f"{RESOURCE}.nbd.sock", name, depth=1) as client:
