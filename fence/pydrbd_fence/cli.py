@@ -20,6 +20,7 @@ from .power import Power
 from .sender import Errand, run_to_end, send
 from .settings import CONFIG_FILES, Settings, read_settings
 from .timeouts import WATCHDOG_S, Timeouts, derive_timeouts
+from .usage import COMMANDS, usage_text
 from .watch import watch
 from .watchdog import SOFTDOG, Watchdog, list_watchdogs
 
@@ -27,33 +28,6 @@ __all__ = ["run"]
 
 IO_S = 3
 """For one I/O of a command, as long as no device has said otherwise."""
-
-USAGE = """\
-Storage-based fencing: slots and mailboxes on shared devices, as SBD 2.1 has them.
-Syntax:
-	pydrbd-sbd <options> <command> <cmdarguments>
-Options:
--d <device>	A block device, nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH (up to 3 times)
--n <node>	Local node name (default: uname -n)
--h		This text
--v		Say more (list: the daemons; dump: values for Pacemaker)
--1 <s>		Watchdog time (create; all other times follow it)
--2 <s> -3 <s> -4 <s>	Allocate, loop, msgwait (create)
--I <s>		Time for one I/O
-For watch:
--P -PP		Look at Pacemaker and Corosync / don't		-z	disks and cluster must both be well
--w <dev> -WW	Watchdog device / none				-T	leave its time alone
--S <0|1>	Start mode: 1 = only with an empty mailbox	-s <s>	wait so long for a device
--5 <s>		Warn after this time without news		-t <s>	pause before a lost device is tried again
--r <action>	Time-out action: flush|noflush, reboot|off|crashdump
--C <s>		Watchdog time for a crash dump			-R	no real-time priority, no locked memory
--p <file>	Pid file					--foreground	don't become a daemon
---priority-dir <dir>	Files with numbers; their sum says how much this node is worth in a split
---simulate	Decide and log everything, stop nothing
-Commands:
-create | dump | list | check | allocate <node> | message <node|LOCAL> (test|reset|off|crashdump|clear|exit) | watch
-query-watchdog | test-watchdog
-"""
 
 Say = Callable[[str], object]
 
@@ -208,6 +182,9 @@ class Shell:
         proof = run_to_end(send(panel, errand, self.times(panel)), self.sleep)
         self.say(f"{target}: {word}: {proof.value}")
 
+    def ping(self, node: str) -> None:
+        self.message(node, "test")
+
     def query_watchdog(self) -> None:
         found = list_watchdogs()
         self.say(f"\nDiscovered {len(found)} watchdog devices:")
@@ -233,33 +210,22 @@ class Shell:
         watchdog.disarm()
         raise SbdError(f"{settings.watchdog} did not act within {wait_s} s: it is no protection")
 
+    def watch(self) -> int:
+        return watch(self.settings, self.power)
+
     def go(self) -> int:
         """The command; its exit code."""
         settings = self.settings
         words = settings.words
-        commands: dict[str, tuple[int, Callable[..., None]]] = {
-            "create": (0, self.create),
-            "dump": (0, self.dump),
-            "list": (0, self.list),
-            "check": (0, self.check),
-            "allocate": (1, self.allocate),
-            "message": (2, self.message),
-            "query-watchdog": (0, self.query_watchdog),
-            "test-watchdog": (0, self.test_watchdog),
-        }
         if settings.help:
-            self._out(USAGE)
+            self._out(usage_text())
             return 0
         if not words:
-            raise UsageError(f"Not enough arguments.\n{USAGE}")
-        if words == ("watch",):
-            return watch(settings, self.power)
-        if words[0] == "ping" and len(words) == 2:
-            words = ("message", words[1], "test")
-        if words[0] not in commands or len(words) - 1 != commands[words[0]][0]:
+            raise UsageError(f"Not enough arguments.\n{usage_text()}")
+        if words[0] not in COMMANDS or len(words) - 1 != COMMANDS[words[0]].count:
             raise UsageError(f"{' '.join(words)!r} is no command (pydrbd-sbd -h lists them)")
-        commands[words[0]][1](*words[1:])
-        return 0
+        code: int | None = getattr(self, words[0].replace("-", "_"))(*words[1:])
+        return code or 0
 
 
 def run(

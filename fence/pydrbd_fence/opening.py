@@ -20,6 +20,10 @@ RETRY_S = 0.5
 
 def open_devices(settings: Settings, clock: Callable[[], float], sleep: Callable[[float], None]) -> Timeouts:
     """The times of the devices (or of the settings, without devices); Refused if this node must not start."""
+    if settings.sync_startup and not settings.pacemaker:
+        raise Refused(
+            "SBD_PACEMAKER is no, so Pacemaker would wait for this daemon for ever: set SBD_SYNC_RESOURCE_STARTUP=no"
+        )
     if not settings.devices:
         if not settings.pacemaker:
             raise Refused("neither devices nor Pacemaker: nothing would ever stop this node (say -d, or -P)")

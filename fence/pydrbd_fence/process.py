@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import Refused
 
-__all__ = ["THREAD_STACK_BYTES", "PidFile", "become_realtime", "harden", "look_like_sbd"]
+__all__ = ["THREAD_STACK_BYTES", "PidFile", "become_realtime", "harden", "leave_cpu_cgroup", "look_like_sbd"]
 
 THREAD_STACK_BYTES = 256 << 10
 PR_SET_NAME = 15
@@ -66,6 +66,28 @@ def become_realtime() -> list[str]:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
     except OSError as error:
         return [f"no real-time priority: {error.strerror}"]
+    return []
+
+
+def leave_cpu_cgroup(mode: str, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> list[str]:
+    """In cgroups of version 1 a cpu group without a real-time budget refuses real time: move to the root group.
+
+    `auto` moves out of such a group only, `yes` out of any, `no` never. Call it before threads.
+    """
+    if mode == "no":
+        return []
+    try:
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            names = controllers.split(",")
+            if "cpu" not in names or place == "/":
+                continue
+            top = cgroups / ("cpu" if (cgroups / "cpu").is_dir() else controllers)
+            budget = int((top / place.lstrip("/") / "cpu.rt_runtime_us").read_text())
+            if mode == "yes" or budget == 0:
+                (top / "cgroup.procs").write_text(str(os.getpid()))
+    except (OSError, ValueError) as error:
+        return [f"its cpu cgroup could not be left ({error}): there may be no real-time priority"]
     return []
 
 

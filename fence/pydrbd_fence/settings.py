@@ -18,14 +18,13 @@ from .layout import check_name
 from .nbd import is_nbd, parse_address
 from .panel import DEVICES_MAX
 from .timeouts import WATCHDOG_S
+from .usage import KEYS, LONG, SHORT
 
 __all__ = ["CONFIG_FILES", "PRIORITY_DIRECTORY", "Settings", "read_config", "read_settings"]
 
 CONFIG_FILES = (Path("/etc/default/sbd"), Path("/etc/sysconfig/sbd"))
 PRIORITY_DIRECTORY = "/run/pydrbd-sbd/priority"
 STARTUP_S = 120
-SHORT = "czC:DPRTWZhvw:d:n:p:1:2:3:4:5:t:I:F:S:s:r:"
-LONG = ["foreground", "help", "priority-dir=", "simulate"]
 YES, NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 
 
@@ -57,6 +56,8 @@ class Settings:
     flush: bool
     crashdump_s: int
     realtime: bool
+    root_cgroup: str
+    """Leave a cpu cgroup: `auto` (one without a real-time budget), `yes`, `no`."""
     pidfile: str
     foreground: bool
     simulate: bool
@@ -121,6 +122,13 @@ def parse_delay(text: str) -> int | None:
     return None if truth(text, "SBD_DELAY_START") else 0
 
 
+def parse_root_cgroup(text: str) -> str:
+    """`auto`, `yes` or `no`."""
+    if text == "auto":
+        return text
+    return "yes" if truth(text, "SBD_MOVE_TO_ROOT_CGROUP") else "no"
+
+
 def parse_action(text: str) -> tuple[bool, str]:
     """Flush first? And what then: `reboot`, `off` or `crashdump`."""
     flush, action = True, "reboot"
@@ -136,7 +144,7 @@ def parse_action(text: str) -> tuple[bool, str]:
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str], files: Sequence[Path] = CONFIG_FILES) -> Settings:
     """All settings; UsageError says which one is wrong."""
-    keys = read_config(files) | {key: value for key, value in environ.items() if key.startswith("SBD_")}
+    keys = read_config(files) | {key: value for key, value in environ.items() if key in KEYS}
     try:
         early = shlex.split(keys.get("SBD_OPTS", "")) if "watch" in argv else []
         options, words = getopt.gnu_getopt([*early, *argv], SHORT, LONG)
@@ -153,6 +161,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str], files: Sequen
     ]
     flush, action = parse_action(last.get("-r", keys.get("SBD_TIMEOUT_ACTION", "")))
     watchdog = last.get("-w", keys.get("SBD_WATCHDOG_DEV", "/dev/watchdog"))
+    wanted = count["-W"] % 2 == 1 if count["-W"] else truth(keys.get("SBD_WATCHDOG") or "yes", "SBD_WATCHDOG")
     mode = keys.get("SBD_STARTMODE", "always") or "always"
     if mode not in ("always", "clean"):
         raise UsageError(f"SBD_STARTMODE: {mode!r} is neither always nor clean")
@@ -176,15 +185,16 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str], files: Sequen
         start_clean=(chosen("-S") == 1) if "-S" in last else mode == "clean",
         pacemaker=bool(count["-P"] % 2) if count["-P"] else truth(keys.get("SBD_PACEMAKER", "yes"), "SBD_PACEMAKER"),
         cluster_first="-z" in last,
-        watchdog="" if watchdog in ("", "/dev/null") or count["-W"] == 2 else watchdog,
+        watchdog=watchdog if wanted and watchdog not in ("", "/dev/null") else "",
         set_watchdog_time="-T" not in last,
         diskless_watchdog_s=number(keys.get("SBD_WATCHDOG_TIMEOUT", "") or str(WATCHDOG_S), "SBD_WATCHDOG_TIMEOUT", 1),
         action=action,
         flush=flush,
         crashdump_s=chosen("-C") or 0,
         realtime="-R" not in last,
+        root_cgroup=parse_root_cgroup(keys.get("SBD_MOVE_TO_ROOT_CGROUP") or "auto"),
         pidfile=last.get("-p", keys.get("SBD_PIDFILE", "")),
-        foreground="--foreground" in last or "-D" in last,
+        foreground="--foreground" in last,
         simulate="--simulate" in last,
         verbosity=count["-v"],
         help="-h" in last or "--help" in last,

@@ -25,7 +25,7 @@ from .judge import CLUSTER_SOURCES, Acknowledge, Arm, Decision, Die, Health, Jud
 from .opening import open_devices, start_delay_s
 from .parent import Parent
 from .power import Power
-from .process import PidFile, become_realtime, harden, look_like_sbd
+from .process import PidFile, become_realtime, harden, leave_cpu_cgroup, look_like_sbd
 from .settings import Settings
 from .timeouts import Timeouts
 from .watchdog import Watchdog
@@ -131,7 +131,7 @@ class Inquisitor:
         words = [source, self.settings.node, str(self.times.loop_s), str(self.times.watchdog_s)]
         while True:
             helper = subprocess.Popen(
-                [sys.executable, "-m", "pydrbd_fence.health", *words, str(int(bool(self.watchers)))],
+                [sys.executable, "-P", "-m", "pydrbd_fence.health", *words, str(int(bool(self.watchers)))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
             )
@@ -276,6 +276,7 @@ def watch(settings: Settings, power: Power) -> int:
             time.sleep(delay)
         complaints += harden(settings.realtime)
         if settings.realtime:
+            complaints += leave_cpu_cgroup(settings.root_cgroup)
             complaints += become_realtime()
         power.prepare()
         journal.start()

@@ -12,4 +12,5 @@ from pydrbd_fence.cli import run
 from tests.fence.harness import NoPower
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[2:], power=NoPower(sys.argv[1]), environ={"SBD_PACEMAKER": "no"}, files=[]))
+    alone = {"SBD_PACEMAKER": "no", "SBD_SYNC_RESOURCE_STARTUP": "no"}
+    sys.exit(run(sys.argv[2:], power=NoPower(sys.argv[1]), environ=alone, files=[]))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import threading
 
 import pytest
 from pydrbd_fence.cli import run
-from pydrbd_fence.errors import UsageError
+from pydrbd_fence.errors import Refused, UsageError
+from pydrbd_fence.opening import open_devices
+from pydrbd_fence.process import leave_cpu_cgroup
 from pydrbd_fence.settings import read_settings
+from pydrbd_fence.usage import COMMANDS, OPTIONS
+from pydrbd_fence.watchdog import list_watchdogs
 
 from tests.fence.harness import NbdServer, NoPower
 
@@ -188,3 +195,60 @@ def test_bad_settings_are_refused(argv, environ):
 def test_no_thread_of_a_command_blocks_the_end(sbd, nbd):
     """What is left hanging is a daemon thread."""
     assert all(t.daemon for t in threading.enumerate() if t.name.startswith("device"))
+
+
+def test_every_option_and_command_of_sbd_is_taken(need):
+    """What Debian's sbd lists in its help is here, too: scripts and SBD_OPTS go on working."""
+    done = subprocess.run([need("sbd"), "-h"], capture_output=True, text=True, timeout=60)
+    text = done.stdout + done.stderr
+    letters = set(re.findall(r"^-(\w)", text, re.MULTILINE)) | set("czD")
+    words = set(re.findall(r"^([a-z][a-z-]+)(?:\t| <node>)", text, re.MULTILINE))
+    assert len(letters) > 20 and {"watch", "message", "query-watchdog"} <= words
+    assert letters <= {option.name[1:] for option in OPTIONS} and words <= set(COMMANDS)
+    taken = [f"-{o.name[1:]}{'1' if o.argument else ''}" for o in OPTIONS if o.name[1:] in letters - set("dprSw")]
+    assert settings(*taken, "watch").words == ("watch",)
+
+
+def test_options_that_are_given_twice_switch_off():
+    """-W and -P once and twice, and the old key for the watchdog."""
+    assert settings("-W", environ={"SBD_WATCHDOG": "no"}).watchdog == "/dev/watchdog"
+    assert settings(environ={"SBD_WATCHDOG": "no"}).watchdog == ""
+    assert not settings("-PP").pacemaker and settings("-P").pacemaker
+    assert settings(environ={"SBD_MOVE_TO_ROOT_CGROUP": "yes"}).root_cgroup == "yes"
+
+
+@pytest.mark.parametrize(("mode", "budget", "moves"), [("auto", 0, True), ("auto", 9, False), ("yes", 9, True)])
+def test_a_cpu_cgroup_without_a_real_time_budget_is_left(tmp_path, mode, budget, moves):
+    """In a tree that stands for the kernel's."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("4:memory:/a\n3:cpu,cpuacct:/system.slice/x\n1:name=systemd:/b\n")
+    group = tmp_path / "cpu/system.slice/x"
+    group.mkdir(parents=True)
+    (group / "cpu.rt_runtime_us").write_text(f"{budget}\n")
+    assert leave_cpu_cgroup(mode, tmp_path, tmp_path) == []
+    root = tmp_path / "cpu/cgroup.procs"
+    assert root.exists() == moves and (not moves or root.read_text() == str(os.getpid()))
+    assert leave_cpu_cgroup("no", tmp_path / "none", tmp_path) == []
+    assert "may be no real-time priority" in leave_cpu_cgroup(mode, tmp_path / "none", tmp_path)[0]
+
+
+def test_pacemaker_is_not_left_waiting():
+    """A daemon that does not look at Pacemaker never gives the word that it would wait for."""
+    with pytest.raises(Refused, match="SBD_SYNC_RESOURCE_STARTUP=no"):
+        open_devices(settings("-PP", "watch"), lambda: 0.0, lambda s: None)
+
+
+def test_the_machines_watchdogs_are_listed(tmp_path):
+    """From sysfs, without opening one: that might arm it."""
+    for name, identity in (("watchdog0", "iTCO_wdt"), ("watchdog1", "Software Watchdog")):
+        (tmp_path / name / "device").mkdir(parents=True)
+        (tmp_path / name / "identity").write_text(f"{identity}\n")
+    (tmp_path / "drivers/iTCO_wdt").mkdir(parents=True)
+    (tmp_path / "watchdog0/device/driver").symlink_to(tmp_path / "drivers/iTCO_wdt")
+    (tmp_path / "watchdog2").mkdir()
+    found = list_watchdogs(tmp_path)
+    assert [(info.path, info.identity, info.driver) for info in found] == [
+        ("/dev/watchdog0", "iTCO_wdt", "iTCO_wdt"),
+        ("/dev/watchdog1", "Software Watchdog", ""),
+        ("/dev/watchdog2", "unknown", ""),
+    ]
