@@ -37,6 +37,7 @@ __all__ = [
     "LAZY_FLUSH_S",
     "LINK_LINGER_S",
     "LINK_RETRY_S",
+    "LOG_FILE_BYTES_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
     "NBD_HANDSHAKE_TIMEOUT_S",
@@ -192,3 +193,6 @@ STOP_TIMEOUT_S: Final = 20.0
 
 DISK_STOP_TIMEOUT_S: Final = 10.0
 """How long a disk that is closed may take to finish what is under way."""
+
+LOG_FILE_BYTES_MAX: Final = 4 * MIB
+"""How large the log of a process that `up` started may grow; there is one older one at most."""

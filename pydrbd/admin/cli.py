@@ -110,7 +110,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
         case "serve":
             from pydrbd.admin import verbs_process
 
-            return verbs_process.serve(context, context.targets(arguments.names)[0].resource)
+            return verbs_process.serve(context, context.targets(arguments.names)[0].resource, arguments.log_file)
         case "status":
             from pydrbd.admin import verbs_show
 

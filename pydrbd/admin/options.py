@@ -57,6 +57,11 @@ def _wait_sync(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--quiet", "show no progress")
 
 
+def _serve(parser: argparse.ArgumentParser) -> None:
+    words = "where its log goes, 4 MiB and as much older at most (default: standard error, as for a journal)"
+    parser.add_argument("--log-file", metavar="FILE", help=words)
+
+
 def _status(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--json", "in drbdsetup 9's schema")
     _flag(parser, "--verbose", "also what is as usual, and the NBD addresses")
@@ -149,7 +154,7 @@ _sectors.__name__ = "number of sectors"
 COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("start a resource's process in the background", "some", group="process"),
     "down": Command("stop it", "some", _force("although clients have it open"), "process"),
-    "serve": Command("be that process, in the foreground", "one", group="process"),
+    "serve": Command("be that process, in the foreground", "one", _serve, "process"),
     "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
     "primary": Command("make it writable here", "some", _force("although its data is not known to be good")),
     "secondary": Command("give that up", "some", _force("although clients have it open")),

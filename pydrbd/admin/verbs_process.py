@@ -34,11 +34,11 @@ _EXIT_DISK: Final = 74
 _EXIT_FAILED: Final = 10
 
 
-def serve(context: Context, resource: str) -> int:
+def serve(context: Context, resource: str, log_file: str | None) -> int:
     """Be the process of a resource, in the foreground, until a signal or `down`; its exit code."""
     from pydrbd.runtime import service
 
-    return service.run(str(context.config_path), resource, context.node, str(context.run_dir))
+    return service.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file)
 
 
 def up(context: Context, resource: str) -> int:
@@ -94,7 +94,7 @@ class _Start:
         self._log_path = context.run_dir / f"{resource}.log"
         argv = [sys.executable, "-P", "-m", "pydrbd", "serve", resource]
         argv += ["-c", str(context.config_path.absolute()), "--node", context.node]
-        argv += ["--run-dir", str(context.run_dir.absolute())]
+        argv += ["--run-dir", str(context.run_dir.absolute()), "--log-file", str(self._log_path.absolute())]
         # The same pydrbd as this one, wherever we are: -P keeps the current directory out of the search.
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -157,7 +157,10 @@ class _Start:
 def _last_words(log_path: Path, begin: int, resource: str) -> str:
     """Why a process ended, in its own words: its `pydrbd: ...` line, else its last line."""
     with log_path.open("rb") as log:
-        log.seek(begin)
+        if log.seek(0, os.SEEK_END) >= begin:  # else it is a new file: the old one was full
+            log.seek(begin)
+        else:
+            log.seek(0)
         lines = log.read().decode(errors="replace").splitlines()
     for line in reversed(lines):
         if line.startswith("pydrbd: "):

@@ -25,6 +25,7 @@ import trio
 from pydrbd.core import effects as fx
 from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
 from pydrbd.core.node import Node
+from pydrbd.core.states import State
 from pydrbd.errors import BusyError, InternalError, PeerProtocolError, PydrbdError
 from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.metadata.opening import KnownSize
@@ -32,9 +33,12 @@ from pydrbd.runtime.block_open import IoMode
 from pydrbd.runtime.build import Blueprint, DiskPlace, blueprint
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
+from pydrbd.runtime.fence_priority import FencePriority
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.link import Link
+from pydrbd.runtime.log_file import LogFile
 from pydrbd.runtime.nbd_server import NbdServer
+from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
 
 __all__ = ["Service", "run"]
@@ -57,6 +61,7 @@ class Service:
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
         self.disks: dict[int, VolumeDisk] = {}
         self._known_sizes = KnownSizes(state_dir(run_dir))
+        self.fence_priority = FencePriority(plan.resource.name, run_dir)
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
         self._nursery: trio.Nursery
@@ -138,6 +143,9 @@ class Service:
         """Wait until a condition on the node's state holds."""
         while not condition():
             await self._changed.wait()
+
+    def _states(self) -> list[State]:
+        return [volume.state for volume in self.node.volumes.values()]
 
     # --- disks ---
 
@@ -257,10 +265,12 @@ class Service:
                 nursery.start_soon(self._signals)
                 nursery.start_soon(self.nbd.serve)
                 nursery.start_soon(self.control.serve)
+                nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
                 await self.control.command("attach", {})
                 await self.control.command("connect", {})
                 on_ready()
                 await self.stopping.wait()
+                notify("STOPPING=1")
                 with trio.move_on_after(STOP_TIMEOUT_S):
                     await self._stop()
                 nursery.cancel_scope.cancel()
@@ -276,11 +286,12 @@ class Service:
             await disk.stop()
 
 
-def run(config_path: str, resource_name: str, node_name: str, run_dir: str) -> int:
+def run(config_path: str, resource_name: str, node_name: str, run_dir: str, log_file: str | None = None) -> int:
     """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
     if not __debug__:
         raise InternalError("pydrbd needs its assertions: run Python without -O")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    handler = LogFile(Path(log_file)) if log_file else logging.StreamHandler(sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
     plan = blueprint(config_path, resource_name, node_name)
     for notice in plan.config.notices:
         _log.warning("%s", notice)
@@ -290,6 +301,7 @@ def run(config_path: str, resource_name: str, node_name: str, run_dir: str) -> i
 
     def ready() -> None:
         pid_file.write_text(f"{os.getpid()}\n")
+        notify("READY=1")
         _log.info("%s: up as %s", resource_name, node_name)
 
     async def main() -> None:

@@ -49,9 +49,10 @@ def make_pair(directory: Path, name: str = "r0") -> Path:
 
 
 @asynccontextmanager
-async def running(config: Path, directory: Path) -> AsyncIterator[Service]:
+async def running(config: Path, directory: Path, priority_directory: Path | None = None) -> AsyncIterator[Service]:
     """Node `a` of the resource, from its start to its orderly end."""
     service = Service(blueprint(config, "r0", "a"), directory)
+    service.fence_priority.directory = priority_directory
     ready = trio.Event()
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
