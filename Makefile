@@ -14,12 +14,19 @@ ARGS ?=
 GUESTS := tests/interop -n 2 --dist loadfile
 AGAIN := tests/interop --last-failed --last-failed-no-failures none
 NO_TEST_CHOSEN := 5
+
+# Where make install puts things, below DESTDIR. Pacemaker looks for agents in fixed places, whatever PREFIX is.
+DESTDIR ?=
+PREFIX ?= /usr/local
+OCFDIR ?= /usr/lib/ocf/resource.d
+FENCEDIR ?= /usr/sbin
+PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' OCFDIR='$(OCFDIR)' FENCEDIR='$(FENCEDIR)'
 SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build.py)
 
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds lint bench lab clean
+.PHONY: help venv demo test test-all rounds lint bench lab man install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -59,6 +66,16 @@ lab: $(VENV)/run.stamp ## two real kernels with DRBD, as processes of this machi
 	@tools/setup packages lab
 	@$(PY) -m tests.lab
 
+man: $(VENV)/man.stamp ## the manual pages, in build/man
+	@rm -rf build/man
+	@$(PY) tools/manpages.py build/man
+
+install: man ## the commands, agents, units and manual pages, below DESTDIR and PREFIX (/usr/local)
+	@$(PLACES) tools/install install
+
+uninstall: ## remove what make install has made, with the same DESTDIR and PREFIX
+	@$(PLACES) tools/install uninstall
+
 clean: ## remove all that make made, .venv too
 	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@rm -f pydrbd/_native*.so pydrbd/_native*.c pydrbd/_native*.o native/*.o
@@ -72,4 +89,9 @@ $(VENV)/run.stamp: $(SOURCES)
 $(VENV)/dev.stamp: $(SOURCES)
 	@tools/setup packages build
 	@tools/setup venv test,lint
+	@touch $(VENV)/run.stamp $(VENV)/man.stamp $@
+
+$(VENV)/man.stamp: $(SOURCES)
+	@tools/setup packages build
+	@tools/setup venv man
 	@touch $(VENV)/run.stamp $@

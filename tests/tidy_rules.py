@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_DIRECTORIES = ("pydrbd", "fence", "native", "benchmarks", "tests")
+PYTHON_DIRECTORIES = ("pydrbd", "fence", "native", "benchmarks", "tests", "tools")
 
 LINE_COLUMNS_MAX = 120
 MODULE_LINES_MAX = 400

@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any, Final, NoReturn
 
 from pydrbd.admin.exit_codes import exit_codes_text
 from pydrbd.errors import UsageError
 
-__all__ = ["COMMANDS", "Command", "find_command", "help_text", "parse", "suggestion"]
+__all__ = [
+    "COMMANDS",
+    "COMMON_OPTIONS",
+    "GROUPS",
+    "NAMES",
+    "Command",
+    "find_command",
+    "help_text",
+    "parse",
+    "parser_of",
+    "suggestion",
+]
 
 Arguments = argparse.Namespace
 _Adder = Callable[[argparse.ArgumentParser], None]
@@ -185,33 +197,59 @@ COMMANDS: Final[Mapping[str, Command]] = {
 }
 """Every verb, in the order of the help."""
 
-_GROUPS: Final = (
+GROUPS: Final = (
     ("process", "The process of a resource"),
     ("state", "Changes of state"),
     ("show", "Looking and waiting"),
     ("meta-data", "Meta-data on disk"),
 )
-_NAMES: Final = {"one": "RES", "some": "{all|RES...}", "volumes": "{all|RES[/VNR]...}", "any": "[all|RES...]"}
-_COMMON_WITH_VALUE: Final = ("-c", "--config-file", "--node", "--run-dir")
-_COMMON_HELP: Final = """\
-Options of every command, before or after it:
-  -c FILE           the configuration (default: /etc/pydrbd.conf, else /etc/drbd.conf)
-  --node NAME       which 'on' section of it this node is (default: the host's name)
-  --run-dir DIR     where sockets, logs and pid files are (default: /run/pydrbd for root,
-                    $XDG_RUNTIME_DIR/pydrbd otherwise)
-"""
+NAMES: Final = {
+    "none": "",
+    "one": "RES",
+    "some": "{all|RES...}",
+    "volumes": "{all|RES[/VNR]...}",
+    "any": "[all|RES...]",
+}
+"""What a command names, as it is shown."""
+
+COMMON_OPTIONS: Final = (
+    (
+        ("-c", "--config-file"),
+        "FILE",
+        "config_path",
+        "the configuration (default: /etc/pydrbd.conf, else /etc/drbd.conf)",
+    ),
+    (("--node",), "NAME", "node", "which 'on' section of it this node is (default: the host's name)"),
+    (
+        ("--run-dir",),
+        "DIR",
+        "run_dir",
+        "where sockets, logs and pid files are (default: /run/pydrbd for root, $XDG_RUNTIME_DIR/pydrbd otherwise)",
+    ),
+)
+"""What every command takes, before or after it: names, metavar, attribute, help."""
+
+_COMMON_NAMES: Final = tuple(name for names, *_ in COMMON_OPTIONS for name in names)
 
 
 def help_text() -> str:
     """`pydrbd --help`."""
     parts = ["pydrbd COMMAND [OPTIONS] {all|RES...}: one block device on two machines, served over NBD\n"]
-    for key, title in _GROUPS:
+    for key, title in GROUPS:
         lines = [f"  {name:<17} {command.summary}" for name, command in COMMANDS.items() if command.group == key]
         parts.append(f"{title}:\n" + "\n".join(lines) + "\n")
     parts.append("'pydrbd COMMAND --help' shows the options of a command.\n")
-    parts.append(_COMMON_HELP)
+    parts.append("Options of every command, before or after it:\n" + _common_help())
     parts.append("Exit codes:\n" + exit_codes_text())
     return "\n".join(parts)
+
+
+def _common_help() -> str:
+    lines = []
+    for names, metavar, _, words in COMMON_OPTIONS:
+        first, *rest = wrap(words, 78)
+        lines += [f"  {names[0] + ' ' + metavar:<17} {first}", *(f"{'':20}{line}" for line in rest)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def find_command(words: list[str]) -> int | None:
@@ -221,7 +259,7 @@ def find_command(words: list[str]) -> int | None:
         word = words[index]
         if not word.startswith("-"):
             return index
-        index += 2 if word in _COMMON_WITH_VALUE else 1
+        index += 2 if word in _COMMON_NAMES else 1
     return None
 
 
@@ -230,23 +268,27 @@ def parse(verb: str, words: list[str]) -> Arguments:
 
     A request for help prints it and leaves by SystemExit(0).
     """
+    return parser_of(verb).parse_intermixed_args(words)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The options and names that a verb takes, its help too."""
     command = COMMANDS[verb]
     parser = _Parser(
         prog=f"pydrbd {verb}",
-        usage=f"pydrbd {verb} [OPTIONS] {_NAMES[command.names]}",
+        usage=f"pydrbd {verb} [OPTIONS] {NAMES[command.names]}".rstrip(),
         description=f"{verb}: {command.summary}.",
         epilog="Exit codes: see 'pydrbd --help'.",
         allow_abbrev=False,
     )
     command.add_options(parser)
-    parser.add_argument("-c", "--config-file", dest="config_path", metavar="FILE", help="the configuration")
-    parser.add_argument("--node", metavar="NAME", help="which 'on' section of it this node is")
-    parser.add_argument("--run-dir", metavar="DIR", help="where sockets, logs and pid files are")
+    for names, metavar, attribute, words in COMMON_OPTIONS:
+        parser.add_argument(*names, dest=attribute, metavar=metavar, help=words)
     if command.names == "one":
         parser.add_argument("names", metavar="RES", nargs=1)
     else:
         parser.add_argument("names", metavar="RES", nargs="*" if command.names == "any" else "+")
-    return parser.parse_intermixed_args(words)
+    return parser
 
 
 def suggestion(word: str, known: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """`pydrbd.toml` beside the configuration: what DRBD's language has no words for.
 
 [resource.r0]
-nbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809"]    # besides the default socket in the run directory
-io = "auto"                                           # auto, direct (O_DIRECT) or buffered
+nbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809"]
+io = "auto"
 """
 
 from __future__ import annotations
@@ -18,9 +18,25 @@ from pydrbd.config.values import did_you_mean
 from pydrbd.errors import ConfigError
 from pydrbd.limits import CONFIG_FILE_BYTES_MAX
 
-__all__ = ["SETTINGS_FILE_NAME", "NbdListen", "ResourceSettings", "Settings", "load_settings", "parse_settings"]
+__all__ = [
+    "SETTINGS_FILE_NAME",
+    "SETTINGS_KEYS",
+    "NbdListen",
+    "ResourceSettings",
+    "Settings",
+    "load_settings",
+    "parse_settings",
+]
 
 SETTINGS_FILE_NAME: Final = "pydrbd.toml"
+SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "nbd": "A list of places where NBD clients may connect, as in unix:/run/r0.sock, tcp:127.0.0.1:10809 or"
+        " tcp:[::1]:10809; they take the place of the socket in the run directory.",
+        "io": "auto (default): direct where it can; direct (O_DIRECT); buffered (the page cache).",
+    }
+)
+"""What `[resource.NAME]` may hold, in words."""
 _IO_MODES: Final = ("auto", "direct", "buffered")
 _UNIX_PATH_BYTES_MAX: Final = 107
 
@@ -89,7 +105,7 @@ def parse_settings(text: str, file: str = SETTINGS_FILE_NAME) -> Settings:
 def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
     key = f"resource.{name}"
     table = _table(value, key, file)
-    _check_keys(table, ("nbd", "io"), f"{key}.", file)
+    _check_keys(table, tuple(SETTINGS_KEYS), f"{key}.", file)
     listens = table.get("nbd", [])
     if not isinstance(listens, list):
         raise _error(file, f"{key}.nbd must be a list of strings")
