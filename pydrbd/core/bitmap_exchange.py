@@ -40,6 +40,8 @@ class BitmapExchange:
         node, disk = self._node, volume.disk
         assert disk is not None
         volume.peer.bitmap_merged = False
+        if volume.state.conn == ConnState.WFBitMapS:
+            volume.peer.awaited_epoch = node.writes.early.ask_for_the_rest()
         parts: list[Part] = list(node.barrier_parts())
         for command, payload in encode_bitmap(
             disk.bitmap.bits, disk.bitmap.bit_count, node.header_bytes, node.net.use_rle

@@ -89,6 +89,14 @@ class EarlyAnswers:
             self._node.press_for_barrier()
             self._pressed_epoch = self._node.log.last_unacked()
 
+    def ask_for_the_rest(self) -> int:
+        """The epoch up to which everything awaits the peer's confirmation, which is asked for; 0 in protocol C, where
+        each write waits for its own acknowledgement."""
+        if self._protocol is WireProtocol.C:
+            return 0
+        self._node.press_for_barrier()
+        return self._node.log.last_unacked()
+
     def on_received(self, write: WriteBatch, member: int) -> None:
         """P_RECV_ACK for one member. Raises PeerProtocolError if it was not asked for."""
         if not write.receive_due & member:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pydrbd import native
 from pydrbd.core.effects import Send, Socket
 from pydrbd.core.events import Received
 from pydrbd.core.states import ConnState
@@ -176,7 +177,7 @@ class PacketsIn:
             record = batch.records[index]
             command = record.command
             if command in _WRITE_ACKS and record.id != ID_SYNCER:
-                self._on_write_ack(command, record, touched)
+                self._on_write_ack(batch, index, touched)
                 continue
             self._settle(touched)
             self._on_meta_packet(batch, index, command)
@@ -184,26 +185,30 @@ class PacketsIn:
                 return
         self._settle(touched)
 
-    def _on_write_ack(self, command: int, record: object, touched: dict[int, WriteBatch]) -> None:
-        block_id = record.id  # type: ignore[attr-defined]
-        good = command != Packet.P_NEG_ACK
+    def _on_write_ack(self, batch: Batch, index: int, touched: dict[int, WriteBatch]) -> None:
+        record = batch.records[index]
         try:
             write = self._node.writes.on_ack(
-                block_id,
-                good=good,
-                in_sync=command == Packet.P_RS_WRITE_ACK,
-                received=command == Packet.P_RECV_ACK,
+                record.id,
+                good=record.command != Packet.P_NEG_ACK,
+                in_sync=record.command == Packet.P_RS_WRITE_ACK,
+                received=record.command == Packet.P_RECV_ACK,
             )
         except KeyError:
-            self._out_of_sync_by_ack(record)
+            self._on_late_refusal(batch, index)
             return
         touched[write.serial] = write
 
-    def _out_of_sync_by_ack(self, record: object) -> None:
-        """P_NEG_ACK for a write that we know nothing of: tolerated, its blocks count as out of sync (WIRE 3)."""
-        volume = self._node.volumes.get(record.volume)  # type: ignore[attr-defined]
-        if volume is not None and volume.disk is not None:
-            volume.disk.bitmap.set_range(record.offset, record.length)  # type: ignore[attr-defined]
+    def _on_late_refusal(self, batch: Batch, index: int) -> None:
+        """P_NEG_ACK for a write that has been done with (protocols A and B), or that we know nothing of (WIRE 3)."""
+        member = 1 << index
+        volume = self._node.volumes.get(batch.records[index].volume)
+        if (
+            volume is not None
+            and not native.records_out_of_bounds(batch, member, volume.size_bytes)
+            and not native.records_unaligned(batch, member, SECTOR_SIZE_BYTES)
+        ):
+            self._node.writes.mark_failed(volume, batch, member)
 
     def _settle(self, touched: dict[int, WriteBatch]) -> None:
         for write in touched.values():
@@ -228,6 +233,8 @@ class PacketsIn:
             node.writes.early.on_epoch_acked(node.log.on_barrier_ack(ack.barrier, ack.set_size))
             node.flushes.check()
             node.gate.retry()
+            for volume in node.volumes.values():
+                node.resync_source.start_when_ready(volume)
             node.operator.on_idle()
         elif command in (Packet.P_STATE_CHG_REPLY, Packet.P_CONN_ST_CHG_REPLY):
             node.operator.on_reply(Packet(command), record.volume, bytes(batch.data(index)))

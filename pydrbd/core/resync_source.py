@@ -39,10 +39,11 @@ class ResyncSource:
 
         The peer refuses those that reached it without a disk, and its P_NEG_ACK comes on the other socket: later
         perhaps than its bitmap. The target must know of those blocks (P_OUT_OF_SYNC) before it can count them as done.
+        In protocols A and B only a barrier acknowledgement says that no P_NEG_ACK is to come any more.
         """
         if volume.state.conn != ConnState.WFBitMapS or not volume.peer.bitmap_merged:
             return
-        if not self._node.writes.wait_for_peer(volume):
+        if self._node.log.acked_up_to(volume.peer.awaited_epoch) and not self._node.writes.wait_for_peer(volume):
             volume.peer.bitmap_merged = False
             self.start(volume)
 

@@ -74,6 +74,8 @@ class PeerVolume:
     """It has been told that its fresh disk is equal to ours: it does not say so itself."""
     bitmap_merged: bool = False
     """The target has sent back the one bitmap that both have now."""
+    awaited_epoch: int = 0
+    """What was sent to the target before our bitmap; until it has confirmed that, it may still refuse a part of it."""
     early_sync_uuid: int | None = None
     """P_SYNC_UUID has overtaken the reply that grants the resync: they come on different sockets."""
 

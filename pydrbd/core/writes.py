@@ -266,10 +266,14 @@ class Writes:
         write.peer_busy &= ~member
         write.unconfirmed &= ~member
         write.peer_failed |= member
-        if write.volume.disk is not None:
-            newly = write.volume.disk.bitmap.set_records(write.batch, member)
-            if newly and write.volume.sends_out_of_sync:
-                self._node.send_out_of_sync(write.volume, write.batch, member)
+        self.mark_failed(write.volume, write.batch, member)
+
+    def mark_failed(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """The peer could not store these: out of sync, and a target that has got our bitmap already must hear of it."""
+        if volume.disk is not None:
+            newly = volume.disk.bitmap.set_records(batch, mask)
+            if newly and volume.sends_out_of_sync:
+                self._node.send_out_of_sync(volume, batch, mask)
 
     def progress(self, write: WriteBatch) -> None:
         """Answer what has ended on both sides."""

@@ -82,6 +82,15 @@ def test_a_barrier_acknowledgement_must_have_the_right_count() -> None:
     assert world.copies_equal()
 
 
+@pytest.mark.parametrize("block", [BlockAck(END, 7, BLOCK, 1), BlockAck(0, 7, 0xFFFF_FFFF, 1), BlockAck(0, 7, 100, 1)])
+def test_a_refusal_of_what_was_never_sent_is_ignored(block: BlockAck) -> None:
+    """D1, WIRE 3: P_NEG_ACK for an unknown write is tolerated; one for a place that no write can have marks nothing."""
+    world, client = pair()
+    say(world, world.a, Packet.P_NEG_ACK, block.encode())
+    assert world.a.volume.out_of_sync_bits == 0 and not world.protocol_errors
+    assert write(client, 0, b"x" * BLOCK) == 0 and world.copies_equal()
+
+
 def test_a_packet_for_a_volume_that_does_not_exist_is_a_lie() -> None:
     world, _client = pair()
     say(world, world.a, Packet.P_DATA, Data(0, 1, 1, 256, b"x" * BLOCK).encode(), vnr=3)

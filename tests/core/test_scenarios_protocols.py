@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from pydrbd.core.handshake import NetOptions
-from pydrbd.core.states import ConnState
+from pydrbd.core.states import ConnState, DiskState
 from pydrbd.units import KIB
 from pydrbd.wire.packet_numbers import WireProtocol
 from pydrbd.wire.packets import BlockAck, Packet
@@ -229,6 +229,24 @@ def test_a_failed_write_of_the_peer_is_marked_after_the_answer(net: NetOptions) 
     world.run(60)
     assert sent(world.b, Packet.P_NEG_ACK) and world.a.volume.out_of_sync_bits == 1
     assert state(world.a).endswith("UpToDate/Diskless")
+
+
+@pytest.mark.parametrize("seed", range(8))
+@BOTH
+def test_a_failed_write_of_a_disk_that_is_soon_back_is_synced(net: NetOptions, seed: int) -> None:
+    """B1, D5: its P_NEG_ACK comes on the other socket, later perhaps than the bitmap of the resync."""
+    world, client = pair(seed, net=net)
+    world.run(3)
+    world.link_latency_s = 0.05
+    world.b.disks[0].fail_once.add("write")
+    cookies = [client.write(n * BLOCK, bytes([n + 1]) * BLOCK) for n in range(3)]
+    world.run_until(lambda: world.b.volume.state.disk == DiskState.Diskless and not world.b.attached)
+    assert order(world, world.b, "attach") == 1
+    assert set(wait(client, *cookies)) == {0}
+    world.run_until(world.is_in_sync)
+    world.run(3)
+    assert world.copies_equal() and not world.protocol_errors
+    assert world.a.volume.out_of_sync_bits == world.b.volume.out_of_sync_bits == 0
 
 
 @pytest.mark.parametrize(
