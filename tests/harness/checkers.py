@@ -25,6 +25,7 @@ from pydrbd.metadata.apply_al import split_blocks
 from pydrbd.metadata.opening import OpenedMetaData
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.units import EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES
+from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.disk import MemoryDisk
 from tests.harness.register import History, NotLinearizable
 from tests.harness.world import Machine, World
@@ -85,6 +86,12 @@ class Oracle:
         self.whole: set[Machine] = {world.a, world.b}
         self.tainted: set[Machine] = set()
         self.split_brain = False
+        self.ending: set[Machine] = set()
+        """Sync targets that are UpToDate in memory only: nobody has been told, and with the process it is gone."""
+        self._author: Machine | None = None
+        """The last Primary, until the other node has everything: only then may protocol A lose nothing with it."""
+        self._bereft = False
+        """A node takes over that has not got all of the last Primary's writes for sure."""
         self.dead_below = 0
         self.checks: dict[str, int] = {}
         self._states: dict[Machine, State] = {}
@@ -190,17 +197,23 @@ class Oracle:
         if not self.may_serve(machine):
             names = "/".join(sorted(other.name for other in self.fresh))
             self._fail(promise, f"{machine.name} {what}, but only {names} has all acknowledged writes")
+        self._bereft = self._bereft or self._author not in (None, machine)
+        self._author = None
         if claims:
             self._claims[machine] = claims
         if machine not in self._claims:  # else when the generation is durable: before, nobody is told of what is in it
             self._adopt(machine)
 
     def _adopt(self, machine: Machine) -> None:
-        if machine not in self.whole:
+        """From here on its data counts. What power took from it is gone, unless a flush covered it; so is, in protocol
+        A, what was only on its way when the peer took over: that much a write's answer promises there (README)."""
+        late = self._bereft and self.world.net.protocol is WireProtocol.A
+        if machine not in self.whole or late:
             for register in self.history.all():
                 register.lose_volatile()
             self.whole = {machine}
         self.fresh = {machine}
+        self._bereft = False
 
     def _on_state(self, machine: Machine, old: State, new: State) -> None:
         other = self.world.other(machine)
@@ -213,14 +226,20 @@ class Oracle:
         if ended and self._same_generation(machine, other):  # its source learns it a little later, or never
             self.fresh.add(machine)
             self.whole.add(machine)
+            self.ending.add(machine)
+        if old.role == Role.Primary != new.role and self._author is machine and new.conn == ConnState.Connected:
+            self._author = None  # demoted in good order, beside its peer
         if new.conn in _SOURCES and old.conn not in _SOURCES:
             self._takes_over(machine, "C5", "became sync source")
         if new.role == Role.Primary:
             alone = new.conn < ConnState.Connected or new.pdsk != DiskState.UpToDate
+            # While its disk is being compared with the peer's, clients wait (WIRE 5.5): nobody is served by either.
+            waits = new.disk in (DiskState.Attaching, DiskState.Negotiating)
             if new.disk == DiskState.UpToDate and alone:
                 self._takes_over(machine, "C1", "serves alone")
-            elif new.disk != DiskState.UpToDate and not alone and not self._shares_generation(machine, other):
+            elif new.disk != DiskState.UpToDate and not (alone or waits or self._shares_generation(machine, other)):
                 self._takes_over(other, "C1", "serves its diskless or inconsistent peer")
+            self._author = machine
         if other.node is None:
             return
         theirs = other.volume.state
@@ -251,6 +270,9 @@ class Oracle:
                 register.lose_volatile()
         self.fresh, self.whole = set(both), set(both)
         self.tainted.clear()
+        self.ending.clear()  # both speak of it: from here on it must outlive everything
+        if self._author is not None and self._author.volume.state.role != Role.Primary:
+            self._author = None
 
     # --- every event and effect ---
 
@@ -278,13 +300,23 @@ class Oracle:
         self._settle_claim(machine)
 
     def _settle_claim(self, machine: Machine) -> None:
+        if machine in self.ending and machine.disks[0].superblock().flags & _GOOD == _GOOD:
+            self.ending.discard(machine)
         if self._claims.get(machine) == machine.disks[0].superblock().current_uuid & ~1:
             del self._claims[machine]
             self._adopt(machine)
 
     def forget(self, machine: Machine) -> None:
-        """It is down: it begins with no state at all."""
+        """It is down: it begins with no state at all.
+
+        A sync target that dies between the end of its resync and the superblock that says so returns Inconsistent, as
+        it must (B7): its peer had not been told, still counts it as Inconsistent, and has everything.
+        """
         self._settle_claim(machine)
+        if machine in self.ending:
+            self.ending.discard(machine)
+            self.fresh.discard(machine)
+            self.whole.discard(machine)
         self._claims.pop(machine, None)
         self._states.pop(machine, None)
         self._generations.pop(machine, None)

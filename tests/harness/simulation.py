@@ -515,7 +515,8 @@ class Simulation:
             self.check_liveness()  # two disks with errors at once would be too much to ask
         assert not oracle.tainted
         self._last_requests(flush=power_of_both)
-        fresh = sorted(filter(oracle.may_serve, oracle.fresh), key=lambda machine: machine.name)
+        lasting = oracle.fresh - oracle.ending if power_of_both else oracle.fresh
+        fresh = sorted(filter(oracle.may_serve, lasting), key=lambda machine: machine.name)
         kept = self.rng.choice(fresh)
         lost = self.world.other(kept)
         self.world.trace(kept, "will be all that is left")
