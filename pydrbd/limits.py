@@ -177,7 +177,7 @@ LINK_RETRY_S: Final = 1.0
 """A link that ended sooner than this is tried again only after as long."""
 
 PEER_BACKLOG_BYTES_MAX: Final = 64 * MIB
-"""Payload from the peer that waits for our disk; beyond it the data socket is not read."""
+"""The peer's writes that wait for our disk; beyond it the data socket is not read."""
 
 CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
 """One request line on the control socket."""

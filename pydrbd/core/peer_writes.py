@@ -21,9 +21,15 @@ from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import DRBD_IO_BYTES_MAX, LAZY_FLUSH_S, PEER_READ_BYTES_MAX, PEER_REQUESTS_MAX
+from pydrbd.limits import (
+    DRBD_IO_BYTES_MAX,
+    LAZY_FLUSH_S,
+    PEER_BACKLOG_BYTES_MAX,
+    PEER_READ_BYTES_MAX,
+    PEER_REQUESTS_MAX,
+)
 from pydrbd.native import Batch
-from pydrbd.units import SECTOR_SIZE_BYTES
+from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES
 from pydrbd.wire.packet_numbers import DpFlag
 from pydrbd.wire.packets import Barrier, BarrierAck, Packet
 
@@ -62,12 +68,21 @@ class PeerWrites:
         self._read_bytes = 0
         self._gave_up = False
         self.busy_bytes = 0
-        """Payload that waits for our disk, of earlier connections too. What waits for the peer itself does not count:
-        whoever stops reading for the sake of this must not wait for what is still to be read."""
+        """What our disk has been given to write for the peer, of earlier connections too (`_weight_bytes`)."""
+        self.waiting_bytes = 0
+        """What has been received and waits for its range: for a write before it, or for the end of a verify."""
 
     @property
     def busy(self) -> bool:
         return any(epoch.busy for epoch in self._epochs)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the peer sends faster than our disk writes, and must wait: memory is bounded.
+
+        Only while the disk is at work for it. Its range a write may get from something that is still to be read.
+        """
+        return self.busy_bytes > 0 and self.busy_bytes + self.waiting_bytes >= PEER_BACKLOG_BYTES_MAX
 
     def reset(self) -> None:
         """The connection is gone: finish what was received, say nothing, forget the epochs (WIRE 16.2)."""
@@ -107,7 +122,9 @@ class PeerWrites:
 
         def start(hold: Hold, members: int) -> None:
             def go(part: int) -> None:
-                self.busy_bytes += _payload_bytes(batch, part)
+                weight_bytes = _weight_bytes(batch, part)
+                self.waiting_bytes -= weight_bytes
+                self.busy_bytes += weight_bytes
                 for effect, few in self._effects(volume, batch, part):
                     effect.then = self._written(volume, batch, few, hold, epoch, generation)  # type: ignore[union-attr]
                     self._node.out.put(effect)
@@ -118,6 +135,7 @@ class PeerWrites:
                 go(members)
 
         volume.counters.written += native.records_length_sum(batch, mask) >> 9
+        self.waiting_bytes += _weight_bytes(batch, mask)
         volume.ranges.acquire(batch, mask, start)
 
     def _effects(self, volume: Volume, batch: Batch, mask: int) -> list[tuple[Effect, int]]:
@@ -149,7 +167,7 @@ class PeerWrites:
         def done(failed: int, errno: int) -> None:
             failed &= mask
             good = mask & ~failed
-            self.busy_bytes -= _payload_bytes(batch, mask)
+            self.busy_bytes -= _weight_bytes(batch, mask)
             assert self.busy_bytes >= 0, "more was written for the peer than it has sent"
             if good and epoch.disks.setdefault(volume.vnr, disk) is not disk:
                 epoch.disks[volume.vnr] = None
@@ -320,5 +338,7 @@ class PeerWrites:
         volume.ranges.acquire(request, 1, start)
 
 
-def _payload_bytes(batch: Batch, mask: int) -> int:
-    return native.records_length_sum(batch, native.records_with_command(batch, mask, Packet.P_DATA))
+def _weight_bytes(batch: Batch, mask: int) -> int:
+    """The payload; a request without any weighs as much as a block: many of them need memory, too."""
+    data = native.records_with_command(batch, mask, Packet.P_DATA)
+    return native.records_length_sum(batch, data) + (mask & ~data).bit_count() * BIT_SIZE_BYTES

@@ -27,7 +27,6 @@ from pydrbd.limits import (
     DRBD_PAYLOAD_BYTES_MAX,
     LINK_LINGER_S,
     LINK_RETRY_S,
-    PEER_BACKLOG_BYTES_MAX,
     RECEIVE_BUFFER_BYTES,
 )
 from pydrbd.runtime.buffers import ReceiveBuffer
@@ -113,11 +112,8 @@ class Link:
 
     def resume_reading(self) -> None:
         """Read on if the local disk has caught up (after every event)."""
-        if self._hold_reading is not None and not self._is_behind():
+        if self._hold_reading is not None and not self._owner.node.peer_writes.behind:
             self._hold_reading.set()
-
-    def _is_behind(self) -> bool:
-        return self._owner.node.peer_writes.busy_bytes >= PEER_BACKLOG_BYTES_MAX
 
     # --- the loop ---
 
@@ -221,7 +217,7 @@ class Link:
             # A peer that is done with the handshake pings at once, in a format that we may not have read of yet.
             await self._agreed.wait()
         while True:
-            if which is Socket.DATA and self._is_behind():
+            if which is Socket.DATA and self._owner.node.peer_writes.behind:
                 self._hold_reading = trio.Event()
                 await self._hold_reading.wait()
                 self._hold_reading = None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pydrbd import native
+from pydrbd.core.handshake import NetOptions
+from pydrbd.wire.packet_numbers import WireProtocol
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, AtReply, order, pair, read, sent, state, wait, write
 from tests.harness.world import Client
@@ -157,7 +160,7 @@ def test_a_secondary_lets_no_client_in() -> None:
 
 
 def test_what_waits_for_the_secondarys_disk_is_counted() -> None:
-    """The link stops reading by this number: payload counts from its start on the disk to its end, a TRIM does not."""
+    """The link stops reading by this: from the reception to the end on the disk, and a TRIM weighs as a block does."""
     world, client = pair()
     world.run(1.0)
     world.disk_latency_s = 1.0
@@ -165,7 +168,42 @@ def test_what_waits_for_the_secondarys_disk_is_counted() -> None:
     client.write(BLOCK, b"y" * BLOCK)
     client.trim(MIB, MIB)
     secondary = world.b.node.peer_writes
-    world.run_until(lambda: secondary.busy_bytes > 0)
-    world.run_until(lambda: secondary.busy_bytes == 2 * BLOCK)
+    world.run_until(lambda: secondary.busy_bytes == 3 * BLOCK)
+    assert secondary.waiting_bytes == 0 and not secondary.behind
     world.run_until(lambda: len(client.replies) >= 3)
-    assert secondary.busy_bytes == 0
+    assert secondary.busy_bytes == secondary.waiting_bytes == 0
+
+
+def test_a_secondary_is_behind_with_what_waits_for_its_turn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protocol B: writes to one place are answered as fast as they come, and stand in line for the slow disk."""
+    monkeypatch.setattr("pydrbd.core.peer_writes.PEER_BACKLOG_BYTES_MAX", 4 * BLOCK)
+    world, client = pair(net=NetOptions(WireProtocol.B))
+    world.run(1.0)
+    held: list[object] = []
+    begin, world.b._begin_disk = world.b._begin_disk, held.append  # type: ignore[method-assign]
+    secondary = world.b.node.peer_writes
+    for count in range(1, 6):
+        assert write(client, 0, bytes([count]) * BLOCK) == 0
+        assert (secondary.busy_bytes, secondary.waiting_bytes) == (BLOCK, (count - 1) * BLOCK)
+        assert secondary.behind == (count >= 4)
+    world.b._begin_disk = begin  # type: ignore[method-assign]
+    for effect in held:
+        begin(effect)
+    world.run(5.0)
+    assert secondary.busy_bytes == secondary.waiting_bytes == 0 and not secondary.behind
+    assert world.copies_equal() and world.b.disks[0].data[0] == 5
+
+
+def test_what_waits_for_the_peer_does_not_stop_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that waits for something that is still to be read: with a disk that is idle, the link reads on."""
+    monkeypatch.setattr("pydrbd.core.peer_writes.PEER_BACKLOG_BYTES_MAX", BLOCK)
+    world, client = pair()
+    world.run(1.0)
+    volume, secondary = world.b.volume, world.b.node.peer_writes
+    ours, _buffer = native.single_read(0, BLOCK)
+    hold = volume.ranges.acquire(ours, 1, lambda _hold, _members: None)
+    cookie = client.write(0, b"x" * BLOCK)
+    world.run(1.0)
+    assert secondary.waiting_bytes == BLOCK and not secondary.behind
+    volume.ranges.release(hold, 1)
+    assert wait(client, cookie) == [0] and secondary.waiting_bytes == 0

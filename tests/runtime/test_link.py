@@ -10,7 +10,6 @@ import trio.testing
 
 from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received
-from pydrbd.limits import PEER_BACKLOG_BYTES_MAX
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.rendezvous import SocketPair
 from pydrbd.wire.framing import HeaderFormat, encode_packet
@@ -30,7 +29,7 @@ class Notes:
         self.changed = trio.Event()
         self.node: Any = SimpleNamespace(
             links=SimpleNamespace(handshaking=False),
-            peer_writes=SimpleNamespace(busy_bytes=0),
+            peer_writes=SimpleNamespace(behind=False),
             header_format=HeaderFormat.H100,
             digest_bytes=0,
             established=True,
@@ -41,7 +40,7 @@ class Notes:
         if isinstance(event, Received):
             self.received[event.socket] += event.batch.count
             if self.received[Socket.DATA] >= self.behind_after:
-                self.node.peer_writes.busy_bytes = PEER_BACKLOG_BYTES_MAX
+                self.node.peer_writes.behind = True
         else:
             self.events.append(event)
         changed, self.changed = self.changed, trio.Event()
@@ -84,7 +83,7 @@ async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() ->
             await trio.testing.wait_all_tasks_blocked(QUIET_S)
             assert owner.received[Socket.DATA] == 1
             owner.behind_after = 100
-            owner.node.peer_writes.busy_bytes = PEER_BACKLOG_BYTES_MAX - 1
+            owner.node.peer_writes.behind = False
             link.resume_reading()
             await owner.until(Socket.DATA, 4)
             assert [type(event) for event in owner.events] == [LinkUp]
