@@ -210,5 +210,6 @@ class DiskEvents:
             volume.awaits_generation = volume.exposed_moves and was_good
         volume.disk = None
         node.change(volume, disk=DiskState.Diskless)
+        node.writes.early.ask_for_the_rest()  # from here on only the peer has it
         node.gate.retry()
         node.resync.stop(volume)

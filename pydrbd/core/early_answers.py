@@ -11,7 +11,9 @@ that the peer has it durably, losing the peer marks it out of sync. What A and B
   so without a local disk, with one that is not UpToDate, and when the local write has failed;
 * answer a FUA write before the peer's disk has it, or a FLUSH before the peer has flushed: those who ask for durability
   get it from both disks in every protocol (flushes.py waits for the barrier acknowledgement);
-* let a later write to the same place go while the peer's word on the earlier one, which may clear bits, is out.
+* serve the peer's data as if nothing had happened when our disk and then the link have failed in A with answered
+  writes on the way: nobody has those any more, and clients get errors until an operator demotes this node;
+* let a later write to the same place go before the peer's word on the earlier one, which may clear bits, is here.
 
 In A a write over the limit waits, and so do its client's next ones: a slow peer slows its clients down instead of
 filling our memory. The peer is asked for a barrier acknowledgement in good time, so that a quick peer is never waited
@@ -24,8 +26,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pydrbd import native
+from pydrbd.core.effects import Level
 from pydrbd.core.epochs import Epoch
 from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.uuids import UuidSet
 from pydrbd.errors import PeerProtocolError
 from pydrbd.units import BIT_SIZE_BYTES
 from pydrbd.wire.packet_numbers import DpFlag, WireProtocol
@@ -46,6 +50,7 @@ class EarlyAnswers:
         self._limit_bytes = node.net.in_flight_bytes_max
         self._throttled: deque[WriteBatch] = deque()
         self._pressed_epoch = 0
+        self._bereft: set[int] = set()
         self.in_flight_bytes = 0
         """Protocol A: what was sent and is not covered by a barrier acknowledgement."""
 
@@ -140,7 +145,21 @@ class EarlyAnswers:
         if self._throttled:
             self._press()
 
+    def on_unconfirmed(self, write: WriteBatch) -> None:
+        """The peer is being lost, and has not confirmed this write: were clients told of it, and is it nowhere now?"""
+        volume = write.volume
+        if self._protocol is not WireProtocol.A or volume.has_disk or volume.vnr in self._bereft:
+            return
+        if write.unconfirmed & write.replied:
+            self._bereft.add(volume.vnr)
+            # What clients have seen is a generation that no disk has: no peer's data will be taken for it.
+            volume.exposed, volume.exposed_moves = UuidSet(self._node.draw_u64(), 0, 0, 0), False
+            self._node.log_line(
+                Level.ERROR, f"volume {volume.vnr}: no disk is left that has all writes that were answered (protocol A)"
+            )
+
     def lose_peer(self) -> None:
         """The peer is gone, and nothing is on the way any more."""
         self.in_flight_bytes = self._pressed_epoch = 0
         self._throttled.clear()
+        self._bereft.clear()

@@ -363,6 +363,7 @@ class Writes:
         for write in self._in_flight.values():
             write.in_sync = 0
         for write in self._node.log.lose_peer():
+            self.early.on_unconfirmed(write)
             if write.volume.disk is not None:
                 write.volume.disk.bitmap.set_records(write.batch, write.sent)
 

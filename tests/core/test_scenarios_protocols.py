@@ -140,6 +140,47 @@ def test_a_write_that_our_disk_failed_waits_for_the_peers(net: NetOptions) -> No
     assert read(client, 0, 2 * BLOCK) == b"x" * BLOCK + b"y" * BLOCK
 
 
+def test_what_was_lost_on_the_wire_is_not_served_as_older_data() -> None:
+    """A3: in A our disk fails, and so does the link with a write on it that was answered: nobody has it. Clients get
+    errors, until an operator demotes this node; that the peer has gone on from its own data is then his decision."""
+    world, client = pair(net=A)
+    assert write(client, 0, b"o" * BLOCK) == 0
+    world.run(3)
+    assert world.link is not None
+    world.link.clogged_until = world.now + 1.0
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("read")
+    doomed = client.read(MIB, BLOCK)
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless)
+    world.cut()
+    assert wait(client, doomed) == [5]
+    world.run(3)
+    assert read(client, 0, BLOCK) == 5
+    assert world.a.volume.state.conn == ConnState.StandAlone
+    assert any("has been using" in line for line in world.a.log)
+    world.a.volume.sessions.clear()
+    assert order(world, world.a, "secondary") == order(world, world.a, "connect") == 1
+    world.run(1)
+    assert order(world, world.b, "primary") == 1
+    assert read(Client(world, world.b), 0, BLOCK) == b"o" * BLOCK
+
+
+def test_a_primary_that_loses_its_disk_asks_the_peer_at_once_what_it_has() -> None:
+    """In A: the barrier that nobody was in a hurry for is, and with its answer a lost link costs nothing."""
+    world, client = pair(net=A)
+    world.run(3)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("read")
+    client.read(MIB, BLOCK)
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless)
+    assert world.a.node is not None and world.a.node.log.last_unacked()
+    world.run(0.1)
+    assert not world.a.node.log.last_unacked()
+    world.cut()
+    world.run(3)
+    assert read(client, 0, BLOCK) == b"x" * BLOCK
+
+
 @BOTH
 def test_a_write_that_nobody_could_store_fails(net: NetOptions) -> None:
     """Our disk fails, and the peer is lost before its disk has the write: EIO."""

@@ -88,8 +88,14 @@ class Oracle:
         self.split_brain = False
         self.ending: set[Machine] = set()
         """Sync targets that are UpToDate in memory only: nobody has been told, and with the process it is gone."""
+        self.given_up: set[Machine] = set()
+        """Primaries that have let go of their disk beside a good peer, until both are in sync: clients have read there
+        since what no write of theirs was answered for, so the node rightly counts its disk as old. That peer is the
+        last good disk; to lose it, too, is to lose both."""
         self._author: Machine | None = None
         """The last Primary, until the other node has everything: only then may protocol A lose nothing with it."""
+        self._parted = False
+        """That Primary has lost its link since: what was on its way may never have arrived."""
         self._bereft = False
         """A node takes over that has not got all of the last Primary's writes for sure."""
         self.dead_below = 0
@@ -197,12 +203,19 @@ class Oracle:
         if not self.may_serve(machine):
             names = "/".join(sorted(other.name for other in self.fresh))
             self._fail(promise, f"{machine.name} {what}, but only {names} has all acknowledged writes")
-        self._bereft = self._bereft or self._author not in (None, machine)
-        self._author = None
+        if self._author not in (None, machine) and not self._follows(machine):
+            self._bereft, self._author = True, None
         if claims:
             self._claims[machine] = claims
         if machine not in self._claims:  # else when the generation is durable: before, nobody is told of what is in it
             self._adopt(machine)
+
+    def _follows(self, machine: Machine) -> bool:
+        """It hears the Primary: what that one has sent comes first, whatever it says of its disk afterwards."""
+        other = self.world.other(machine)
+        if self._parted or machine.node is None or other.node is None or other.volume.state.role != Role.Primary:
+            return False
+        return machine.volume.state.connected and other.volume.state.connected
 
     def _adopt(self, machine: Machine) -> None:
         """From here on its data counts. What power took from it is gone, unless a flush covered it; so is, in protocol
@@ -220,6 +233,8 @@ class Oracle:
         broken = new.disk <= DiskState.Failed < old.disk and machine in self.tainted
         if broken and other in self.fresh and other.node is not None:
             self.fresh.discard(machine)
+        if new.disk <= DiskState.Failed < old.disk and new.role == Role.Primary and new.pdsk == DiskState.UpToDate:
+            self.given_up.add(machine)
         if old.disk == DiskState.UpToDate != new.disk and new.disk >= DiskState.Inconsistent and other in self.fresh:
             self.fresh.discard(machine)
         ended = old.conn == ConnState.SyncTarget and new.disk == DiskState.UpToDate
@@ -239,6 +254,7 @@ class Oracle:
                 self._takes_over(machine, "C1", "serves alone")
             elif new.disk != DiskState.UpToDate and not (alone or waits or self._shares_generation(machine, other)):
                 self._takes_over(other, "C1", "serves its diskless or inconsistent peer")
+            self._parted = self._author is machine and (self._parted or new.conn < ConnState.Connected <= old.conn)
             self._author = machine
         if other.node is None:
             return
@@ -271,6 +287,8 @@ class Oracle:
         self.fresh, self.whole = set(both), set(both)
         self.tainted.clear()
         self.ending.clear()  # both speak of it: from here on it must outlive everything
+        self._parted = False
+        self.given_up.clear()
         if self._author is not None and self._author.volume.state.role != Role.Primary:
             self._author = None
 

@@ -515,8 +515,11 @@ class Simulation:
             self.check_liveness()  # two disks with errors at once would be too much to ask
         assert not oracle.tainted
         self._last_requests(flush=power_of_both)
-        lasting = oracle.fresh - oracle.ending if power_of_both else oracle.fresh
+        lasting = oracle.fresh - oracle.given_up - (oracle.ending if power_of_both else set())
         fresh = sorted(filter(oracle.may_serve, lasting), key=lambda machine: machine.name)
+        if not fresh:
+            self.check_liveness()
+            return
         kept = self.rng.choice(fresh)
         lost = self.world.other(kept)
         self.world.trace(kept, "will be all that is left")
