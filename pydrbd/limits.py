@@ -34,6 +34,12 @@ __all__ = [
     "DRBD_IO_BYTES_MAX",
     "DRBD_PAYLOAD_BYTES_MAX",
     "EXTENTS_OF_BATCH_MAX",
+    "HELPERS_AT_A_TIME_MAX",
+    "HELPERS_WAITING_MAX",
+    "HELPER_GRACE_S",
+    "HELPER_LINES_MAX",
+    "HELPER_LINE_BYTES_MAX",
+    "HELPER_TIMEOUT_S",
     "LAZY_FLUSH_S",
     "LINK_LINGER_S",
     "LINK_RETRY_S",
@@ -187,6 +193,20 @@ CONTROL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 
 CONTROL_CONNECTIONS_MAX: Final = 64
 """Control connections at a time; more wait in the backlog."""
+
+HELPER_TIMEOUT_S: Final = 600.0
+"""How long a handler may run; fence-peer may have to wait until a node has been shot."""
+
+HELPER_GRACE_S: Final = 2.0
+"""How long a handler that must end is given to do so by itself, and its output after its end."""
+
+HELPERS_AT_A_TIME_MAX: Final = 8
+HELPERS_WAITING_MAX: Final = 64
+"""Handlers of one resource that run at a time, and that wait for their turn; more are not run."""
+
+HELPER_LINES_MAX: Final = 1000
+HELPER_LINE_BYTES_MAX: Final = 1000
+"""What of a handler's output goes to the log."""
 
 STOP_TIMEOUT_S: Final = 20.0
 """How long an orderly stop of the process may take."""

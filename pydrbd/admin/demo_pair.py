@@ -198,6 +198,7 @@ class LocalPair:
         names: tuple[str, str] = ("alpha", "beta"),
         net: str = "protocol C;",
         disk: str = "",
+        handlers: str = "",
         io: str = "auto",
         spawn: Spawn = default_spawn,
     ) -> None:
@@ -212,7 +213,8 @@ class LocalPair:
             f"        meta-disk internal;\n        address   127.0.0.1:{port};\n    }}\n"
             for minor, (node, port) in enumerate(zip(self.nodes, ports, strict=True))
         )
-        sections = f"    net {{ {net} }}\n" + (f"    disk {{ {disk} }}\n" if disk else "")
+        written = (("net", net), ("disk", disk), ("handlers", handlers))
+        sections = "".join(f"    {name} {{ {text} }}\n" for name, text in written if text)
         self.config_path.write_text(f"resource {RESOURCE} {{\n{sections}{hosts}}}\n")
         if io != "auto":
             (directory / "pydrbd.toml").write_text(f'[resource.{RESOURCE}]\nio = "{io}"\n')

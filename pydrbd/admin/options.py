@@ -177,6 +177,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "invalidate": Command("forget the local data: sync all of it from the peer", "some"),
     "invalidate-remote": Command("forget the peer's data: sync all of it to the peer", "some"),
     "outdate": Command("mark the local data as out of date", "some"),
+    "suspend-io": Command("hold back what clients ask for", "some"),
+    "resume-io": Command("let them go on, also if the peer could not be fenced", "some"),
     "pause-sync": Command("hold its resync, this one and those to come", "some"),
     "verify": Command("compare both copies while they are in use", "some", _verify),
     "resume-sync": Command("go on with it", "some"),

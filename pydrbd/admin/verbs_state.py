@@ -8,10 +8,12 @@ from typing import Any, Final
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.control_client import VERB_TIMEOUT_S
 from pydrbd.errors import NotRunningError, StateRefused
+from pydrbd.limits import HELPER_TIMEOUT_S
 
 __all__ = ["request", "request_of_volumes"]
 
-_ATTACH_TIMEOUT_S: Final = 600.0
+_TIMEOUTS_S: Final[Mapping[str, float]] = {"attach": 600.0, "primary": HELPER_TIMEOUT_S + VERB_TIMEOUT_S}
+"""Before a promotion, the handler fence-peer may have to wait until a node has been shot."""
 
 _HINTS: Final[Mapping[tuple[str, int], str]] = {
     ("primary", -1): "its peer is Primary: pydrbd secondary there first",
@@ -28,7 +30,7 @@ _HINTS: Final[Mapping[tuple[str, int], str]] = {
 
 def request(context: Context, resource: str, verb: str, arguments: dict[str, Any]) -> int:
     """Have the process carry out a verb. Raises StateRefused with DRBD's words, CommandFailed, NotRunningError."""
-    timeout_s = _ATTACH_TIMEOUT_S if verb == "attach" else VERB_TIMEOUT_S
+    timeout_s = _TIMEOUTS_S.get(verb, VERB_TIMEOUT_S)
     try:
         context.client(resource).grant(verb, arguments, timeout_s)
     except NotRunningError:

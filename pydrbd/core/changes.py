@@ -116,8 +116,12 @@ class Changes:
             node.resync.stop(volume)
         if old.conn in _VERIFYING and new.conn not in _VERIFYING:
             node.verify.stop(volume)
-        if new_generation or self._needs_new_current(volume, old, new):
+        if new.susp_fen and not old.susp_fen and volume.disk is not None:
+            volume.disk.crashed_primary = True  # it may have written what the peer lacks (core/fencing)
+        if new_generation or (self._needs_new_current(volume, old, new) and not new.susp_fen):
             self.new_current_uuid(volume)  # before bit 0 follows: the generation that ends was not this Primary's
+        elif self._needs_new_current(volume, old, new):
+            volume.owes_generation = True
         self._follow_role(volume, old, new)
         if volume.disk is not None and new.disk > DiskState.Failed:
             self.write_superblock(volume)
@@ -129,12 +133,16 @@ class Changes:
         if old.disk == DiskState.Negotiating and new.disk == DiskState.Diskless:
             volume.disk = None  # the link broke before the peer's word, and it may hold old data
             node.out.put(DetachDisk(volume.vnr))
+        if _is_without_data(new) and not _is_without_data(old):
+            node.helpers.run("pri-on-incon-degr", volume)
         node.out.put(StateChanged())
         if old.conn == ConnState.WFReportParams != new.conn and volume.opened is not None:
             node.disks.resume(volume)
         if volume.awaits_generation and volume.has_disk:
             volume.awaits_generation = False
             node.writes.resume()
+        if new.susp_fen:
+            node.fence.review()
         if not volume.frozen:
             node.thaw(volume)
 
@@ -234,6 +242,11 @@ def _may_have_ended_unseen(volume: Volume, wanted: dict[str, Any]) -> bool:
     running = (ConnState.SyncSource, ConnState.PausedSyncS)
     lost = wanted.get("conn", ConnState.Connected) < ConnState.Connected
     return lost and volume.state.conn in running and volume.disk is not None and not volume.uuids.bitmap
+
+
+def _is_without_data(state: State) -> bool:
+    """A Primary that can't reach good data, here or there."""
+    return state.role == Role.Primary and max(state.disk, state.pdsk) < DiskState.UpToDate
 
 
 def _peer_attached(old: State, new: State) -> bool:

@@ -14,6 +14,7 @@ from pydrbd.core.changes import superblock_now
 from pydrbd.core.effects import DetachDisk, Level, Persist, Stage
 from pydrbd.core.events import DiskNotOpened, DiskOpened
 from pydrbd.core.states import ConnState, DiskState, Role
+from pydrbd.core.transitions import Fencing
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.limits import BAD_DISK_MARK_S
@@ -41,8 +42,8 @@ class DiskEvents:
             return
         found = event.superblock.attach_state()
         planned = DiskState(int(found.disk))
-        if planned == DiskState.Consistent:
-            # With `fencing dont-care` nobody asks whether the peer may have gone on alone: as good as it gets.
+        if planned is DiskState.Consistent and (volume.options.fencing is Fencing.DONT_CARE or found.peer_outdated):
+            # The peer can't have gone on alone; or nobody asks whether it has (dont-care): as good as it gets.
             planned = DiskState.UpToDate
         refused = self._check_size(volume, event)
         if refused:
@@ -157,6 +158,8 @@ class DiskEvents:
         if volume.disk is None or volume.state.disk <= DiskState.Failed:
             return
         node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
+        if volume.options.on_io_error == "call-local-io-error":
+            node.helpers.run("local-io-error", volume)
         peer_is_good = volume.state.pdsk == DiskState.UpToDate
         node.change(volume, disk=DiskState.Failed)
         self.finish_detach(volume, distrust=peer_is_good)

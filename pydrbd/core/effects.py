@@ -32,6 +32,7 @@ __all__ = [
     "Part",
     "Persist",
     "Reply",
+    "RunHelper",
     "Send",
     "Socket",
     "Stage",
@@ -196,6 +197,20 @@ class MeasureDisk:
 
 
 @dataclass(slots=True, eq=False)
+class RunHelper:
+    """Run the handler that the configuration names for this event; its exit code is put in here before `then`.
+
+    `volume` None: it is about the whole resource. The exit code stays None if the handler could not be run, or did not
+    end in time.
+    """
+
+    name: str
+    volume: int | None
+    then: Then
+    exit_code: int | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Log:
     """A line for the administrator."""
 
@@ -225,6 +240,7 @@ Effect = (
     | Attach
     | DetachDisk
     | MeasureDisk
+    | RunHelper
     | Log
     | StateChanged
 )

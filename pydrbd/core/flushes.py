@@ -64,6 +64,11 @@ class Flushes:
         self._waiting.append(flush)
         self.check()
 
+    def fail_waiting(self) -> None:
+        """Whatever has not been answered fails: I/O was frozen, and is given up."""
+        for flush in self._waiting:
+            flush.local_failed = True
+
     def check(self) -> None:
         """Answer the flushes that both nodes have carried out."""
         if not self._waiting:
@@ -72,7 +77,8 @@ class Flushes:
         still: list[_Flush] = []
         waiting, self._waiting = self._waiting, []
         for flush in waiting:
-            waits = flush.volume.awaits_generation and flush.volume.state.connected
+            state = flush.volume.state
+            waits = state.susp_fen or (flush.volume.awaits_generation and state.connected)
             if flush.local_busy or waits or not node.log.acked_up_to(flush.epoch):
                 still.append(flush)
                 continue

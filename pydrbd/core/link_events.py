@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydrbd.core.effects import CloseLink, Level, OpenLink
 from pydrbd.core.events import LinkDown, LinkUp
 from pydrbd.core.handshake import Handshake, Phase
-from pydrbd.core.states import ConnState
+from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import PeerVolume
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class LinkEvents:
         self.handshake: Handshake | None = None
         self.peer_discards = False
         self._teardown = False
+        self.parting: dict[str, DiskState] = {}
+        """What both nodes have agreed that the disks are once they part."""
 
     @property
     def handshaking(self) -> bool:
@@ -47,6 +49,7 @@ class LinkEvents:
         node.peer_is_pydrbd = False
         node.integrity = None
         self._teardown = False
+        self.parting = {}
         for volume in node.volumes.values():
             volume.peer = PeerVolume()
         self.handshake = Handshake(node, event.challenge, discard_my_data=node.wants_discard)
@@ -96,9 +99,11 @@ class LinkEvents:
         node.writes.lose_peer()
         node.peer_writes.reset()
         node.bitmaps.reset()
-        node.set_cstate(reason)
+        node.set_cstate(reason, **self.parting)
+        self.parting = {}
         for volume in node.volumes.values():
             volume.peer = PeerVolume()
+        node.fence.on_peer_lost()
         node.writes.finish_without_peer()
         node.flushes.check()
         node.reads.lose_peer()

@@ -38,8 +38,10 @@ from pydrbd.core.events import (
     Silence,
     Tick,
 )
+from pydrbd.core.fencing import Fence
 from pydrbd.core.flushes import Flushes
 from pydrbd.core.handshake import NetOptions
+from pydrbd.core.helpers import Helpers
 from pydrbd.core.link_events import LinkEvents
 from pydrbd.core.log_gate import LogGate
 from pydrbd.core.new_uuid import NewUuids
@@ -52,8 +54,8 @@ from pydrbd.core.reads import Reads
 from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync
 from pydrbd.core.resync_source import ResyncSource
-from pydrbd.core.states import ConnState, Role, State
-from pydrbd.core.transitions import Rules
+from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.core.transitions import Fencing, Rules
 from pydrbd.core.verify import Verify
 from pydrbd.core.volume import LocalDisk, Volume, VolumeOptions
 from pydrbd.core.writes import Writes
@@ -76,6 +78,8 @@ class NodeOptions:
     resource: str
     net: NetOptions
     volumes: tuple[VolumeOptions, ...]
+    handlers: frozenset[str] = frozenset()
+    """The events for which there is a handler to run."""
 
 
 class Node:
@@ -95,6 +99,7 @@ class Node:
         self.out = Outbox(self._on_fence_failed, self._fail_reply)
         self.log = TransferLog(options.net.max_epoch_size)
         self.changes = Changes(self)
+        self.helpers, self.fence = Helpers(self), Fence(self)
         self.gate = LogGate(self)
         self.writes = Writes(self)
         self.reads = Reads(self)
@@ -183,6 +188,7 @@ class Node:
         """What configuration and surroundings say about the states of a volume."""
         return Rules(
             allow_two_primaries=self.net.allow_two_primaries,
+            fencing=volume.options.fencing if volume.disk is not None else Fencing.DONT_CARE,
             verify_alg_set=self.digests.verify is not None,
             opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,
             other_volume_peer_primary=any(
@@ -195,11 +201,13 @@ class Node:
     def change(self, volume: Volume, **fields: Any) -> None:
         self.changes.change(volume, **fields)
 
-    def set_cstate(self, conn: ConnState) -> None:
-        """The connection-wide state, and that of every volume with it."""
+    def set_cstate(self, conn: ConnState, **known: Any) -> None:
+        """The connection-wide state, and that of every volume with it; `known`: what else becomes known by it."""
         self.cstate = conn
         for volume in self.volumes.values():
-            self.change(volume, conn=conn)
+            state = volume.state
+            news = {name: value for name, value in known.items() if getattr(state, name) > DiskState.Inconsistent}
+            self.change(volume, conn=conn, **news)
 
     @property
     def established(self) -> bool:
@@ -227,6 +235,7 @@ class Node:
         return 0 if self.integrity is None else self.integrity.size
 
     def enter_report_params(self) -> None:
+        self.fence.on_meeting()
         self.set_cstate(ConnState.WFReportParams)
 
     def give_up_connection(self, reason: str, *, level: Level = Level.ERROR) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.core.effects import Answer, Attach, Level, OpenLink, Send, Socket
+from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
+from pydrbd.core.parting import Parting
+from pydrbd.core.promotion import Promotion
 from pydrbd.core.refusals import StateCode, decode_reply
 from pydrbd.core.states import Change, ConnState, DiskState, Role
 from pydrbd.core.sync_commands import SyncCommands
@@ -28,7 +30,6 @@ __all__ = ["Operator"]
 _Then = Callable[[StateCode], None]
 _ATTACHING = (DiskState.Attaching, DiskState.Negotiating)
 _FULL_SYNC = (ConnState.StartingSyncS, ConnState.StartingSyncT)
-_FORCEABLE = (DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent)
 
 
 class Operator:
@@ -39,15 +40,19 @@ class Operator:
         self._asked: tuple[Packet, int, _Then] | None = None
         self._queue: deque[tuple[Packet, int, Change, _Then]] = deque()
         self._demotions: list[Command] = []
-        self.syncs = SyncCommands(node, self._answer, self._check)
+        self.syncs = SyncCommands(node, self.answer, self.check)
+        self.promotion = Promotion(node)
+        self.parting = Parting(node)
         self._verbs: dict[str, Callable[[Command], None]] = {
-            "primary": self._primary,
+            "primary": self.promotion.on_command,
             "secondary": self._secondary,
             "connect": self._connect,
-            "disconnect": self._disconnect,
+            "disconnect": self.parting.on_command,
             "attach": self._attach,
             "detach": self._detach,
             "outdate": self._outdate,
+            "suspend-io": self._suspend_io,
+            "resume-io": self._resume_io,
             **self.syncs.verbs,
             "new-current-uuid": node.new_uuids.on_command,
             "resize": node.resizes.on_command,
@@ -61,72 +66,29 @@ class Operator:
         """Carry out one command; it ends with an Answer, now or later."""
         verb = self._verbs.get(command.verb)
         if verb is None:
-            self._answer(command, StateCode.SS_NOT_SUPPORTED, f"unknown command {command.verb!r}")
+            self.answer(command, StateCode.SS_NOT_SUPPORTED, f"unknown command {command.verb!r}")
         else:
             verb(command)
 
-    def _answer(self, command: Command, code: StateCode, text: str = "") -> None:
+    def answer(self, command: Command, code: StateCode, text: str = "") -> None:
         if not text and not code.granted:
             text = f"State change failed: ({int(code)}) {code.message}"
         self._node.out.put(Answer(command.request, int(code), text))
 
     # --- roles ---
 
-    def _primary(self, command: Command) -> None:
-        node = self._node
-        force = bool(command.arguments.get("force"))
-        for volume in node.volumes.values():
-            old = volume.state
-            wanted = replace(old, role=Role.Primary)
-            if force and old.disk in _FORCEABLE:
-                wanted = replace(wanted, disk=DiskState.UpToDate)
-            code = check_change(old, sanitize(old, wanted, node.rules(volume)), node.rules(volume))
-            if old.pdsk in _ATTACHING:
-                code = StateCode.SS_IN_TRANSIENT_STATE  # the peer's data may be newer: wait until they are compared
-            if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
-                self._answer(command, code)
-                return
-        self._promote_next(command, list(node.volumes.values()), force)
-
-    def _promote_next(self, command: Command, volumes: list[Volume], force: bool) -> None:
-        """Promote the volumes one after the other: each asks the peer first, if there is one."""
-        node = self._node
-        if not volumes:
-            self._answer(command, StateCode.SS_SUCCESS)
-            return
-        volume, rest = volumes[0], volumes[1:]
-        if volume.state.role == Role.Primary:
-            self._promote_next(command, rest, force)
-            return
-        disk = DiskState.UpToDate if force and volume.state.disk in _FORCEABLE else None
-
-        def granted(code: StateCode) -> None:
-            if not code.granted:
-                self._answer(command, code)
-                return
-            if disk is None:
-                node.change(volume, role=Role.Primary)
-                # The peer serves us from now on, in a generation that it will tell us of.
-                volume.exposed_moves = volume.exposed_moves or volume.state.disk < DiskState.Inconsistent
-            else:
-                node.change(volume, role=Role.Primary, disk=disk, new_generation=True)
-            self._promote_next(command, rest, force)
-
-        if volume.state.conn >= ConnState.Connected:
-            self.ask_peer(volume.vnr, Change(role=Role.Primary, disk=disk), granted)
-        else:
-            granted(StateCode.SS_SUCCESS)
-
     def _secondary(self, command: Command) -> None:
         node = self._node
         volumes = [volume for volume in node.volumes.values() if volume.state.role == Role.Primary]
         if not volumes:
-            self._answer(command, StateCode.SS_SUCCESS)
+            self.answer(command, StateCode.SS_SUCCESS)
             return
         if not command.arguments.get("force") and any(volume.sessions for volume in volumes):
-            self._answer(command, StateCode.SS_DEVICE_IN_USE)
+            self.answer(command, StateCode.SS_DEVICE_IN_USE)
             return
         self._demotions.append(command)
+        if node.fence.frozen:
+            node.fence.give_up()
         self.on_idle()
 
     def on_idle(self) -> None:
@@ -145,43 +107,22 @@ class Operator:
             if volume.state.role == Role.Primary:
                 node.change(volume, role=Role.Secondary)
             node.refuse_held(volume)
+        node.writes.refusing = False
         for command in commands:
-            self._answer(command, StateCode.SS_SUCCESS)
+            self.answer(command, StateCode.SS_SUCCESS)
 
     # --- connection ---
 
     def _connect(self, command: Command) -> None:
         node = self._node
         if node.cstate != ConnState.StandAlone:
-            self._answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
+            self.answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
             return
         node.wants_discard = bool(command.arguments.get("discard_my_data"))
         node.set_cstate(ConnState.Unconnected)
         node.set_cstate(ConnState.WFConnection)
         node.out.put(OpenLink())
-        self._answer(command, StateCode.SS_SUCCESS)
-
-    def _disconnect(self, command: Command) -> None:
-        node = self._node
-        if node.cstate == ConnState.StandAlone:
-            self._answer(command, StateCode.SS_SUCCESS, "already StandAlone")
-            return
-        if node.cstate < ConnState.WFReportParams or command.arguments.get("force") or not node.established:
-            node.give_up_connection("disconnected by the operator", level=Level.INFO)
-            self._answer(command, StateCode.SS_SUCCESS)
-            return
-
-        def granted(code: StateCode) -> None:
-            # A kernel that agrees closes the sockets at once: the end of one may be seen before the word on the other.
-            if code.granted or node.links.handshake is None:
-                node.give_up_connection("disconnected by the operator", level=Level.INFO)
-                code = StateCode.SS_SUCCESS
-            else:
-                node.links.expect_teardown(False)
-            self._answer(command, code)
-
-        node.links.expect_teardown()
-        self._request(Packet.P_CONN_ST_CHG_REQ, 0, Change(conn=ConnState.Disconnecting), granted)
+        self.answer(command, StateCode.SS_SUCCESS)
 
     # --- disk ---
 
@@ -189,10 +130,10 @@ class Operator:
         node = self._node
         volumes = [volume for volume in node.volumes.values() if volume.state.disk == DiskState.Diskless]
         if not volumes:
-            self._answer(command, StateCode.SS_SUCCESS, "already attached")
+            self.answer(command, StateCode.SS_SUCCESS, "already attached")
             return
         if any(volume.closes_by is not None for volume in volumes):
-            self._answer(command, StateCode.SS_IN_TRANSIENT_STATE)
+            self.answer(command, StateCode.SS_IN_TRANSIENT_STATE)
             return
         pending = {volume.vnr for volume in volumes}
         failures: list[str] = []
@@ -203,7 +144,7 @@ class Operator:
                 failures.append(error)
             if not pending:
                 code = StateCode.SS_IS_DISKLESS if failures else StateCode.SS_SUCCESS
-                self._answer(command, code, "; ".join(failures))
+                self.answer(command, code, "; ".join(failures))
 
         for volume in volumes:
             volume.attach_request = attached
@@ -216,22 +157,22 @@ class Operator:
     def _detach_next(self, command: Command, volumes: list[Volume]) -> None:
         node = self._node
         if not volumes:
-            self._answer(command, StateCode.SS_SUCCESS)
+            self.answer(command, StateCode.SS_SUCCESS)
             return
         volume, rest = volumes[0], volumes[1:]
         old = volume.state
-        code = self._check(volume, disk=DiskState.Diskless)
+        code = self.check(volume, disk=DiskState.Diskless)
         if not code.granted and not command.arguments.get("force"):
-            self._answer(command, code)
+            self.answer(command, code)
             return
 
         def granted(code: StateCode) -> None:
             if code.granted and not command.arguments.get("force"):
-                code = self._check(volume, disk=DiskState.Diskless)  # as it is by now
+                code = self.check(volume, disk=DiskState.Diskless)  # as it is by now
                 if not code.granted:
                     node.drop_link("could not do what the peer has agreed to")
             if not code.granted:
-                self._answer(command, code)
+                self.answer(command, code)
                 return
             node.changes.write_bitmap(volume)
             node.change(volume, disk=DiskState.Failed)
@@ -243,7 +184,7 @@ class Operator:
         else:
             granted(StateCode.SS_SUCCESS)
 
-    def _check(self, volume: Volume, **fields: Any) -> StateCode:
+    def check(self, volume: Volume, **fields: Any) -> StateCode:
         rules = self._node.rules(volume)
         return check_change(volume.state, sanitize(volume.state, replace(volume.state, **fields), rules), rules)
 
@@ -254,19 +195,33 @@ class Operator:
             wanted = sanitize(old, replace(old, disk=DiskState.Outdated), node.rules(volume))
             code = check_change(old, wanted, node.rules(volume))
             if not code.granted:
-                self._answer(command, code)
+                self.answer(command, code)
                 return
         for volume in node.volumes.values():
             node.change(volume, disk=DiskState.Outdated)
-        self._answer(command, StateCode.SS_SUCCESS)
+        self.answer(command, StateCode.SS_SUCCESS)
+
+    # --- application I/O ---
+
+    def _suspend_io(self, command: Command) -> None:
+        for volume in self._node.volumes.values():
+            self._node.change(volume, susp=True)
+        self.answer(command, StateCode.SS_SUCCESS)
+
+    def _resume_io(self, command: Command) -> None:
+        """For whatever reason it is frozen: the operator takes it upon himself."""
+        self._node.fence.go_on()
+        for volume in self._node.volumes.values():
+            self._node.change(volume, susp=False, susp_nod=False)
+        self.answer(command, StateCode.SS_SUCCESS)
 
     # --- agreeing with the peer ---
 
     def ask_peer(self, vnr: int, change: Change, then: _Then) -> None:
         """Ask for a change of one volume; `then` gets the peer's word."""
-        self._request(Packet.P_STATE_CHG_REQ, vnr, change, then)
+        self.request(Packet.P_STATE_CHG_REQ, vnr, change, then)
 
-    def _request(self, packet: Packet, vnr: int, change: Change, then: _Then) -> None:
+    def request(self, packet: Packet, vnr: int, change: Change, then: _Then) -> None:
         if self._asked is not None:
             self._queue.append((packet, vnr, change, then))
             return
@@ -289,7 +244,7 @@ class Operator:
     def _next_request(self) -> None:
         if self._queue and self._asked is None:
             packet, vnr, change, then = self._queue.popleft()
-            self._request(packet, vnr, change, then)
+            self.request(packet, vnr, change, then)
 
     def lose_peer(self) -> None:
         """The peer will not answer any more."""
@@ -311,9 +266,7 @@ class Operator:
             self._reply(reply, vnr, StateCode.SS_CONCURRENT_ST_CHG)
             return
         if volume is None or change.conn == ConnState.TearDown:
-            self._reply(reply, vnr, StateCode.SS_SUCCESS)
-            if change.conn == ConnState.TearDown:
-                node.expect_teardown()
+            self._reply(reply, vnr, self.parting.on_request(change))
             return
         old = volume.state
         wanted = change.apply(old)

@@ -93,8 +93,8 @@ class PacketsIn:
     def _on_data(self, batch: Batch) -> None:
         index = 0
         while index < batch.count:
-            if self._node.links.handshake is None:
-                return  # given up in the middle of a batch: nothing of it counts any more
+            if self._node.links.handshake is None or self._node.cstate < ConnState.WFConnection:
+                return  # given up, or parting, in the middle of a batch: nothing of it counts any more
             record = batch.records[index]
             run = self._runs.get(record.command)
             if run is not None and not self._node.links.handshaking:

@@ -252,6 +252,8 @@ class PeerStates:
         )
         for note in decision.notes:
             node.log_line(Level.WARNING, f"volume {volume.vnr}: {note}")
+        for helper in decision.helpers:
+            node.helpers.run(helper, volume)
         outcome = decision.outcome
         if isinstance(outcome, Abort):
             if "split-brain" in decision.helpers:

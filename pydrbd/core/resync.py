@@ -385,3 +385,4 @@ class Resync:
             state = DiskState.UpToDate if good else DiskState.Inconsistent
             node.change(volume, conn=ConnState.Connected, disk=state)
             node.send_state(volume)
+            node.helpers.run("after-resync-target", volume)

@@ -184,6 +184,7 @@ class ResyncSource:
             pdsk=DiskState.UpToDate if good else DiskState.Inconsistent,
         )
         self._node.changes.write_superblock(volume)
+        self._node.fence.on_peer_in_sync()
 
 
 def read_groups(batch: Batch, mask: int) -> Iterator[int]:

@@ -95,6 +95,7 @@ class Verify:
                 Level.WARNING,
                 f"volume {volume.vnr}: Online verify found {volume.out_of_sync_bits} 4k block out of sync!",
             )
+            self._node.helpers.run("out-of-sync", volume)
         self._node.change(volume, conn=ConnState.Connected)
         if was_source:
             self._node.send_state(volume)

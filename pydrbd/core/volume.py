@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydrbd.core.ranges import Ranges
 from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.core.transitions import Fencing
 from pydrbd.core.uuids import PeerUuids, UuidSet
 from pydrbd.metadata.activity_log import ActivityLog
 from pydrbd.metadata.bitmap import Bitmap
@@ -40,6 +41,7 @@ class VolumeOptions:
     al_extents: int = 1237
     al_updates: bool = True
     on_io_error: str = "detach"
+    fencing: Fencing = Fencing.DONT_CARE
     max_bio_bytes: int = 1 << 20
     resync_rate_kib_s: int = 250
     controller: ResyncController = _CONTROLLER
@@ -110,6 +112,8 @@ class Volume:
     awaits_generation: bool = False
     """Our disk failed while it was good, and the peer has not said that a new generation begins without it: until
     then that disk, coming back, would count for as good as the peer's, and no client is told what only the peer has."""
+    owes_generation: bool = False
+    """A new generation is due, and waits for the verdict on the peer: it begins when I/O goes on without it."""
     ranges: Ranges = field(default_factory=Ranges)
     held: deque[tuple[Any, Batch]] = field(default_factory=deque)
     sessions: set[Any] = field(default_factory=set)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WriteBatch", "Writes"]
 
-_EIO = 5
+_EIO = int(nbd.NbdError.EIO)
+_ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
 _NO_DATA = bytearray(1)
 _COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 _MEMBER_BITS = 6
@@ -103,6 +104,8 @@ class Writes:
         self._serial = 0
         self._in_flight: dict[int, WriteBatch] = {}
         self._waiting_count = 0
+        self.refusing = False
+        """No write that is let in only now is begun: the node gives up being Primary with its I/O frozen."""
         self.early = EarlyAnswers(node)
 
     @property
@@ -134,6 +137,10 @@ class Writes:
 
     def _issue(self, volume: Volume, session: Any, batch: Batch, hold: Hold, mask: int) -> None:
         node = self._node
+        if self.refusing:
+            node.reply(volume, session, batch, mask, _ESHUTDOWN)
+            volume.ranges.release(hold, mask)
+            return
         self._serial += 1
         write = WriteBatch(self._serial, volume, session, batch, mask, hold)
         write.started = node.now
@@ -288,7 +295,8 @@ class Writes:
         )
 
     def _progress(self, write: WriteBatch) -> None:
-        if write.volume.awaits_generation and write.volume.state.connected:
+        state = write.volume.state
+        if state.susp_fen or (write.volume.awaits_generation and state.connected):
             return
         done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
         if done & write.unconfirmed:

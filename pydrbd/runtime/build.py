@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pydrbd.config.load import load_config
 from pydrbd.config.model import Config, Host, Resource, VolumeConfig
+from pydrbd.config.sections import Handlers
 from pydrbd.config.settings import ResourceSettings, load_settings
 from pydrbd.config.values import did_you_mean
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
+from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
 from pydrbd.limits import PROTOCOL_A_BYTES_MAX
@@ -23,7 +25,7 @@ from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
-__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place"]
+__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place", "handler_commands"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Bl
         resource,
         me,
         peer,
-        NodeOptions(resource.name, _net_options(resource, me), volumes),
+        NodeOptions(resource.name, _net_options(resource, me), volumes, frozenset(handler_commands(resource))),
         Endpoints(family, (me.address.host, me.address.port), (peer.address.host, peer.address.port)),
         LinkTimes(
             connect_int_s=float(net.connect_int_s),
@@ -104,6 +106,12 @@ def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Bl
     )
 
 
+def handler_commands(resource: Resource) -> dict[str, str]:
+    """The shell command of each event that has a handler, by DRBD's name of the event."""
+    commands = {field.name.replace("_", "-"): getattr(resource.handlers, field.name) for field in fields(Handlers)}
+    return {name: command for name, command in commands.items() if command}
+
+
 def _volume_options(volume: VolumeConfig) -> VolumeOptions:
     disk = volume.disk_options
     return VolumeOptions(
@@ -113,6 +121,7 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
         al_extents=disk.al_extents,
         al_updates=disk.al_updates,
         on_io_error=disk.on_io_error,
+        fencing=Fencing[disk.fencing.upper().replace("-", "_")],
         resync_rate_kib_s=disk.resync_rate_kib_s,
         controller=ResyncController(
             disk.c_plan_ahead_ds, disk.c_delay_target_ds, disk.c_fill_target_sectors, disk.c_max_rate_kib_s
@@ -164,9 +173,3 @@ def _refuse_unsafe(resource: Resource) -> None:
             raise ConfigError(f"resource '{name}': {option} '{algorithm}' is not known here; {known}")
     if net.allow_two_primaries:
         raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")
-    for volume in resource.hosts[0].volumes.values() if resource.hosts else ():
-        if volume.disk_options.fencing != "dont-care":
-            raise ConfigError(
-                f"resource '{name}': fencing {volume.disk_options.fencing} is not supported yet: "
-                "without it two nodes could go on alone, so it is not ignored"
-            )

@@ -43,6 +43,8 @@ _NODE_VERBS = frozenset(
         "invalidate",
         "invalidate-remote",
         "outdate",
+        "suspend-io",
+        "resume-io",
         "pause-sync",
         "resume-sync",
         "verify",

@@ -34,6 +34,7 @@ from pydrbd.runtime.build import Blueprint, DiskPlace, blueprint
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
 from pydrbd.runtime.fence_priority import FencePriority
+from pydrbd.runtime.helper import HelperRunner
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.log_file import LogFile
@@ -56,6 +57,7 @@ class Service:
         self.run_dir = run_dir
         self.node = Node(plan.node, lambda: secrets.randbits(64))
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
+        self.helpers = HelperRunner(plan, self.node, str(run_dir), self._ended)
         self.exports = Exports(self)
         self.nbd = NbdServer(self.exports)
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
@@ -80,6 +82,7 @@ class Service:
             fx.Attach: lambda effect: self._nursery.start_soon(self._attach, effect.volume),
             fx.DetachDisk: self._detach,
             fx.MeasureDisk: lambda effect: self._nursery.start_soon(self._measure, effect),
+            fx.RunHelper: lambda effect: self.helpers.start(self._nursery, effect),
             fx.Log: lambda effect: _log.log(int(effect.level), "%s: %s", plan.resource.name, effect.text),
             fx.StateChanged: lambda _effect: self._wake_watchers(),
         }

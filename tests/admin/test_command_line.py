@@ -21,7 +21,7 @@ from pydrbd.errors import InternalError, PydrbdError
 PROCESS = ["serve", "up", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
-STATE += ["new-current-uuid", "resize"]
+STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
 SHOW = ["role", "cstate", "dstate", "status", "wait-connect", "wait-sync", "dump"]
 META_DATA = ["create-md", "dump-md", "apply-al", "show-gi", "get-gi"]
 VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from pydrbd import native
@@ -29,6 +29,7 @@ from pydrbd.core.events import (
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import Node, NodeOptions
 from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import Volume, VolumeOptions
 from pydrbd.errors import MetaDataError, PeerProtocolError
 from pydrbd.limits import DRBD_PAYLOAD_BYTES_MAX
@@ -77,6 +78,10 @@ class Machine:
         self.log: list[str] = []
         self.attached: set[int] = set()
         self.sent_packets: list[tuple[int, int]] = []
+        self.helpers: list[tuple[str, int | None]] = []
+        """The handlers that were started: event and volume."""
+        self.handler: Callable[[str], tuple[int | None, float]] = lambda _name: (0, 0.01)
+        """What the handler of an event says, and after how many seconds."""
         self._attachments = dict.fromkeys(disks, 0)
         self._pending: dict[_Pending, None] = {}
         self._persist_ends: dict[int, float] = {}
@@ -94,8 +99,9 @@ class Machine:
         assert self.node is None
         self.life += 1
         rng = random.Random(f"{self.world.seed}/{self.name}/{self.life}")
-        volumes = tuple(VolumeOptions(vnr, al_extents=self.world.al_extents) for vnr in self.disks)
-        self.node = Node(NodeOptions("r0", self.world.net, volumes), lambda: rng.getrandbits(64))
+        world = self.world
+        volumes = tuple(VolumeOptions(vnr, al_extents=world.al_extents, fencing=world.fencing) for vnr in self.disks)
+        self.node = Node(NodeOptions("r0", world.net, volumes, world.handlers), lambda: rng.getrandbits(64))
         self._tick_at = None
         self.world.trace(self, "starts")
         self.command("attach")
@@ -218,8 +224,21 @@ class Machine:
                 self._detach(effect.volume)
             case fx.StateChanged():
                 pass
+            case fx.RunHelper():
+                self._run_helper(effect)
             case _:
                 self._begin_disk(effect)
+
+    def _run_helper(self, effect: fx.RunHelper) -> None:
+        self.helpers.append((effect.name, effect.volume))
+        code, seconds = self.handler(effect.name)
+        self.world.trace(self, f"{effect.name} will say {code} in {seconds:.3f} s")
+
+        def ended() -> None:
+            effect.exit_code = code
+            self.feed(Done(effect, 0, 0))
+
+        self.world.at(self.world.now + seconds, self, ended)
 
     def _begin_disk(self, effect: Any) -> None:
         world, vnr = self.world, effect.volume
@@ -375,12 +394,15 @@ class World:
 
     def __init__(
         self, seed: object = 0, *, size_bytes: int = 16 << 20, net: NetOptions | None = None, al_extents: int = 67,
-        volumes: int = 1, superblock: Superblock | None = None,
+        volumes: int = 1, superblock: Superblock | None = None, fencing: Fencing = Fencing.DONT_CARE,
+        handlers: Iterable[str] = (),
     ) -> None:  # fmt: skip
         self.seed = seed
         self.rng = random.Random(f"world/{seed}")
         self.net = net or NetOptions()
         self.al_extents = al_extents
+        self.fencing = fencing
+        self.handlers = frozenset(handlers)
         self.now = 0.0
         self.commands = 0
         self.observer: Observer | None = None

@@ -1,0 +1,130 @@
+"""Fencing between real processes, with shell scripts as handlers."""
+
+from __future__ import annotations
+
+import pytest
+
+from pydrbd.units import MIB
+from pydrbd.wire.nbd import Command
+from tests.chaos.conftest import assert_clean_logs
+
+SIZE_BYTES = 32 * MIB
+BLOCK = 4096
+EVENTS = ("fence-peer", "unfence-peer", "before-resync-target", "after-resync-target")
+SCRIPT = """#!/bin/sh
+env > {directory}/$PYDRBD_NODE.$1.new && mv {directory}/$PYDRBD_NODE.$1.new {directory}/$PYDRBD_NODE.$1
+echo "$1 says hello"
+[ "$1" = fence-peer ] || exit 0
+until [ -s {directory}/verdict ] || [ -e {directory}/over ]; do sleep 0.05; done
+exit $(cat {directory}/verdict)
+"""
+
+
+@pytest.fixture
+def fenced_pair(synced_pair, tmp_path):
+    """A pair in sync whose fence-peer waits until the test writes a verdict into a file."""
+    script = tmp_path / "handler"
+    script.write_text(SCRIPT.format(directory=tmp_path))
+    script.chmod(0o755)
+    yield synced_pair(
+        size_bytes=SIZE_BYTES,
+        net="protocol C; connect-int 1;",
+        disk="fencing resource-and-stonith;",
+        handlers=" ".join(f'{event} "{script} {event}";' for event in EVENTS),
+    )
+    (tmp_path / "over").touch()  # a handler outlives the process that is killed
+
+
+def told(directory, node, event):
+    """The environment that a handler was given."""
+    lines = (directory / f"{node.name}.{event}").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def submit(client, offset_bytes, errors):
+    """Write a block; its error (0: none) will be put into the list."""
+    client.submit(
+        Command.WRITE, offset_bytes, payload=b"2" * BLOCK, on_reply=lambda error, _payload: errors.append(error)
+    )
+
+
+def is_frozen(node):
+    return node.status()["suspended_reasons"] == ["fencing"]
+
+
+def test_a_primary_waits_for_the_verdict_on_its_peer(fenced_pair, tmp_path):
+    """The Secondary is killed: writes wait, the control socket does not; with the verdict they end; then unfence."""
+    pair = fenced_pair
+    primary, secondary = pair.nodes
+    with primary.connect_client() as client:
+        client.write(0, b"1" * BLOCK)
+        secondary.kill()
+        pair.wait_until(lambda: is_frozen(primary), "the freeze")
+        pair.wait_until((tmp_path / "alpha.fence-peer").exists, "the handler")
+        errors = []
+        submit(client, BLOCK, errors)
+        assert is_frozen(primary) and not errors
+        (tmp_path / "verdict").write_text("4\n")
+        client.drain()
+        assert errors == [0] and not is_frozen(primary)
+        assert primary.volume()["peer_disk"] == "Outdated"
+        secondary.start()
+        pair.wait_until(pair.in_sync, "the resync")
+        pair.wait_until((tmp_path / "alpha.unfence-peer").exists, "unfence-peer")
+        pair.wait_until((tmp_path / "beta.after-resync-target").exists, "after-resync-target")
+        client.flush()
+    assert not pair.compare(16 * MIB).difference_count
+    found = told(tmp_path, primary, "fence-peer")
+    expected = {
+        "DRBD_RESOURCE": "r0", "DRBD_CONF": str(pair.config_path), "DRBD_MINOR": "0", "DRBD_PEER": "beta",
+        "DRBD_PEERS": "beta", "DRBD_PEER_AF": "ipv4", "DRBD_PEER_ADDRESS": "127.0.0.1", "DRBD_MY_NODE_ID": "0",
+        "DRBD_PEER_NODE_ID": "1", "DRBD_NODE_ID_0": "alpha", "DRBD_NODE_ID_1": "beta", "UP_TO_DATE_NODES": "0x00000001",
+        "DRBD_LL_DISK": str(primary.disk_path), "DRBD_VOLUME": "0", "TERM": "linux", "HOME": "/",
+    }  # fmt: skip
+    assert {name: found.get(name) for name in expected} == expected
+    assert told(tmp_path, primary, "unfence-peer")["UP_TO_DATE_NODES"] == "0x00000003"
+    assert told(tmp_path, secondary, "after-resync-target")["DRBD_MINOR"] == "1"
+    assert "r0: fence-peer: fence-peer says hello" in primary.log_path.read_text()
+    assert_clean_logs(pair)
+
+
+def test_a_node_that_came_back_alone_is_promoted_by_a_verdict(fenced_pair, tmp_path):
+    """Both die, one returns: its data is Consistent. Refused with 17 and DRBD's words, then granted."""
+    pair = fenced_pair
+    primary, secondary = pair.nodes
+    primary.kill()
+    secondary.kill()
+    (tmp_path / "verdict").write_text("1\n")
+    secondary.start()
+    assert secondary.volume()["disk"] == "Consistent"
+    refusal = secondary.ask("primary")
+    assert (refusal.code, refusal.text) == (-2, "State change failed: (-2) Need access to UpToDate data")
+    (tmp_path / "verdict").write_text("7\n")
+    secondary.grant("primary")
+    assert (secondary.volume()["disk"], secondary.volume()["peer_disk"]) == ("UpToDate", "Outdated")
+    with secondary.connect_client() as client:
+        client.write(0, b"3" * BLOCK)
+        primary.start()
+        pair.wait_until(pair.in_sync, "the resync")
+    assert_clean_logs(pair)
+
+
+def test_a_frozen_primary_can_be_stopped(fenced_pair, tmp_path):
+    """An orderly stop does not wait for a handler that never ends, and leaves no process of it behind."""
+    pair = fenced_pair
+    primary, secondary = pair.nodes
+    with primary.connect_client() as client:
+        secondary.kill()
+        pair.wait_until(lambda: is_frozen(primary), "the freeze")
+        errors = []
+        submit(client, 0, errors)
+        primary.stop()
+        client.drain()
+        assert errors and 0 not in errors
+    assert "I/O was frozen: what waited for it fails" in primary.log_path.read_text()
+    (tmp_path / "verdict").write_text("1\n")
+    primary.start()
+    secondary.start()
+    pair.wait_until(pair.in_sync, "the resync")
+    assert not pair.compare(16 * MIB).difference_count
+    assert_clean_logs(pair)
