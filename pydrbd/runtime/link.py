@@ -282,7 +282,8 @@ class Link:
             handshaking = node.links.handshaking or not node.established
             patience = max(4 * times.ping_timeout_s, times.timeout_s) if handshaking else times.ping_int_s
             if now < heard + patience:
-                await trio.sleep(heard + patience - now)
+                # no longer than ping-int: the handshake may be over by then, and its patience with it
+                await trio.sleep(min(heard + patience - now, times.ping_int_s))
                 continue
             if handshaking:
                 self._finish(_End(ConnState.NetworkFailure, "the peer fell silent in the handshake"))

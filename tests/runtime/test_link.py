@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import trio.testing
 
 from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received
+from pydrbd.core.states import ConnState
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.rendezvous import SocketPair
 from pydrbd.wire.framing import HeaderFormat, encode_packet
@@ -90,4 +92,28 @@ async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() ->
             peer.close()
             while not any(isinstance(event, LinkDown) for event in owner.events):
                 await owner.changed.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_falls_silent_after_the_handshake_is_missed_by_its_pings() -> None:
+    """The patience that a handshake is given ends with it, also for the silence that began in it."""
+    ours, _nobody = endpoints()
+    owner = Notes(behind_after=1)
+    owner.node.established = False
+    times = replace(TIMES, ping_int_s=0.05, ping_timeout_s=0.05, timeout_s=1000.0)
+    link = Link(owner, ours, times, lambda count: bytes(count))
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            link.open()
+            await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
+            peer = await dial(ours.local)
+            while not owner.events:
+                await owner.changed.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            owner.node.established = True
+            while not isinstance(owner.events[-1], LinkDown):
+                await owner.changed.wait()
+            assert owner.events[-1].reason is ConnState.NetworkFailure
+            peer.close()
             nursery.cancel_scope.cancel()
