@@ -8,6 +8,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 ROUNDS ?= 100
+MINUTES ?= 30
+SEED ?=
 ARGS ?=
 # Guests wait most of the time: two labs side by side. What fails there is played once more, alone: a machine that gives
 # a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
@@ -26,7 +28,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds lint bench lab man install uninstall clean
+.PHONY: help venv demo test test-all rounds endurance lint bench lab man install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -52,6 +54,10 @@ test-all: $(VENV)/dev.stamp ## all tests
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
 	@$(PY) -m pytest tests/chaos -q --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)
+
+endurance: $(VENV)/run.stamp ## random operations on a kernel and pydrbd for MINUTES=30; SEED=N plays a run again (needs root)
+	@tools/setup packages lab
+	@$(PY) -m tests.endurance --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .

@@ -7,15 +7,16 @@ import os
 import pytest
 
 from tests.interop.pair import DISK_BYTES, Pair, refused
+from tests.lab import mapped
 from tests.lab.kernel_node import KernelNode
 from tests.lab.load import Op
+from tests.lab.mapped import MappedDisk
 from tests.lab.nodes import RESOURCE, Node, resource_text
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.interop
 
 SMALL_BYTES = DISK_BYTES * 3 // 4
-MAPPED = "/dev/dm-0"
 SAID = ("Writing the whole bitmap", "Resync of new storage", "Considerable difference in lower level device sizes")
 """What a pair of kernels says too."""
 
@@ -33,9 +34,8 @@ class Growing:
             os.truncate(node.disk_path, 0)
             os.truncate(node.disk_path, DISK_BYTES if isinstance(node, KernelNode) else SMALL_BYTES)
             if isinstance(node, KernelNode):
-                node.guest.load("dm-mod")
-                node.guest.shell(f"dmsetup create --noudevsync grows --table '{_table(node, SMALL_BYTES, self.names)}'")
-                node.disk_name = MAPPED
+                MappedDisk(node.guest, self.names[node]).create(SMALL_BYTES)
+                node.disk_name = mapped.PATH
         text = resource_text(list(self.pair))
         for node in self.pair:
             node.configure(text)
@@ -48,10 +48,7 @@ class Growing:
 
     def enlarge(self, node: Node) -> None:
         if isinstance(node, KernelNode):
-            table = _table(node, DISK_BYTES, self.names)
-            node.guest.shell(
-                f"dmsetup reload --noudevsync grows --table '{table}'; dmsetup resume --noudevsync grows"
-            )
+            MappedDisk(node.guest, self.names[node]).resize(DISK_BYTES)
         else:
             os.truncate(node.disk_path, DISK_BYTES)
 
@@ -59,7 +56,8 @@ class Growing:
         for node in self.pair:
             node.disk_name = self.names[node]
             if isinstance(node, KernelNode) and node.guest.runs:
-                node.guest.shell(f"drbdadm down {RESOURCE} && dmsetup remove --noudevsync grows", check=False)
+                node.guest.shell(f"drbdadm down {RESOURCE}", check=False)
+                MappedDisk(node.guest, self.names[node]).remove()
 
     def wait_grown(self, size_bytes: int) -> None:
         """Both nodes have it, and are in sync."""
@@ -67,10 +65,6 @@ class Growing:
         wait_until(lambda: pair.first.size_bytes() == size_bytes, "it to grow", 20.0, pair.describe)
         pair.wait_in_sync()
         assert pair.second.size_bytes() in (0, size_bytes)
-
-
-def _table(node: Node, size_bytes: int, names: dict[Node, str]) -> str:
-    return f"0 {size_bytes // 512} linear {names[node]} 0"
 
 
 def resize(node: Node, *words: str) -> None:

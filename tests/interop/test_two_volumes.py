@@ -13,7 +13,7 @@ from tests.interop.pair import DISK_BYTES, SYNC_TIMEOUT_S
 from tests.lab import load
 from tests.lab.kernel_node import KernelNode
 from tests.lab.nodes import FAST_RESYNC, PORT, RESOURCE, Node
-from tests.lab.pydrbd_node import PydrbdNode, _do
+from tests.lab.pydrbd_node import PydrbdNode, do_nbd
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.interop
@@ -48,7 +48,7 @@ class TwoVolumes:
             text = node.guest.read_file("/proc/drbd")
             found = re.search(rf"^ ?{vnr}: cs:(\S+) ro:\S+ ds:(\w+)/(\w+)", text, re.M)
             return found.groups() if found else ("", "", "")
-        volume = self.ours._control.status()["volumes"][vnr]
+        volume = self.ours.all_status()["volumes"][vnr]
         return volume["cstate"], volume["disk"], volume["peer_disk"]
 
     def wait(self, *wanted: str) -> None:
@@ -67,7 +67,7 @@ class TwoVolumes:
             name = RESOURCE if vnr == 0 else f"{RESOURCE}/{vnr}"
             with NbdClient.connect(node.run_dir / f"{RESOURCE}.nbd.sock", name, depth=1) as client:
                 for op in plan:
-                    _do(client, op)
+                    do_nbd(client, op)
         load.apply(plan, self.images[vnr])
 
     def assert_same(self) -> None:

@@ -13,6 +13,7 @@ import mmap
 import os
 import random
 import struct
+import zlib
 from dataclasses import asdict, dataclass
 
 SECTOR = 512
@@ -23,7 +24,10 @@ _BUFFER_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """`kind`: write, fua (write that is durable when answered), read, flush, discard, zero. A read compares."""
+    """`kind`: write, fua (write that is durable when answered), read, check, flush, discard, zero.
+
+    A read compares with what a write of that seed writes; a check's seed is the CRC-32 of what must be there.
+    """
 
     kind: str
     offset_bytes: int = 0
@@ -33,6 +37,10 @@ class Op:
     def content(self) -> bytes:
         """What a write writes."""
         return random.Random(self.seed).randbytes(self.length_bytes)
+
+    def is_right(self, found: bytes | memoryview) -> bool:
+        """Whether a read or a check has read what it must."""
+        return zlib.crc32(found) == self.seed if self.kind == "check" else found == self.content()
 
 
 Plan = list[Op]
@@ -94,9 +102,9 @@ class BlockDevice:
                 raise OSError(f"{op}: {written} bytes written")
         elif op.kind == "flush":
             os.fsync(self._fd)
-        elif op.kind == "read":
+        elif op.kind in ("read", "check"):
             with memoryview(self._buffer)[: op.length_bytes] as view:
-                if os.preadv(self._fd, [view], op.offset_bytes) != op.length_bytes or view != op.content():
+                if os.preadv(self._fd, [view], op.offset_bytes) != op.length_bytes or not op.is_right(view):
                     raise OSError(f"{op}: read something else")
         else:
             request = _BLKDISCARD if op.kind == "discard" else _BLKZEROOUT

@@ -184,7 +184,7 @@ class Node(abc.ABC):
 
     @abc.abstractmethod
     def forget_log(self) -> None:
-        """A new log, while the resource is down."""
+        """A new log from here on."""
 
     @abc.abstractmethod
     def complaints(self, allowed: Sequence[str] = ()) -> list[str]:

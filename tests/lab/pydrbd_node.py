@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pydrbd
-from pydrbd.admin.control_client import ControlClient
+from pydrbd.admin.control_client import Answer, ControlClient
 from pydrbd.admin.nbd_client import NbdClient
 from pydrbd.errors import NotRunningError
 from pydrbd.wire.nbd import Command, CommandFlag
@@ -23,11 +24,84 @@ from tests.lab.nodes import RESOURCE, STRESS, Generations, Node, Refused, States
 from tests.lab.waiting import wait_until
 
 _STOP_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 40.0
 _HARMLESS = "has no effect in pydrbd yet"
 _BAD = re.compile(r"WARNING|ERROR|CRITICAL|Traceback|AssertionError|ProtocolError|NetworkFailure|Timeout|BrokenPipe")
 
 
-class PydrbdNode(Node):
+class PydrbdVerbs(Node):
+    """What pydrbd is asked on its control socket, wherever its process is."""
+
+    @abc.abstractmethod
+    def _ask(self, verb: str, arguments: dict[str, Any]) -> Answer:
+        """One question and its answer. Raises NotRunningError."""
+
+    def _grant(self, verb: str, **arguments: object) -> None:
+        answer = self._ask(verb, arguments)
+        if answer.code < 1:
+            raise Refused(f"{self.name}: {verb}: {answer.text} ({answer.code})")
+
+    def primary(self, *, force: bool = False) -> None:
+        self._grant("primary", force=force)
+
+    def secondary(self) -> None:
+        self._grant("secondary", force=False)
+
+    def connect(self, *, discard_my_data: bool = False) -> None:
+        self._grant("connect", discard_my_data=discard_my_data)
+
+    def disconnect(self) -> None:
+        self._grant("disconnect", force=False)
+
+    def order(self, verb: str) -> None:
+        self._grant(verb)
+
+    def all_status(self) -> dict[str, Any]:
+        """The resource, as the process shows it. Raises NotRunningError."""
+        answer = self._ask("status", {})
+        assert answer.code > 0 and answer.data is not None, answer
+        return answer.data
+
+    def status(self) -> dict[str, Any]:
+        """The same of volume 0."""
+        found: dict[str, Any] = self.all_status()["volumes"][0]
+        return found
+
+    def states(self) -> States:
+        try:
+            volume = self.status()
+        except NotRunningError:
+            self._must_not_have_ended()
+            return States("Unconfigured", *["Unknown"] * 4)
+        return States(*(volume[name] for name in ("cstate", "role", "peer_role", "disk", "peer_disk")))
+
+    @abc.abstractmethod
+    def _must_not_have_ended(self) -> None:
+        """Raises LabFailed if the process should be there."""
+
+    def details(self) -> str:
+        with contextlib.suppress(NotRunningError):
+            return str(self.all_status())
+        return ""
+
+    def out_of_sync_kib(self) -> int:
+        return int(self.status()["out_of_sync_bits"]) * 4
+
+    def generations(self) -> Generations:
+        return Generations.parse(self.status()["gi"])
+
+    def size_bytes(self) -> int:
+        return int(self.status()["size_sectors"]) * 512
+
+    def complaints(self, allowed: Sequence[str] = ()) -> list[str]:
+        return [
+            line
+            for line in self.log().splitlines()
+            if _BAD.search(line) and _HARMLESS not in line and not any(re.search(pattern, line) for pattern in allowed)
+        ]
+
+
+class PydrbdNode(PydrbdVerbs):
     """A process, its run directory and its disk file."""
 
     def __init__(self, network: Network, directory: Path, name: str, address: str, disk_path: Path) -> None:
@@ -108,25 +182,12 @@ class PydrbdNode(Node):
     def crash(self) -> None:
         self._end(signal.SIGKILL)
 
-    def _grant(self, verb: str, **arguments: object) -> None:
-        answer = self._control.ask(verb, arguments, 40.0)
-        if answer.code < 1:
-            raise Refused(f"{self.name}: {verb}: {answer.text} ({answer.code})")
+    def _ask(self, verb: str, arguments: dict[str, Any]) -> Answer:
+        return self._control.ask(verb, arguments, _ANSWER_TIMEOUT_S)
 
-    def primary(self, *, force: bool = False) -> None:
-        self._grant("primary", force=force)
-
-    def secondary(self) -> None:
-        self._grant("secondary", force=False)
-
-    def connect(self, *, discard_my_data: bool = False) -> None:
-        self._grant("connect", discard_my_data=discard_my_data)
-
-    def disconnect(self) -> None:
-        self._grant("disconnect", force=False)
-
-    def order(self, verb: str) -> None:
-        self._grant(verb)
+    def _must_not_have_ended(self) -> None:
+        if self._process is not None:
+            self._is_up()
 
     @contextlib.contextmanager
     def held_open(self) -> Iterator[None]:
@@ -141,38 +202,10 @@ class PydrbdNode(Node):
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def out_of_sync_kib(self) -> int:
-        return int(self.status()["out_of_sync_bits"]) * 4
-
-    def status(self) -> dict[str, Any]:
-        """Volume 0, as the process shows it."""
-        found: dict[str, Any] = self._control.status()["volumes"][0]
-        return found
-
-    def states(self) -> States:
-        try:
-            volume = self.status()
-        except NotRunningError:
-            if self._process is not None:
-                self._is_up()
-            return States("Unconfigured", *["Unknown"] * 4)
-        return States(*(volume[name] for name in ("cstate", "role", "peer_role", "disk", "peer_disk")))
-
-    def details(self) -> str:
-        with contextlib.suppress(NotRunningError):
-            return str(self._control.status())
-        return ""
-
-    def generations(self) -> Generations:
-        return Generations.parse(self.status()["gi"])
-
-    def size_bytes(self) -> int:
-        return int(self.status()["size_sectors"]) * 512
-
     def load(self, plan: Plan) -> None:
         with NbdClient.connect(self.run_dir / f"{RESOURCE}.nbd.sock", RESOURCE, depth=1) as client:
             for op in plan:
-                _do(client, op)
+                do_nbd(client, op)
 
     def stress(self, seconds: int = 3) -> None:
         uri = f"nbd+unix:///{RESOURCE}?socket={self.run_dir / RESOURCE}.nbd.sock"
@@ -184,28 +217,23 @@ class PydrbdNode(Node):
         return "(no log)"
 
     def forget_log(self) -> None:
-        self.log_path.unlink(missing_ok=True)
-
-    def complaints(self, allowed: Sequence[str] = ()) -> list[str]:
-        return [
-            line
-            for line in self.log().splitlines()
-            if _BAD.search(line) and _HARMLESS not in line and not any(re.search(pattern, line) for pattern in allowed)
-        ]
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.log_path, 0)  # the process appends to it, if there is one
 
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(pydrbd.__file__).resolve().parent.parent)}
 
 
-def _do(client: NbdClient, op: Op) -> None:
+def do_nbd(client: NbdClient, op: Op) -> None:
+    """Carry out one operation of a plan. Raises AssertionError, RequestFailed."""
     if op.kind in ("write", "fua"):
         flags = CommandFlag.FUA if op.kind == "fua" else CommandFlag(0)
         client.submit(Command.WRITE, op.offset_bytes, payload=op.content(), flags=flags)
     elif op.kind == "flush":
         client.submit(Command.FLUSH)
-    elif op.kind == "read":
-        assert client.read(op.offset_bytes, op.length_bytes) == op.content(), f"{op}: read something else"
+    elif op.kind in ("read", "check"):
+        assert op.is_right(client.read(op.offset_bytes, op.length_bytes)), f"{op}: read something else"
     else:
         command = Command.TRIM if op.kind == "discard" else Command.WRITE_ZEROES
         client.submit(command, op.offset_bytes, op.length_bytes)
