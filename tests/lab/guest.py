@@ -136,6 +136,10 @@ class Guest:
         """Carry out a plan of load.py on a block device of the guest."""
         self._ask({"play": device, "text": text}, timeout_s)
 
+    def ask_socket(self, path: str, line: str, timeout_s: float) -> str:
+        """Say a line to a Unix socket of the guest; the line that comes back. Raises GuestFailed."""
+        return self._ask({"socket": path, "text": line}, timeout_s)
+
     def _ask(self, request: Mapping[str, str], timeout_s: float = 0.0) -> str:
         line = self._open_line()
         what = str(request)[:200]

@@ -9,6 +9,7 @@ flight would stop it for good.
     {"write": "/etc/drbd.d/r0.res", "text": "..."}          -> {"code": 0, "output": ""}
     {"play": "/dev/drbd0", "text": "[...]"}                 -> {"code": 0, "output": ""}             see load.py
     {"read": "/proc/drbd"}                                  -> {"code": 0, "output": "version: 8.4..."}
+    {"socket": "/run/pydrbd/r0.ctl.sock", "text": "{...}"}  -> {"code": 0, "output": "{...}"}        a line, its answer
 
 Requests run side by side. Output is stdout and stderr together, at most OUTPUT_BYTES_MAX of its end.
 """
@@ -113,11 +114,22 @@ class Server:
                 __import__("load").play(request["play"], request["text"])
             elif "read" in request:
                 code, output = 0, Path(request["read"]).read_bytes()
+            elif "socket" in request:
+                code, output = 0, converse(request["socket"], request["text"])
             else:
                 code, output = execute(request["argv"], request["input"], request["timeout_s"])
         except OSError as error:
             code, output = 127, str(error).encode()
         self.answer(number, code, output[-OUTPUT_BYTES_MAX:].decode(errors="replace"))
+
+
+def converse(path: str, text: str) -> bytes:
+    """Say a line to a Unix socket; the line that comes back."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.sendall(text.encode() + b"\n")
+        with sock.makefile("rb") as stream:
+            return stream.readline()
 
 
 def execute(argv: list[str], text: str, timeout_s: float) -> tuple[int | None, bytes]:
