@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from tests.interop.pair import DISK_BYTES, Pair
 from tests.lab.guest import GuestFailed
+from tests.lab.guest_pydrbd import GuestPydrbdNode
 from tests.lab.kernel_node import KernelNode
 from tests.lab.lab import Lab, why_not
 from tests.lab.pydrbd_node import PydrbdNode
@@ -38,10 +40,11 @@ class Nodes:
                 disk = self.lab.new_disk("pydrbd.disk", DISK_BYTES)
                 node = PydrbdNode(self.lab.network, self.lab.directory, name, self.lab.host_address(2), disk)
             else:
-                node = KernelNode(self.lab.add_guest(name, disk_bytes=DISK_BYTES))
+                guest = self.lab.add_guest(name, disk_bytes=DISK_BYTES)
+                node = GuestPydrbdNode(guest) if name == "indoors" else KernelNode(guest)
             self.known[name] = node
         node = self.known[name]
-        if isinstance(node, KernelNode) and not node.guest.runs:
+        if isinstance(node, KernelNode | GuestPydrbdNode) and not node.guest.runs:
             try:
                 node.boot()
             except GuestFailed as error:
@@ -69,7 +72,13 @@ DIRECTIONS = [
 @pytest.fixture(params=DIRECTIONS)
 def pair(request, lab_nodes):
     """A pair that is not started yet. At the end both logs must be free of complaints."""
-    pair = Pair(*(lab_nodes.get(name) for name in request.param))
+    with judged(request, Pair(*(lab_nodes.get(name) for name in request.param))) as pair:
+        yield pair
+
+
+@contextlib.contextmanager
+def judged(request, pair):
+    """Gives the pair to a test; brings it down and reads its logs, or leaves nothing of it."""
     for node in pair:
         node.forget_log()
     try:

@@ -1,55 +1,75 @@
-"""pydrbd on a machine of its own: in a guest, which loses power as a whole."""
+"""pydrbd on a machine of its own: in a guest, which loses power as a whole, and whose disk may hang."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.interop.conftest import PASSED
-from tests.interop.pair import AL_IS_APPLIED, DISK_BYTES, PEER_IS_GONE, QUICK, Pair
+from tests.interop.conftest import judged
+from tests.interop.pair import AL_IS_APPLIED, DISK_BYTES, PEER_IS_GONE, QUICK, Pair, refused
+from tests.lab import mapped
 from tests.lab.guest_pydrbd import GuestPydrbdNode
+from tests.lab.mapped import MappedDisk
 
 pytestmark = pytest.mark.interop
 
+LEFT = ("Remote failed to finish a request within", r"conn\( Connected -> Timeout", "ko-count", "Timeout")
 
-@pytest.fixture(params=["kernel-to-pydrbd", "pydrbd-to-kernel"])
+
+@pytest.fixture(params=[("kernel", "indoors"), ("indoors", "kernel")], ids=["kernel-to-pydrbd", "pydrbd-to-kernel"])
 def guests(request, lab_nodes):
     """A pair of guests, not started yet."""
-    kernel, lab = lab_nodes.get("kernel"), lab_nodes.lab
-    if "indoors" not in lab.guests:
-        lab.add_guest("indoors", disk_bytes=DISK_BYTES)
-    indoors = GuestPydrbdNode(lab.guests["indoors"])
-    if not indoors.guest.runs:
-        indoors.boot()
-    nodes = (kernel, indoors) if request.param.startswith("kernel") else (indoors, kernel)
-    pair = Pair(*nodes)
-    for node in pair:
-        node.forget_log()
-    try:
+    with judged(request, Pair(*(lab_nodes.get(name) for name in request.param))) as pair:
         yield pair
-        if request.node.stash.get(PASSED, False):
-            complaints = pair.finish()
-            assert not complaints, "\n".join([*complaints, pair.describe()])
-        else:
-            print(pair.describe())
-    finally:
-        for node in pair:
-            node.crash()
 
 
 def test_a_guest_with_pydrbd_loses_power_and_returns(guests, seed):
-    """Writes, the power failure of the pydrbd machine, more writes if it was the Secondary; in sync when it is back."""
+    """Writes, the power failure of the pydrbd machine; the kernel goes on or takes over; in sync when it is back."""
     pair = guests
     pair.allow(*PEER_IS_GONE, *AL_IS_APPLIED)
     pair.start(net=QUICK)
     pair.sync()
     pair.write(pair.first, seed, 20)
-    indoors = next(node for node in pair if isinstance(node, GuestPydrbdNode))
-    survivor = pair.kernel
-    indoors.crash()
+    if isinstance(pair.first, GuestPydrbdNode):
+        with pair.first.held_open():
+            assert "Device is held open by someone" in refused(pair.first.secondary)
+    lost, survivor = next(node for node in pair if isinstance(node, GuestPydrbdNode)), pair.kernel
+    lost.crash()
     survivor.wait(peer_disk="DUnknown")
     if survivor is pair.second:
         survivor.primary()
     pair.write(survivor, seed + 1, 10)
-    indoors.boot()
-    indoors.up()
+    lost.boot()
+    lost.up()
+    pair.assert_same()
+
+
+@pytest.fixture
+def hanging(guests):
+    """The disk of the second node, which can be made to hang."""
+    node = guests.second
+    below, node.disk_name = node.disk_name, mapped.PATH
+    disk = MappedDisk(node.guest, below)
+    disk.create(DISK_BYTES)
+    yield disk
+    node.disk_name = below
+    if node.guest.runs:
+        disk.resume()
+        node.down()
+        disk.remove()
+
+
+def test_a_peer_whose_disk_hangs_is_left_by_ko_count(guests, hanging, seed):
+    """It answers pings, but no write: after ko-count times timeout the Primary goes on alone, until it is back."""
+    pair = guests
+    pair.allow(*PEER_IS_GONE, *LEFT)
+    pair.start(net=f"{QUICK} ko-count 2;")
+    pair.sync()
+    pair.write(pair.first, seed, 10)
+    hanging.suspend()
+    pair.write(pair.first, seed + 1, 10)
+    pair.first.wait(peer_disk="DUnknown")
+    assert "ko-count" in pair.first.log()
+    assert "PingAck did not arrive" not in pair.first.log()
+    pair.write(pair.first, seed + 2, 10)
+    hanging.resume()
     pair.assert_same()

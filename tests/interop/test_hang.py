@@ -1,4 +1,4 @@
-"""A node that hangs keeps its sockets open, and says nothing."""
+"""A node that hangs keeps its sockets open, and says nothing; one whose disk hangs still answers pings."""
 
 from __future__ import annotations
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.interop.pair import PEER_IS_GONE, QUICK
 
 pytestmark = pytest.mark.interop
+
+STATS = re.compile(r"(send|receive) bitmap stats .* RLE \d+\((\d+)\)")
+"""What a kernel says of a bitmap that was compressed: the way that it went, and in how many packets."""
 
 
 @pytest.mark.parametrize("who", ["primary", "secondary"])
@@ -32,6 +37,25 @@ def test_writes_go_on_during_a_resync(pair, seed):
     pair.second.connect()
     pair.write(pair.first, seed + 1, 60)
     pair.assert_same()
+
+
+@pytest.mark.parametrize("rle", ["yes", "no"])
+def test_both_kinds_of_bitmap_bring_a_resync_either_way(pair, seed, rle):
+    """Compressed and plain, sent by both nodes; first to the second node, then to the first one; writes go on."""
+    pair.start(net=f"protocol C; use-rle {rle};")
+    pair.sync()
+    for turn in range(2):
+        pair.part(pair.second)
+        pair.write(pair.first, seed + turn, 40)
+        pair.second.connect()
+        pair.write(pair.first, seed + 10 + turn, 40)
+        pair.assert_same()
+        pair.first.secondary()  # who was the target is the source the next time
+        pair.first, pair.second = pair.second, pair.first
+        pair.first.primary()
+    stats = STATS.findall(pair.kernel.log())
+    assert {way for way, _ in stats} == ({"send", "receive"} if rle == "yes" else set())
+    assert all(int(compressed) > 0 for _, compressed in stats)
 
 
 def test_a_cut_wire_is_noticed_and_mended(pair, seed, cut):
