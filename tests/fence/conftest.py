@@ -6,8 +6,10 @@ import os
 import subprocess
 
 import pytest
+from pydrbd_fence.device import open_device
+from pydrbd_fence.disk import SbdDisk
 
-from tests.fence.harness import DEVICE_BYTES, NbdServer, attach_loop, detach_loop
+from tests.fence.harness import DAEMON_TIMES, DEVICE_BYTES, NbdServer, attach_loop, detach_loop
 
 
 @pytest.fixture
@@ -16,6 +18,15 @@ def nbd(short_tmp):
     server = NbdServer(short_tmp / "s")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def disk(nbd):
+    """The server's device, created, as another node sees it."""
+    disk = SbdDisk(open_device(nbd.address, 5))
+    disk.create(DAEMON_TIMES, b"u" * 16)
+    yield disk
+    disk.close()
 
 
 @pytest.fixture

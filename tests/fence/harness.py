@@ -13,8 +13,11 @@ from pathlib import Path
 from pydrbd_fence.disk import SbdDisk
 from pydrbd_fence.errors import DeviceError, SbdError
 from pydrbd_fence.layout import SECTORS_USED
+from pydrbd_fence.timeouts import derive_timeouts
 
 DEVICE_BYTES = 1 << 20
+DAEMON_TIMES = derive_timeouts(2, io_s=1)
+"""Short ones, for daemons that really wait."""
 
 
 class MemoryDevice:

@@ -16,8 +16,9 @@ from pydrbd_fence.disk import SbdDisk
 from pydrbd_fence.extension import Letter, State
 from pydrbd_fence.timeouts import derive_timeouts
 
+from tests.fence.harness import DAEMON_TIMES as TIMES
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-TIMES = derive_timeouts(2, io_s=1)
 LIMIT_S = 30.0
 
 
@@ -97,15 +98,6 @@ def send(node, sender, target, word, env=None):
         text=True,
         timeout=60,
     )
-
-
-@pytest.fixture
-def disk(nbd):
-    """A created device, as another node sees it."""
-    disk = SbdDisk(open_device(nbd.address, 5))
-    disk.create(TIMES, b"u" * 16)
-    yield disk
-    disk.close()
 
 
 @pytest.fixture
