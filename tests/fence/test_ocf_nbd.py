@@ -16,6 +16,7 @@ SCHEMAS = Path("/usr/share/resource-agents")
 OCF_LIB = Path("/usr/lib/ocf/lib/heartbeat")
 RUNNING, NOT_RUNNING, GENERIC, CONFIGURED = 0, 7, 1, 6
 SOCKET = "/run/nbd.sock"
+GIVEN = {"export": "r0", "socket": SOCKET, "device": "/dev/nbd0", "timeout": "3"}
 
 pytestmark = pytest.mark.skipif(not (OCF_LIB / "ocf.py").exists(), reason="resource-agents is not installed")
 
@@ -47,8 +48,7 @@ def guest() -> Iterator[Guest]:
 
 
 def call(guest: Guest, action: str, **changed: str) -> int | None:
-    given = {"export": "r0", "socket": SOCKET, "device": "/dev/nbd0", "timeout": "3", **changed}
-    words = [f"OCF_RESKEY_{key}={value}" for key, value in given.items()]
+    words = [f"OCF_RESKEY_{key}={value}" for key, value in (GIVEN | changed).items()]
     done = guest.run(
         "env", "OCF_ROOT=/usr/lib/ocf", "OCF_CHECK_LEVEL=10", *words, str(AGENT), action, timeout_s=100, check=False
     )
@@ -82,3 +82,13 @@ def test_a_server_that_is_stuck_or_gone_does_not_keep_the_device(guest: Guest, s
     guest.shell(f"nbdkit -U {SOCKET} -P /run/nbdkit.pid -e r0 file /run/image")
     assert call(guest, "start") == RUNNING and call(guest, "monitor") == RUNNING
     assert call(guest, "stop") == RUNNING
+
+
+@pytest.mark.interop
+@pytest.mark.timeout(240)
+def test_ocf_tester_passes(guest: Guest) -> None:
+    """ClusterLabs' own test of an agent, with a real device."""
+    options = [word for key, value in GIVEN.items() for word in ("-o", f"{key}={value}")]
+    done = guest.run("ocf-tester", "-n", "dev", *options, str(AGENT), timeout_s=200, check=False)
+    assert done.code == 0 and "passed all tests" in done.output, done.output
+    assert call(guest, "monitor") == NOT_RUNNING
