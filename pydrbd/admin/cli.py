@@ -121,10 +121,15 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
                 verbose=arguments.verbose,
                 statistics=arguments.statistics,
             )
-        case "dump":
+        case "events2":
             from pydrbd.admin import verbs_show
 
-            return verbs_show.dump(context, arguments.names)
+            return verbs_show.events2(context, arguments.names, now=arguments.now)
+        case "proc-drbd" | "dump":
+            from pydrbd.admin import verbs_show
+
+            show = verbs_show.dump if verb == "dump" else verbs_show.proc_drbd
+            return show(context, arguments.names)
     from pydrbd.admin.options import COMMANDS
 
     targets = context.targets(arguments.names, volumes=COMMANDS[verb].names == "volumes")

@@ -80,6 +80,10 @@ def _status(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--statistics", "also what was read, written, sent, ...")
 
 
+def _events2(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--now", "what is, and no more (needed)")
+
+
 def _create_md(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--force", "overwrite what is there")
     parser.add_argument("--al-stripes", type=_count, default=1, metavar="N", help="stripes of the activity log (1)")
@@ -185,6 +189,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
     "resize": Command("grow it to what its disks have grown to", "volumes", _resize),
     "status": Command("what is running, and how it is", "any", _status, "show"),
+    "events2": Command("the same in the words of drbdsetup events2 --now", "any", _events2, "show"),
+    "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),
     "dstate": Command("the disks, as in UpToDate/UpToDate", "volumes", group="show"),

@@ -9,10 +9,11 @@ from pydrbd.admin.context import Context, Target
 from pydrbd.admin.control_client import SOCKET_SUFFIX
 from pydrbd.admin.output import say
 from pydrbd.admin.status_json import status_json
+from pydrbd.admin.status_kernel import events2_text, proc_text
 from pydrbd.admin.status_text import status_text
 from pydrbd.errors import UsageError
 
-__all__ = ["cstate", "dstate", "dump", "role", "status", "volumes_of"]
+__all__ = ["cstate", "dstate", "dump", "events2", "proc_drbd", "role", "status", "volumes_of"]
 
 
 def role(context: Context, target: Target) -> int:
@@ -45,13 +46,17 @@ def volumes_of(data: dict[str, Any], target: Target) -> list[dict[str, Any]]:
     return found
 
 
+def _running(context: Context, names: list[str]) -> list[dict[str, Any]]:
+    """The snapshots of these resources; without a name, of each one that runs here."""
+    if names and names != ["all"]:
+        return [context.ask_running(target.resource) for target in context.targets(names)]
+    everything = (context.running(name) for name in _names_here(context))
+    return [data for data in everything if data is not None]
+
+
 def status(context: Context, names: list[str], *, as_json: bool, verbose: bool, statistics: bool) -> int:
     """One paragraph for each resource; without a name, for each one that runs here."""
-    if names and names != ["all"]:
-        found = [context.ask_running(target.resource) for target in context.targets(names)]
-    else:
-        everything = (context.running(name) for name in _names_here(context))
-        found = [data for data in everything if data is not None]
+    found = _running(context, names)
     if as_json:
         say(json.dumps([status_json(data) for data in found], indent=2))
     elif found:
@@ -59,6 +64,20 @@ def status(context: Context, names: list[str], *, as_json: bool, verbose: bool, 
         say("\n".join(texts))
     else:
         say("# No resource is running here.")
+    return 0
+
+
+def proc_drbd(context: Context, names: list[str]) -> int:
+    """What /proc/drbd would show, were it the kernel's."""
+    say(proc_text(_running(context, names)))
+    return 0
+
+
+def events2(context: Context, names: list[str], *, now: bool) -> int:
+    """`drbdsetup events2 --now`; the stream of later events is not offered."""
+    if not now:
+        raise UsageError("events2 shows what is, and ends: say --now")
+    say(events2_text(_running(context, names)))
     return 0
 
 

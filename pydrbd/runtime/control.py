@@ -184,6 +184,7 @@ class ControlServer:
             **snapshot(service.node),
             "node": service.plan.me.name,
             "peer": service.plan.peer.name,
+            "peer_node_id": service.plan.resource.hosts.index(service.plan.peer),
             "pid": os.getpid(),
             "nbd": service.nbd_uris,
             "nbd_statistics": {

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,10 @@ __all__ = ["HelperRunner", "helper_environment", "run_command"]
 
 _log = logging.getLogger(__name__)
 
-_PATH: Final = "/sbin:/usr/sbin:/bin:/usr/bin:/lib/drbd"
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_PATH: Final = f"{_PACKAGE / 'handler_bin'}:/sbin:/usr/sbin:/bin:/usr/bin:/lib/drbd"
+"""DRBD's, behind a place whose commands speak of our resource where those of the same name would of the kernel's."""
+
 _FENCE: Final = "fence-peer"
 _FENCING: Final = (_FENCE, "unfence-peer")
 
@@ -71,6 +75,8 @@ def helper_environment(plan: Blueprint, node: Node, name: str, vnr: int | None, 
         f"DRBD_NODE_ID_{mine}": me.name,
         f"DRBD_NODE_ID_{theirs}": peer.name,
         "DRBD_CSTATE": (node.cstate if node.cstate < ConnState.WFReportParams else ConnState.Connected).name,
+        "PYDRBD_PYTHON": sys.executable,
+        "PYDRBD_PACKAGE": str(_PACKAGE.parent),
         "PYDRBD_NODE": me.name,
         "PYDRBD_RUN_DIR": run_dir,
     }

@@ -43,6 +43,7 @@ def a_snapshot(*volumes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "peer_role": "Secondary",
         "connection": "Connected",
         "protocol": 101,
+        "replication_protocol": "C",
         "peer_is_pydrbd": True,
         "suspended": False,
         "suspended_reasons": [],
@@ -51,6 +52,7 @@ def a_snapshot(*volumes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "volumes": list(volumes) or [a_volume()],
         "node": "alpha",
         "peer": "beta",
+        "peer_node_id": 1,
         "pid": 0,
         "nbd": ["nbd+unix:///r0?socket=/run/pydrbd/r0.nbd.sock"],
     } | changes

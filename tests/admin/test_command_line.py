@@ -22,7 +22,7 @@ PROCESS = ["serve", "up", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
-SHOW = ["role", "cstate", "dstate", "status", "wait-connect", "wait-sync", "dump"]
+SHOW = ["role", "cstate", "dstate", "status", "events2", "proc-drbd", "wait-connect", "wait-sync", "dump"]
 META_DATA = ["create-md", "dump-md", "apply-al", "show-gi", "get-gi"]
 VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pydrbd.admin.status_json import status_json
+from pydrbd.admin.status_kernel import events2_text, proc_text
 from pydrbd.admin.status_text import status_text
 from tests.admin.snapshots import a_resync, a_snapshot, a_volume, alone, syncing
 
@@ -238,3 +239,33 @@ def test_a_full_disk_under_the_output_is_said(place, process):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - it is about the file object
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (1, "pydrbd: can't write the output: No space left on device\n")
+
+
+def test_as_the_kernel_and_drbdsetup_show_it(process, run, place):
+    """The lines that fence handlers and old monitoring cut apart, as seen of DRBD 8.4.11 and drbd-utils 9.22."""
+    frozen = alone() | {"suspended": True, "suspended_reasons": ["fencing"]}
+    assert proc_text([frozen]).splitlines()[1] == " 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C s-----"
+    paused = a_volume(3, cstate="PausedSyncT", resync_suspended="user,peer", out_of_sync_bits=5)
+    assert proc_text([a_snapshot(paused), alone("StandAlone")]).splitlines() == [
+        "version: 8.4.11 (api:1/proto:86-101)",
+        " 0: cs:StandAlone ro:Primary/Unknown ds:UpToDate/DUnknown   r-----",
+        "    ns:0 nr:0 dw:0 dr:0 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0",
+        " 3: cs:PausedSyncT ro:Primary/Secondary ds:UpToDate/UpToDate C r-pu--",
+        "    ns:0 nr:0 dw:0 dr:0 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:20",
+    ]
+    assert events2_text([a_snapshot(a_volume(), a_volume(1))]).splitlines() == [
+        "exists resource name:r0 role:Primary suspended:no",
+        "exists connection name:r0 peer-node-id:1 conn-name:beta connection:Connected role:Secondary",
+        "exists device name:r0 volume:0 minor:0 disk:UpToDate",
+        "exists device name:r0 volume:1 minor:1 disk:UpToDate",
+        *(
+            f"exists peer-device name:r0 peer-node-id:1 conn-name:beta volume:{vnr} replication:Established "
+            "peer-disk:UpToDate resync-suspended:no"
+            for vnr in (0, 1)
+        ),
+        "exists -",
+    ]
+    process.answer("status", data=a_snapshot())
+    assert place("events2", "--now", "r0").out == events2_text([a_snapshot()])
+    assert place("proc-drbd").out == proc_text([a_snapshot()])
+    place("events2", "r0").complains(64, "--now")

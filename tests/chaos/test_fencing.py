@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pydrbd.units import MIB
@@ -10,6 +12,7 @@ from tests.chaos.conftest import assert_clean_logs
 
 SIZE_BYTES = 32 * MIB
 BLOCK = 4096
+LINBITS = Path("/usr/lib/drbd/stonith_admin-fence-peer.sh")
 EVENTS = ("fence-peer", "unfence-peer", "before-resync-target", "after-resync-target")
 SCRIPT = """#!/bin/sh
 env > {directory}/$PYDRBD_NODE.$1.new && mv {directory}/$PYDRBD_NODE.$1.new {directory}/$PYDRBD_NODE.$1
@@ -86,6 +89,64 @@ def test_a_primary_waits_for_the_verdict_on_its_peer(fenced_pair, tmp_path):
     assert told(tmp_path, secondary, "after-resync-target")["DRBD_MINOR"] == "1"
     assert "r0: fence-peer: fence-peer says hello" in primary.log_path.read_text()
     assert_clean_logs(pair)
+
+
+@pytest.mark.interop
+@pytest.mark.skipif(not LINBITS.exists(), reason="drbd-utils is not installed")
+def test_linbits_stonith_script_works_unchanged(synced_pair, tmp_path):
+    """It reads /proc/drbd, and DRBD_PEERS: both are ours. Pacemaker's stonith_admin is played by a script."""
+    admin = tmp_path / "bin" / "stonith_admin"
+    admin.parent.mkdir()
+    admin.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/shot\n')
+    admin.chmod(0o755)
+    (admin.parent / "logger").symlink_to("/bin/echo")
+    pair = synced_pair(
+        size_bytes=SIZE_BYTES,
+        net="protocol C; connect-int 1;",
+        disk="fencing resource-and-stonith;",
+        handlers=f'fence-peer "PATH={admin.parent}:$PATH {LINBITS}";',
+    )
+    primary, secondary = pair.nodes
+    with primary.connect_client() as client:
+        secondary.kill()
+        client.write(0, b"1" * BLOCK)
+        assert primary.volume()["peer_disk"] == "Outdated"
+    assert (tmp_path / "shot").read_text() == "--tolerance 5s --tag drbd --fence beta\n"
+    assert "fence-peer helper returned 7 (peer was stonithed)" in primary.log_path.read_text()
+    assert_clean_logs(pair)
+
+
+def test_the_commands_of_a_handler_speak_of_its_resource(synced_pair, tmp_path):
+    """What scripts that know the kernel's DRBD ask for: /proc/drbd, drbdsetup, drbdadm; other files are as ever."""
+    asks = (
+        "sed -nre '/^ *(0|7): cs:/ { s/:/ /g; p; }' /proc/drbd", "cat /proc/drbd | grep -c 'cs:'",
+        "drbdsetup events2 --now $DRBD_RESOURCE", "drbdadm -c $DRBD_CONF sh-minor r0", "drbdadm sh-ll-dev r0/0",
+        "drbdadm role r0", "pydrbd dstate r0", "sed -n 1p /proc/sys/kernel/ostype",
+    )  # fmt: skip
+    answers = tmp_path / "answers"
+    commands = "; ".join(asks)
+    (tmp_path / "ask").write_text(f"#!/bin/sh\n({commands}) >{answers}.new 2>&1; mv {answers}.new {answers}; exit 1\n")
+    (tmp_path / "ask").chmod(0o755)
+    disk = "fencing resource-and-stonith;"
+    pair = synced_pair(size_bytes=SIZE_BYTES, disk=disk, handlers=f'fence-peer "{tmp_path}/ask";')
+    primary, secondary = pair.nodes
+    secondary.kill()
+    pair.wait_until(answers.exists, "the answers")
+    assert answers.read_text().splitlines() == [
+        " 0  cs WFConnection ro Primary/Unknown ds UpToDate/DUnknown C s-----",
+        "1",
+        "exists resource name:r0 role:Primary suspended:fencing",
+        "exists connection name:r0 peer-node-id:1 conn-name:beta connection:Connecting role:Unknown",
+        "exists device name:r0 volume:0 minor:0 disk:UpToDate",
+        "exists peer-device name:r0 peer-node-id:1 conn-name:beta volume:0 replication:Off peer-disk:DUnknown "
+        "resync-suspended:no",
+        "exists -",
+        "0",
+        str(primary.disk_path),
+        "Primary/Unknown",
+        "UpToDate/DUnknown",
+        "Linux",
+    ]
 
 
 def test_a_node_that_came_back_alone_is_promoted_by_a_verdict(fenced_pair, tmp_path):
