@@ -152,6 +152,7 @@ class Changes:
             volume.uuids = uuids.set_primary_bit(volume.uuids, new.role == Role.Primary)
             self._node.resync.on_role_changed(volume)
         if old.role != new.role:
+            volume.flush_in_doubt = False  # those who could be told of it are gone
             self._node.verify.on_role_changed(volume)
 
     def _needs_new_current(self, volume: Volume, old: State, new: State) -> bool:
@@ -210,6 +211,7 @@ class Changes:
             # From here on the activity log covers nothing any more: what it covered must be durable.
             before = self.bitmap_stage(volume, flush_data=True) or (Stage(True, ()),)
         disk.superblock = wanted
+        disk.log_counts = disk.log_counts or MdFlag.PRIMARY_IND in wanted.flags
         stages = before
         stages += (Stage(False, ((disk.layout.superblock_offset_bytes, wanted.encode()),)),)
         self._node.out.persist(volume.vnr, stages)

@@ -175,6 +175,8 @@ class DiskEvents:
         It may lack what the peer was told it has, and the link may break before the peer hears of the error: after a
         restart it would look as good as the peer's, and be a source. Without a good peer its data is the best there
         is, so it stays what it was.
+
+        Nothing is flushed for it: what the activity log covers, it must cover further on, whatever our role is by now.
         """
 
         def done(_failed: int, _errno: int) -> None:
@@ -183,6 +185,8 @@ class DiskEvents:
         volume.closes_by = self._node.now + BAD_DISK_MARK_S
         place = disk.layout.superblock_offset_bytes
         bad = superblock_now(volume)
+        if disk.log_counts:
+            bad = replace(bad, flags=bad.flags | MdFlag.PRIMARY_IND)
         self._node.out.put(Persist(volume.vnr, (Stage(False, ((place, bad.encode()),)),), done))
 
     def next_deadline(self) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.core.effects import DiskFlush
+from pydrbd.core.effects import DiskFlush, Level
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import Volume
 from pydrbd.native import Batch
@@ -82,6 +82,25 @@ class Flushes:
             if flush.local_busy or waits or not node.log.acked_up_to(flush.epoch):
                 still.append(flush)
                 continue
-            good = not flush.local_failed or flush.volume.state.pdsk == DiskState.UpToDate
-            node.reply(flush.volume, flush.session, flush.batch, flush.member, 0 if good else _EIO)
+            node.reply(flush.volume, flush.session, flush.batch, flush.member, 0 if self._is_good(flush) else _EIO)
+            flush.volume.flush_in_doubt = False
         self._waiting = still + self._waiting
+
+    def _is_good(self, flush: _Flush) -> bool:
+        """Whether an UpToDate disk has flushed: one that is itself out of date will be overwritten by another one."""
+        volume = flush.volume
+        here = volume.state.disk == DiskState.UpToDate and not flush.local_failed
+        return not volume.flush_in_doubt and (here or volume.state.pdsk == DiskState.UpToDate)
+
+    def on_unconfirmed(self, volume: Volume) -> None:
+        """The peer is being lost, and has not confirmed a write that was answered: was its disk the only good one?
+
+        It may lose power, and with it what it had in its cache; returning, it is what counts. So the next FLUSH fails,
+        whatever is there by then: whoever asked for durability must hear of it once.
+        """
+        if volume.state.disk != DiskState.UpToDate and not volume.flush_in_doubt:
+            volume.flush_in_doubt = True
+            self._node.log_line(
+                Level.ERROR,
+                f"volume {volume.vnr}: the peer had the only good disk, and may have lost what was not flushed there",
+            )

@@ -59,6 +59,8 @@ class LocalDisk:
     capacity_sectors: int
     crashed_primary: bool
     planned: DiskState
+    log_counts: bool = False
+    """The activity log may cover what is not durable otherwise: this node has been Primary since it attached."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,8 @@ class Volume:
     then that disk, coming back, would count for as good as the peer's, and no client is told what only the peer has."""
     owes_generation: bool = False
     """A new generation is due, and waits for the verdict on the peer: it begins when I/O goes on without it."""
+    flush_in_doubt: bool = False
+    """The only good disk may have lost what clients were told of: their next FLUSH says so."""
     ranges: Ranges = field(default_factory=Ranges)
     held: deque[tuple[Any, Batch]] = field(default_factory=deque)
     sessions: set[Any] = field(default_factory=set)

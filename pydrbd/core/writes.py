@@ -372,6 +372,8 @@ class Writes:
             write.in_sync = 0
         for write in self._node.log.lose_peer():
             self.early.on_unconfirmed(write)
+            if write.replied & write.sent:
+                self._node.flushes.on_unconfirmed(write.volume)
             if write.volume.disk is not None:
                 write.volume.disk.bitmap.set_records(write.batch, write.sent)
 

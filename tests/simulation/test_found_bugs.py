@@ -395,3 +395,66 @@ def test_a_good_disk_is_not_outdated_by_a_peer_that_is_behind_it(replaced: bool)
     assert world.a.volume.state.disk == DiskState.UpToDate
     assert granted(world, world.a, "primary")
     assert world.a.disks[0].data[0] == 1
+
+
+def sync_target(seed: int = 1) -> tuple[World, Client]:
+    """`a` is Primary and far from the end of a resync from `b`, which has the only good disk."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "invalidate")
+    world.run_until(lambda: world.a.volume.state.conn.name == "SyncTarget")
+    return world, client
+
+
+def test_a_flush_is_not_answered_by_a_disk_that_is_out_of_date() -> None:
+    """A4: the good disk is lost while it flushes; what the other one has is overwritten when the good one returns."""
+    world, client = sync_target()
+    assert write(world, client, 0, 1) == 0
+    assert world.link is not None
+    world.link.clogged_until = world.now + 1.0
+    flush = client.flush()
+    world.run(0.5)
+    world.b.lose_power(world.rng)
+    world.run_until(lambda: flush in client.replies)
+    assert client.replies[flush] == (5, b"")
+
+
+@pytest.mark.parametrize("diskless", [False, True])
+def test_the_next_flush_fails_when_the_only_good_disk_may_have_lost_an_answered_write(diskless: bool) -> None:
+    """A4: it was in the cache of a peer that lost its power; a FLUSH that succeeds would say that it is safe."""
+    if diskless:
+        world = pair()
+        client = Client(world, world.a)
+        assert granted(world, world.a, "detach")
+    else:
+        world, client = sync_target()
+    assert write(world, client, 0, 1) == 0
+    world.b.lose_power(world.rng)
+    world.run(0.1)
+    world.b.start()
+    world.run_until(lambda: world.a.volume.state.pdsk == DiskState.UpToDate)
+    for expected in (5, 0):
+        flush = client.flush()
+        world.run_until(lambda flush=flush: flush in client.replies)
+        assert client.replies[flush] == (expected, b"")
+    assert any("may have lost" in line for line in world.a.log)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_demotion_that_a_bad_disk_cuts_short_forgets_no_write(seed: int) -> None:
+    """B2: the superblock that ends the activity log's duty fails, with the flush before it; marking the disk as bad
+    afterwards must not end it either, for nothing has been flushed, and then the power fails."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    for block in range(6):
+        assert write(world, client, block << 20, block + 1) == 0
+    world.a.disks[0].fail_once.add("write")
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless and not world.a.attached)
+    world.a.lose_power(world.rng)
+    world.run(1.0)
+    assert granted(world, world.b, "primary")
+    world.a.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
