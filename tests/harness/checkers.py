@@ -88,6 +88,9 @@ class Oracle:
         self.split_brain = False
         self.ending: set[Machine] = set()
         """Sync targets that are UpToDate in memory only: nobody has been told, and with the process it is gone."""
+        self.in_doubt: set[Machine] = set()
+        """Primaries that have lost their peer, and with it the only good disk: one FLUSH of theirs may, and must if the
+        peer has lost answered writes with its power, fail, though all may be well again by then."""
         self.given_up: set[Machine] = set()
         """Primaries that have let go of their disk beside a good peer, until both are in sync: clients have read there
         since what no write of theirs was answered for, so the node rightly counts its disk as old. That peer is the
@@ -254,6 +257,8 @@ class Oracle:
                 self._takes_over(machine, "C1", "serves alone")
             elif new.disk != DiskState.UpToDate and not (alone or waits or self._shares_generation(machine, other)):
                 self._takes_over(other, "C1", "serves its diskless or inconsistent peer")
+            if new.conn < ConnState.Connected <= old.conn and old.disk != DiskState.UpToDate:
+                self.in_doubt.add(machine)
             self._parted = self._author is machine and (self._parted or new.conn < ConnState.Connected <= old.conn)
             self._author = machine
         if other.node is None:
@@ -338,6 +343,7 @@ class Oracle:
         self._claims.pop(machine, None)
         self._states.pop(machine, None)
         self._generations.pop(machine, None)
+        self.in_doubt.discard(machine)
         self._decided[machine].clear()
 
     def on_effect(self, machine: Machine, effect: Any) -> None:

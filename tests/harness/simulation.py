@@ -252,6 +252,9 @@ class Simulation:
         self.stats["error replies"] += 1
         if machine.node is None:
             return
+        if command == _FLUSH and machine in self.oracle.in_doubt:
+            self.oracle.in_doubt.discard(machine)
+            return
         state = machine.volume.state
         if self.world.is_in_sync() and state.role == Role.Primary and not machine.node.operator.demoting:
             raise Violation("A8", f"{machine.name} answers command {command} with error {error}, and all is well")

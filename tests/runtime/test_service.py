@@ -49,9 +49,11 @@ def make_pair(directory: Path, name: str = "r0") -> Path:
 
 
 @asynccontextmanager
-async def running(config: Path, directory: Path, priority_directory: Path | None = None) -> AsyncIterator[Service]:
-    """Node `a` of the resource, from its start to its orderly end."""
-    service = Service(blueprint(config, "r0", "a"), directory)
+async def running(
+    config: Path, directory: Path, priority_directory: Path | None = None, node: str = "a"
+) -> AsyncIterator[Service]:
+    """One node of the resource, from its start to its orderly end."""
+    service = Service(blueprint(config, "r0", node), directory)
     service.fence_priority.directory = priority_directory
     ready = trio.Event()
     with trio.fail_after(LIMIT_S):
