@@ -17,7 +17,7 @@ from pydrbd.core.effects import Part, Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
 from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
-from pydrbd.limits import DISCARD_CHUNK_BYTES, DRBD_IO_BYTES_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.limits import BATCH_RECORDS_MAX, DISCARD_CHUNK_BYTES, NBD_REQUEST_BYTES_MAX
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire import nbd
@@ -100,7 +100,7 @@ class Clients:
             return
         writes = native.records_with_command(batch, good, nbd.Command.WRITE)
         others = good & ~writes
-        long_writes = native.records_longer(batch, writes, DRBD_IO_BYTES_MAX)
+        long_writes = native.records_longer(batch, writes, volume.peer.request_bytes_max)
         if writes & ~long_writes:
             node.writes.submit(volume, session, batch, writes & ~long_writes)
         for index in native.indices(long_writes):
@@ -185,7 +185,7 @@ class _Piece:
 class _LongWrite:
     """A WRITE of more than one P_DATA may carry: stands as the session of its pieces; one reply when all are done."""
 
-    __slots__ = ("_batch", "_clients", "_failed", "_left", "_member", "_pieces", "_session", "_volume")
+    __slots__ = ("_batch", "_clients", "_failed", "_left", "_member", "_session", "_volume")
 
     def __init__(self, clients: Clients, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         self._clients = clients
@@ -193,23 +193,26 @@ class _LongWrite:
         self._session = session
         self._batch = batch
         self._member = 1 << index
-        self._failed = 0
-        whole = batch.records[index]
-        count = -(-whole.length // DRBD_IO_BYTES_MAX)
-        self._pieces = Batch(batch.buffer, native.new_records(count), count)  # in the same memory: nothing is copied
-        for number in range(count):
-            piece, position = self._pieces.records[number], number * DRBD_IO_BYTES_MAX
-            piece.command, piece.flags = whole.command, whole.flags
-            piece.offset, piece.data = whole.offset + position, whole.data + position
-            piece.length = min(DRBD_IO_BYTES_MAX, whole.length - position)
-        self._left = self._pieces.all
+        self._failed = False
+        self._left = 0
 
     def submit(self) -> None:
-        self._clients._node.writes.submit(self._volume, self, self._pieces, self._pieces.all)
+        whole = self._batch.records[self._member.bit_length() - 1]
+        step = self._volume.peer.request_bytes_max
+        positions = range(0, whole.length, step)
+        self._left = len(positions)
+        for first in range(0, self._left, BATCH_RECORDS_MAX):
+            some = positions[first : first + BATCH_RECORDS_MAX]
+            pieces = Batch(self._batch.buffer, native.new_records(len(some)), len(some))  # nothing is copied
+            for piece, position in zip(pieces.records, some, strict=True):
+                piece.command, piece.flags = whole.command, whole.flags
+                piece.offset, piece.data = whole.offset + position, whole.data + position
+                piece.length = min(step, whole.length - position)
+            self._clients._node.writes.submit(self._volume, self, pieces, pieces.all)
 
     def done(self, mask: int, error: int) -> None:
-        self._left &= ~mask
-        self._failed |= mask if error else 0
+        self._left -= mask.bit_count()
+        self._failed = self._failed or error != 0
         if not self._left:
-            error = nbd.NbdError.EIO if self._failed else 0
-            self._clients.reply(self._volume, self._session, self._batch, self._member, error)
+            answer = nbd.NbdError.EIO if self._failed else 0
+            self._clients.reply(self._volume, self._session, self._batch, self._member, answer)

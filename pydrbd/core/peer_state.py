@@ -87,6 +87,7 @@ class PeerStates:
         node, disk = self._node, volume.disk
         packet = Sizes.decode(payload, with_queue_limits=node.long_sizes)
         volume.peer.sizes = packet
+        volume.peer.request_bytes_max = sizes.request_bytes_max(packet)
         if volume.state.conn > ConnState.WFReportParams:
             node.resizes.on_sizes(volume, packet)
             return

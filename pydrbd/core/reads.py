@@ -16,7 +16,7 @@ from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import DRBD_IO_BYTES_MAX, READ_BYTES_IN_FLIGHT_MAX
+from pydrbd.limits import READ_BYTES_IN_FLIGHT_MAX
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.packets import BlockReq, Packet
@@ -156,7 +156,7 @@ class Reads:
         self._bytes += len(read.buffer)
         position = 0
         while position < len(read.buffer):
-            length = min(DRBD_IO_BYTES_MAX, len(read.buffer) - position)
+            length = min(volume.peer.request_bytes_max, len(read.buffer) - position)
             block_id = self._next_id
             self._next_id += 1
             read.pending[block_id] = (position, length)

@@ -185,7 +185,9 @@ class Resync:
         """(offset, length) of the next requests, as many as there is room for."""
         assert volume.disk is not None
         room = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes
-        most = CSUMS_REQUEST_BYTES_MAX if running.csums else DRBD_IO_BYTES_MAX
+        most = volume.peer.request_bytes_max
+        if running.csums:
+            most = min(most, CSUMS_REQUEST_BYTES_MAX)
         pieces: list[tuple[int, int]] = []
         while room > 0 and len(pieces) < BATCH_RECORDS_MAX:
             found = volume.disk.bitmap.find_next(running.next_bit)

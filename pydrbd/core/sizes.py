@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.limits import DRBD_IO_BYTES_MAX
+from pydrbd.units import BIT_SIZE_BYTES
 from pydrbd.wire.packet_numbers import DdsFlag
 from pydrbd.wire.packets import Sizes
 
@@ -21,6 +23,7 @@ __all__ = [
     "must_reply_with_sizes",
     "peer_will_refuse",
     "refuse_size",
+    "request_bytes_max",
 ]
 
 
@@ -49,6 +52,11 @@ def agreed_size(mine: int, peers: int, *, last_agreed: int, user: int) -> int:
         offered.append(last_agreed)
     size = min(offered, default=0)
     return user if 0 < user <= size else size
+
+
+def request_bytes_max(peers: Sizes) -> int:
+    """The longest request that the peer wants (max_bio_size), in whole blocks: at least one, and never over 1 MiB."""
+    return min(max(peers.max_bio_size // BIT_SIZE_BYTES, 1) * BIT_SIZE_BYTES, DRBD_IO_BYTES_MAX)
 
 
 def refuse_size(new: int, current: int, state: State) -> SizeRefused | None:

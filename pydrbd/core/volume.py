@@ -13,6 +13,7 @@ from pydrbd.core.ranges import Ranges
 from pydrbd.core.states import ConnState, DiskState, Role, State
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.uuids import PeerUuids, UuidSet
+from pydrbd.limits import DRBD_IO_BYTES_MAX
 from pydrbd.metadata.activity_log import ActivityLog
 from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.metadata.layout import Layout
@@ -68,6 +69,8 @@ class PeerVolume:
     """What the peer has said of its side during this connection."""
 
     sizes: Sizes | None = None
+    request_bytes_max: int = DRBD_IO_BYTES_MAX
+    """No longer write, read or resync request is sent to it."""
     uuids: PeerUuids | None = None
     last_state: State | None = None
     next_seq: int = 1

@@ -9,7 +9,7 @@ from pydrbd.core.handshake import NetOptions
 from pydrbd.wire.packet_numbers import WireProtocol
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, AtReply, order, pair, read, sent, state, wait, write
-from tests.harness.world import Client
+from tests.harness.world import Client, World
 
 SEEDS = range(3)
 
@@ -207,3 +207,21 @@ def test_what_waits_for_the_peer_does_not_stop_the_reading(monkeypatch: pytest.M
     assert secondary.waiting_bytes == BLOCK and not secondary.behind
     volume.ranges.release(hold, 1)
     assert wait(client, cookie) == [0] and secondary.waiting_bytes == 0
+
+
+@pytest.mark.parametrize(("max_bio_bytes", "longest"), [(130_560, 126_976), (MIB, MIB), (4 * MIB, MIB), (512, BLOCK)])
+def test_no_request_is_longer_than_the_peer_wants(max_bio_bytes: int, longest: int) -> None:
+    """P_SIZES says max_bio_size: writes, reads of a diskless Primary and resync requests are cut to whole blocks."""
+    world = World(1, size_bytes=16 * MIB)
+    world.max_bio_bytes = max_bio_bytes
+    world.start_in_sync()
+    client = Client(world, world.a)
+    data = bytes(range(1, 251)) * (3 * MIB // 250) + bytes(3 * MIB % 250)
+    assert write(client, 512, data) == 0 and world.copies_equal()
+    assert order(world, world.a, "detach") == 1
+    assert read(client, 512, 3 * MIB) == data
+    kinds = (Packet.P_DATA, Packet.P_DATA_REQUEST, Packet.P_RS_DATA_REQUEST, Packet.P_RS_DATA_REPLY)
+    for packet in kinds:
+        lengths = sent(world.a, packet) + sent(world.b, packet)
+        assert lengths and max(lengths) <= longest
+        assert max(lengths) == longest or packet in (Packet.P_RS_DATA_REQUEST, Packet.P_RS_DATA_REPLY)

@@ -15,6 +15,7 @@ from pydrbd.core.sizes import (
     i_am_source_of_grow,
     must_reply_with_sizes,
     refuse_size,
+    request_bytes_max,
 )
 from pydrbd.core.states import ConnState, DiskState, Role, State
 from pydrbd.wire.packet_numbers import DdsFlag
@@ -145,3 +146,11 @@ def test_one_node_is_source_of_the_new_end(mine, peers, holder, source):
     """The Primary, or else the holder of resolve-conflicts; the other node comes to the opposite."""
     assert i_am_source_of_grow(State(role=mine, peer=peers), resolve_conflicts=holder) is source
     assert i_am_source_of_grow(State(role=peers, peer=mine), resolve_conflicts=not holder) is not source
+
+
+@pytest.mark.parametrize(
+    ("said", "used"), [(0, 4096), (512, 4096), (130_560, 126_976), (1 << 20, 1 << 20), (1 << 30, 1 << 20)]
+)
+def test_requests_are_whole_blocks_that_the_peer_can_take(said, used):
+    """Never nothing, and never more than a P_DATA may carry, whatever it says."""
+    assert request_bytes_max(Sizes(0, 0, 0, max_bio_size=said)) == used

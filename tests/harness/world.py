@@ -32,7 +32,7 @@ from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import Volume, VolumeOptions
 from pydrbd.errors import MetaDataError, PeerProtocolError
-from pydrbd.limits import DRBD_PAYLOAD_BYTES_MAX
+from pydrbd.limits import DRBD_IO_BYTES_MAX, DRBD_PAYLOAD_BYTES_MAX
 from pydrbd.metadata.superblock import Superblock
 from tests.harness.disk import MemoryDisk
 from tests.harness.link import Link
@@ -100,7 +100,10 @@ class Machine:
         self.life += 1
         rng = random.Random(f"{self.world.seed}/{self.name}/{self.life}")
         world = self.world
-        volumes = tuple(VolumeOptions(vnr, al_extents=world.al_extents, fencing=world.fencing) for vnr in self.disks)
+        volumes = tuple(
+            VolumeOptions(vnr, al_extents=world.al_extents, fencing=world.fencing, max_bio_bytes=world.max_bio_bytes)
+            for vnr in self.disks
+        )
         self.node = Node(NodeOptions("r0", world.net, volumes, world.handlers), lambda: rng.getrandbits(64))
         self._tick_at = None
         self.world.trace(self, "starts")
@@ -415,6 +418,7 @@ class World:
         self.split_probability = 0.0
         self.disk_latency_s = 0.002
         self.disk_stall_probability = 0.0
+        self.max_bio_bytes = DRBD_IO_BYTES_MAX
         self.protocol_errors: list[str] = []
         self.a = Machine(self, "a", {vnr: MemoryDisk(size_bytes, superblock) for vnr in range(volumes)})
         self.b = Machine(self, "b", {vnr: MemoryDisk(size_bytes, superblock) for vnr in range(volumes)})
