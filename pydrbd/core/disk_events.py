@@ -137,6 +137,13 @@ class DiskEvents:
         current = volume.size_sectors
         if current and volume.state.role == Role.Primary and self._size(volume, event) < current:
             return f"volume {volume.vnr}: the disk is smaller than the device in use ({current} sectors)"
+        peer_has_it = volume.state.conn >= ConnState.Connected and volume.state.pdsk >= DiskState.Inconsistent
+        if peer_has_it and event.capacity_sectors < current:
+            # The peer would refuse it by leaving us, and stand alone, for a disk that is none for this device.
+            return (
+                f"volume {volume.vnr}: the disk offers {event.capacity_sectors} sectors, but the peer's device has "
+                f"{current}: use a larger disk here, or shrink the peer's device first"
+            )
         return ""
 
     def on_not_opened(self, event: DiskNotOpened) -> None:

@@ -182,6 +182,20 @@ def test_a_peer_with_a_smaller_disk_is_refused_when_the_data_does_not_fit() -> N
     assert read(client, 0, BLOCK) == b"x" * BLOCK
 
 
+def test_a_smaller_disk_is_not_attached_beside_a_connected_peer() -> None:
+    """C7: it is refused here, in words; the peer neither leaves nor notices."""
+    world, client = pair()
+    assert order(world, world.b, "detach") == 1
+    world.b.disks[0] = World(2, size_bytes=8 * MIB).b.disks[0]
+    attach = world.b.command("attach")
+    world.run(5)
+    code, text = world.b.answers[attach]
+    assert code < 0 and "offers 16304 sectors, but the peer's device has 32688" in text
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
+    assert state(world.b) == "Connected Secondary/Primary Diskless/UpToDate"
+    assert write(client, 0, b"x" * BLOCK) == 0
+
+
 def test_clients_of_both_volumes_follow_one_promotion() -> None:
     """A resource is promoted and demoted as a whole."""
     world, _client = pair(volumes=2)
