@@ -65,9 +65,13 @@ def open_meta_data(
         raise MetaDataError(f"a device of {md_sectors} sectors is too small for {kind.value} meta-data")
     try:
         superblock = Superblock.decode(read(offset, MD_BLOCK_SIZE_BYTES), f"the superblock at byte {offset}")
-    except MetaDataError:
-        old = _before_it_grew(read, md_sectors, known) if kind is MetaKind.INTERNAL else None
+    except MetaDataError as error:
+        if kind is not MetaKind.INTERNAL:
+            raise
+        known = tuple(known)
+        old = _before_it_grew(read, md_sectors, known)
         if old is None:
+            _complain_of_shrinking(md_sectors, known, error)
             raise
         return _moved(old, md_sectors)
     return _open(read, Layout.from_superblock(kind, md_sectors, superblock, index), superblock, backing_sectors)
@@ -109,6 +113,16 @@ def _before_it_grew(
         if size.device_uuid in (0, superblock.device_uuid):
             return _open(read, layout, superblock, size.md_sectors)
     return None
+
+
+def _complain_of_shrinking(md_sectors: int, known: Iterable[KnownSize], error: MetaDataError) -> None:
+    """Raises MetaDataError if the device was larger once: who is told to create meta-data then could lose his data."""
+    largest = max((size.md_sectors for size in known), default=0)
+    if largest > md_sectors:
+        raise MetaDataError(
+            f"no DRBD meta-data at the end of a device of {md_sectors} sectors, which had {largest} when it was used "
+            "last: it has been truncated, or this is another disk; give it its size back"
+        ) from error
 
 
 def _moved(old: OpenedMetaData, md_sectors: int) -> OpenedMetaData:

@@ -67,6 +67,7 @@ class Service:
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
         self._nursery: trio.Nursery
+        self._closing: dict[int, trio.Event] = {}
         self._events: deque[Event] = deque()
         self._working = False
         self._touched: dict[ClientSession, None] = {}
@@ -157,6 +158,8 @@ class Service:
         if place is None:
             self.feed(DiskNotOpened(vnr, "no disk is configured on this node"))
             return
+        if vnr in self._closing:
+            await self._closing[vnr].wait()  # what we have only just let go of is in nobody else's use
         try:
             io = cast(IoMode, self.plan.settings.io)
             known = self._known_sizes.read(place)
@@ -212,7 +215,12 @@ class Service:
         disk = self.disks.pop(effect.volume, None)
         if disk is not None:
             disk.fail()
-            self._nursery.start_soon(disk.stop)
+            self._closing[effect.volume] = closed = trio.Event()
+            self._nursery.start_soon(self._close, disk, closed)
+
+    async def _close(self, disk: VolumeDisk, closed: trio.Event) -> None:
+        await disk.stop()
+        closed.set()
 
     # --- the process ---
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pydrbd.core.states import ConnState, DiskState
 from pydrbd.errors import BusyError
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, Layout
+from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.runtime.build import blueprint
 from pydrbd.runtime.service import Service
 from pydrbd.units import sectors_to_bytes
@@ -191,6 +194,42 @@ async def test_a_foreign_disk_is_not_attached(short_tmp: Path) -> None:
         assert service.node.volumes[0].state.disk is DiskState.Diskless
         answer = await ask(service, b'{"verb": "attach"}')
         assert int(str(answer["code"])) < 1 and "meta-data" in str(answer["text"])
+
+
+async def test_a_truncated_disk_is_not_attached(short_tmp: Path) -> None:
+    """With its end its internal meta-data are gone: nobody is told to create new ones, and the disk stays as it is."""
+    config = make_pair(short_tmp)
+    async with running(config, short_tmp):
+        pass
+    os.truncate(short_tmp / "a.img", SIZE_BYTES // 2)
+    before = (short_tmp / "a.img").read_bytes()
+    async with running(config, short_tmp) as service:
+        answer = await ask(service, b'{"verb": "attach"}')
+        assert service.node.volumes[0].state.disk is DiskState.Diskless
+    text = str(answer["text"])
+    assert int(str(answer["code"])) < 1 and "create" not in text
+    assert f"{SIZE_BYTES // 1024} sectors, which had {SIZE_BYTES // 512}" in text and "has been truncated" in text
+    assert (short_tmp / "a.img").read_bytes() == before
+
+
+async def test_a_truncated_disk_with_external_meta_data_is_not_attached(short_tmp: Path) -> None:
+    """The meta-data know how large the device was."""
+    config, meta = make_pair(short_tmp), short_tmp / "meta.img"
+    layout = Layout.flexible(2048)
+    used = replace(
+        Superblock.fresh(layout), la_size_sectors=SIZE_BYTES // 512, flags=MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE
+    )
+    meta.write_bytes(bytes(2048 * 512))
+    with meta.open("r+b") as file:
+        for offset, data in plan_create(layout, superblock=used):
+            file.seek(offset)
+            file.write(data)
+    config.write_text(config.read_text().replace("meta-disk internal", f"flexible-meta-disk {meta}", 1))
+    os.truncate(short_tmp / "a.img", SIZE_BYTES // 2)
+    async with running(config, short_tmp) as service:
+        answer = await ask(service, b'{"verb": "attach"}')
+        assert service.node.volumes[0].state.disk is DiskState.Diskless
+    assert int(str(answer["code"])) < 1 and "has been truncated" in str(answer["text"])
 
 
 async def test_two_volumes_share_a_meta_data_device_with_indexes(short_tmp: Path) -> None:
