@@ -8,6 +8,7 @@ cross, each keeps the accepted one, and a coin decides who goes on, so that they
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import socket
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pydrbd.wire.packet_numbers import SocketKind
 from pydrbd.wire.packets import Packet
 
 __all__ = ["Endpoints", "LinkTimes", "SocketPair", "listen", "meet"]
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 5
 _JITTER: Final = 1 / 7
@@ -182,8 +185,12 @@ async def _accept(
     """Wait for a connection and its first packet: (packet, socket), (0, None) for a useless one, (None, None)."""
     patience_s = times.connect_int_s * (1 + rng.choice((-_JITTER, _JITTER)))
     with trio.move_on_after(patience_s):
-        sock, _address = await listener.accept()
-        kind = await _first_packet(sock, 4 * times.ping_timeout_s)
+        sock, address = await listener.accept()
+        try:
+            kind = await _first_packet(sock, 4 * times.ping_timeout_s)
+        except PeerProtocolError as error:
+            _log.warning("whoever connected from %s port %d is no DRBD node: %s", *address[:2], error)
+            kind = None
         if kind is None:
             sock.close()
             return 0, None
@@ -192,7 +199,7 @@ async def _accept(
 
 
 async def _first_packet(sock: trio.socket.SocketType, timeout_s: float) -> int | None:
-    """P_INITIAL_DATA or P_INITIAL_META, whole and in time; anything else is not a node."""
+    """P_INITIAL_DATA or P_INITIAL_META, whole and in time; None if nothing comes. Raises PeerProtocolError."""
     reader = PacketReader(SocketKind.NEW)
     try:
         with trio.move_on_after(timeout_s):
@@ -204,7 +211,7 @@ async def _first_packet(sock: trio.socket.SocketType, timeout_s: float) -> int |
                 packet = reader.next_packet()
                 if packet is not None:
                     return int(packet.command)
-    except (OSError, PeerProtocolError):
+    except OSError:
         return None
     except BaseException:
         sock.close()

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +105,18 @@ async def test_garbage_from_the_peer_costs_only_the_link(short_tmp: Path, garbag
         pair.close()
         await service.wait_for(lambda: service.node.cstate is ConnState.WFConnection)
         assert service.node.volumes[0].state.disk is DiskState.Inconsistent
+
+
+async def test_a_stranger_at_the_port_is_named_in_the_log(short_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever connects and is no node is dropped, and an operator can find out who it was."""
+    async with running(make_pair(short_tmp), short_tmp) as service:
+        stranger = await trio.open_tcp_stream(*service.plan.endpoints.local)
+        port = stranger.socket.getsockname()[1]
+        await stranger.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        with suppress(trio.BrokenResourceError):
+            assert not await stranger.receive_some(1)
+        await stranger.aclose()
+    assert f"whoever connected from 127.0.0.1 port {port} is no DRBD node: the peer sent a wrong" in caplog.text
 
 
 async def test_garbage_after_the_features_costs_only_the_link(short_tmp: Path) -> None:
