@@ -53,7 +53,7 @@ test-all: $(VENV)/dev.stamp ## all tests
 	@$(PY) -m pytest $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(AGAIN) $(ARGS)
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
-	@$(PY) -m pytest tests/chaos -q --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)
+	@$(PY) -m pytest tests/chaos/test_rounds.py --progress --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)
 
 endurance: $(VENV)/run.stamp ## random operations on a kernel and pydrbd for MINUTES=30; SEED=N plays a run again (needs root)
 	@tools/setup packages lab

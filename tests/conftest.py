@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -33,6 +34,7 @@ settings.load_profile("ci")  # `--hypothesis-profile=long` chooses the other one
 def pytest_addoption(parser):
     group = parser.getgroup("pydrbd")
     group.addoption("--rounds", type=int, default=ROUNDS_DEFAULT, help="rounds of a crash test (default: %(default)s)")
+    group.addoption("--progress", action="store_true", help="say how far long tests are, a line a round")
     group.addoption("--seed", default=None, help="the seed of tests that take one: a number, or `draw` for a new one")
 
 
@@ -40,11 +42,16 @@ def pytest_addoption(parser):
 def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed and SEED in item.stash:
-        words = ["pytest", item.nodeid, "--seed", str(item.stash[SEED])]
-        if "rounds" in item.fixturenames:
-            words += ["--rounds", str(item.config.getoption("rounds"))]
-        report.sections.append(("seed", f"replay: {shlex.join(words)}"))
+        report.sections.append(("seed", f"replay: {replay_line(item)}"))
     return report
+
+
+def replay_line(item):
+    """The command that runs a test again with the same seed."""
+    words = ["pytest", item.nodeid, "--seed", str(item.stash[SEED])]
+    if "rounds" in item.fixturenames:
+        words += ["--rounds", str(item.config.getoption("rounds"))]
+    return shlex.join(words)
 
 
 @pytest.fixture
@@ -69,6 +76,21 @@ def seed(request):
 def rounds(request):
     """How often a crash test goes round: --rounds."""
     return request.config.getoption("rounds")
+
+
+@pytest.fixture
+def progress(request):
+    """`progress("line")` tells whoever watches a long run how far it is, if --progress asks for it."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(line):
+        if request.config.getoption("progress"):
+            with capture.global_and_fixture_disabled():
+                print(f"\n{time.strftime('%H:%M:%S')} {line}", end="", flush=True)
+
+    if SEED in request.node.stash:
+        say(f"begins; replay: {replay_line(request.node)}")
+    return say
 
 
 @pytest.fixture

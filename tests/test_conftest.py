@@ -39,6 +39,15 @@ def test_a_failure_prints_the_line_that_replays_it(run_inner):
     assert "drew 77 for 9" in run_inner(text, "--seed", "77", "--rounds", "9")[0]
 
 
+def test_a_long_test_says_how_far_it_is_when_asked(run_inner):
+    """--progress: the replay line at the beginning, and each line as it comes; nothing of it otherwise."""
+    text = "def test_it(seed, progress):\n    progress('round 1 of 2')\n"
+    output, code = run_inner(text, "--progress", "--seed", "77")
+    assert code == 0 and "begins; replay: pytest test_inner.py::test_it --seed 77\n" in output
+    assert "round 1 of 2" in output
+    assert "round" not in run_inner(text)[0]
+
+
 @pytest.mark.parametrize(("words", "count"), [((), 1), (("--seed", "draw"), 2)])
 def test_seeds_differ_from_run_to_run_only_when_drawn(run_inner, words, count):
     """A change is not judged by luck; the long runs explore new ground."""

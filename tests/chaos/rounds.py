@@ -39,6 +39,9 @@ class Rounds:
         self.spots = [spot * SPOT_SECTORS for spot in self.rng.sample(range(spots), SPOT_COUNT)]
         self.kills = 0
 
+    def __str__(self):
+        return f"{self.kills} kills, {self.history.acknowledged_count} writes acknowledged, none lost"
+
     @property
     def secondary(self):
         return self.pair.other(self.primary)

@@ -18,7 +18,7 @@ NET = "protocol C; connect-int 3; ping-int 3;"
 
 
 @pytest.mark.parametrize("io", ["direct", "buffered"])
-def test_no_round_of_crashes_loses_an_acknowledged_write(io, request, synced_pair, seed, rounds):
+def test_no_round_of_crashes_loses_an_acknowledged_write(io, request, synced_pair, seed, rounds, progress):
     """Depth 16 with FLUSH and FUA, SIGKILL of one node or both, restart, resync: reads and copies are right."""
     if io == "direct":
         request.getfixturevalue("direct_io")
@@ -28,6 +28,7 @@ def test_no_round_of_crashes_loses_an_acknowledged_write(io, request, synced_pai
         for number in range(1, rounds + 1):
             story.say(f"round {number}")
             story.round()
+            progress(f"{io}: round {number} of {rounds}, {story}")
     except BaseException:
         print(pair.describe())
         story.client.abandon()

@@ -511,7 +511,11 @@ class Simulation:
             raise Violation("A2", f"{self.stats['error replies'] - errors} reads failed, {len(client.waiting)} wait")
 
     def _end_with_loss(self, *, power_of_both: bool) -> None:
-        """A2: one node is gone for ever. A4: both lose power, one comes back. The other must have what was promised."""
+        """A2: one node is gone for ever. A4: both lose power, one comes back. The other must have what was promised.
+
+        Unless the lost node's last packets say that it is the newer one (a crashed Primary that was just returning):
+        whoever hears that is Outdated, as with a kernel, and rightly waits for it.
+        """
         self._heal()
         oracle = self.oracle
         if oracle.tainted:
@@ -528,6 +532,7 @@ class Simulation:
         self.world.trace(kept, "will be all that is left")
         if power_of_both:
             self._kill(kept, power=True)
+        heard = len(kept.log)
         self._kill(lost, power=self.rng.random() < 0.5)
         lost.disks[0].wipe()
         end = self.world.now + _LIVENESS_S
@@ -539,6 +544,9 @@ class Simulation:
                 kept.start()
             self.world.run(0.5)
             state = kept.volume.state
+            if state.disk == DiskState.Outdated and any("uuid_compare()=-1 " in line for line in kept.log[heard:]):
+                self.stats["heard of newer data too late"] += 1
+                return
             if state.role == Role.Primary:
                 self.client = _SimClient(self, kept)
             elif state.disk == DiskState.Diskless:
