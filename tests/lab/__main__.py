@@ -2,13 +2,15 @@
 
     python -m tests.lab run NAME COMMAND...    runs a command in a guest of that lab; without one: a simple shell
 
-The lab's process listens on a Unix socket: one JSON object in, one out.
+Of several such labs the newest one is asked, or the one that PYDRBD_LAB names. The lab's process listens on a Unix
+socket: one JSON object in, one out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import socket
@@ -56,7 +58,8 @@ def keep() -> int:
 def _welcome(lab: Lab) -> str:
     lines = [f"guest {guest.name}: Linux {guest.release}, {guest.address}" for guest in lab.guests.values()]
     lines += [
-        f"drbd.ko is loaded, and {RESOURCE} is configured on /dev/ubda of both. Commands in a guest:",
+        f"drbd.ko is loaded, and {RESOURCE} is configured on /dev/ubda of both.",
+        "Commands in a guest, from this directory:",
         *(f"  {shlex.quote(sys.executable)} -m tests.lab run {name} {what}"
           for name, what in (("a", "uname -a"), ("a", f"drbdadm --force create-md {RESOURCE}"), ("b", "(a shell)"))),
         f"Both end with this process (Ctrl-C). Their consoles, disks, and shared folders: {lab.directory}",
@@ -79,15 +82,18 @@ def _serve(lab: Lab, connection: socket.socket) -> None:
 
 def run(name: str, argv: list[str]) -> int:
     """Have the running lab run a command; its exit code."""
-    places = [path for path in names.WORKPLACE.glob(f"pydrbd-lab-*/{_SOCKET}") if names.in_use(path.parent.name)]
+    which = os.environ.get("PYDRBD_LAB", "pydrbd-lab-*")
+    places = [path for path in names.WORKPLACE.glob(f"{which}/{_SOCKET}") if names.in_use(path.parent.name)]
+    places.sort(key=lambda path: path.stat().st_mtime)
     if not places:
         print("no lab is running: start one with 'make lab' (or python -m tests.lab)", file=sys.stderr)
         return 1
     if argv:
         return _ask(places[-1], name, argv)
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            _ask(places[-1], name, ["sh", "-c", input(f"{name}# ")])
+        print("each line is a shell of its own; exit, or Ctrl-D, leaves")
+        while (line := input(f"{name}# ")).strip() != "exit":
+            _ask(places[-1], name, ["sh", "-c", line])
     return 0
 
 

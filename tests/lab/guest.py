@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -28,7 +29,8 @@ MODULES = Path("/usr/lib/uml/modules")
 
 _KILL_TIMEOUT_S = 10.0
 _ANSWER_GRACE_S = 15.0
-_CONSOLE_LINES = 30
+_CONSOLE_LINES = 40
+_STACK = re.compile(r" *\[<[0-9a-f]+>\]")
 
 
 class GuestFailed(LabFailed):
@@ -166,9 +168,10 @@ class Guest:
         return self.run("dmesg").output
 
     def console(self) -> str:
-        """The end of what it printed since the lab was opened."""
+        """The end of what it printed since the lab was opened; a panic's stack would push the reason out of sight."""
         with contextlib.suppress(FileNotFoundError):
-            return "\n".join(self.console_path.read_text(errors="replace").splitlines()[-_CONSOLE_LINES:])
+            lines = self.console_path.read_text(errors="replace").splitlines()
+            return "\n".join([line for line in lines if not _STACK.match(line)][-_CONSOLE_LINES:])
         return "(it printed nothing)"
 
     def _open_line(self) -> _Line:

@@ -118,8 +118,8 @@ class Server:
                 code, output = 0, converse(request["socket"], request["text"])
             else:
                 code, output = execute(request["argv"], request["input"], request["timeout_s"])
-        except OSError as error:
-            code, output = 127, str(error).encode()
+        except Exception as error:  # whatever it is: the host waits for an answer
+            code, output = 127, (str(error) or repr(error)).encode()
         self.answer(number, code, output[-OUTPUT_BYTES_MAX:].decode(errors="replace"))
 
 

@@ -17,8 +17,9 @@ import zlib
 from dataclasses import asdict, dataclass
 
 SECTOR = 512
-_BLKDISCARD = 0x1277
-_BLKZEROOUT = 0x127F
+_REQUESTS = {"discard": 0x1277, "zero": 0x127F}
+"""BLKDISCARD and BLKZEROOUT."""
+
 _BUFFER_BYTES = 4 * 1024 * 1024
 
 
@@ -107,8 +108,7 @@ class BlockDevice:
                 if os.preadv(self._fd, [view], op.offset_bytes) != op.length_bytes or not op.is_right(view):
                     raise OSError(f"{op}: read something else")
         else:
-            request = _BLKDISCARD if op.kind == "discard" else _BLKZEROOUT
-            fcntl.ioctl(self._fd, request, struct.pack("QQ", op.offset_bytes, op.length_bytes))
+            fcntl.ioctl(self._fd, _REQUESTS[op.kind], struct.pack("QQ", op.offset_bytes, op.length_bytes))
 
 
     def close(self) -> None:

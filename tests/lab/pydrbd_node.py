@@ -25,6 +25,7 @@ from tests.lab.waiting import wait_until
 
 _STOP_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 40.0
+_REQUESTS = {"discard": Command.TRIM, "zero": Command.WRITE_ZEROES}
 _HARMLESS = "has no effect in pydrbd yet"
 _BAD = re.compile(r"WARNING|ERROR|CRITICAL|Traceback|AssertionError|ProtocolError|NetworkFailure|Timeout|BrokenPipe")
 
@@ -235,6 +236,5 @@ def do_nbd(client: NbdClient, op: Op) -> None:
     elif op.kind in ("read", "check"):
         assert op.is_right(client.read(op.offset_bytes, op.length_bytes)), f"{op}: read something else"
     else:
-        command = Command.TRIM if op.kind == "discard" else Command.WRITE_ZEROES
-        client.submit(command, op.offset_bytes, op.length_bytes)
+        client.submit(_REQUESTS[op.kind], op.offset_bytes, op.length_bytes)
     client.drain()

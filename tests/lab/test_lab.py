@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.lab.lab import Lab, why_not
 from tests.lab.network import Network, namespaces
 
 LINE = "[   12.100000] "
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_name_tells_whether_its_lab_is_in_use() -> None:
@@ -78,6 +81,55 @@ def test_a_guest_runs_commands_and_loses_power() -> None:
         assert guest.run("ls", "/run/here", check=False).code != 0
     assert lab.name not in namespaces() and not lab.directory.exists()
     assert not [path for path in names.guest_directories() if names.lab_of(path.name) == lab.name]
+
+
+@pytest.mark.interop
+def test_a_guest_that_can_not_start_says_why() -> None:
+    """The message has the end of its console, where the reason is."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Lab() as lab:
+        guest = lab.add_guest("alpha")
+        guest.address = "nowhere"
+        with pytest.raises(GuestFailed, match=r"guest alpha did not start: (?s:.*)init failed"):
+            guest.start()
+        assert not guest.runs
+
+
+@pytest.mark.interop
+def test_the_lab_for_people_runs_commands_until_it_is_interrupted() -> None:
+    """`make lab`: two guests, configured; a command line and a shell for each; SIGINT ends it, and nothing is left."""
+    if reason := why_not():
+        pytest.skip(reason)
+    lab = [sys.executable, "-m", "tests.lab"]
+    with subprocess.Popen(lab, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            line = next((line for line in process.stdout if line.startswith("Both end")), None)
+            if line is None:
+                pytest.skip("a guest can't be started here")
+            directory = Path(line.split()[-1])
+            asked = names.lab_of(directory.name)
+            for name in ("a", "b"):
+                done = ask(lab, asked, name, "drbdadm", "sh-resources")
+                assert (done.returncode, done.stdout.split()) == (0, ["r0"]), done
+            assert ask(lab, asked, "a", "false").returncode == 1
+            assert "there are: a, b" in ask(lab, asked, "c", "true").stdout
+            assert "a# a\n" in ask(lab, asked, "a", text="uname -n\nexit\n").stdout
+            process.send_signal(signal.SIGINT)
+            assert "the lab is gone" in process.stdout.read()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert asked not in namespaces() and not directory.exists()
+
+
+def ask(lab: list[str], asked: str | None, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """`python -m tests.lab run ...`"""
+    where = {**os.environ, "PYDRBD_LAB": asked or ""}
+    return subprocess.run(
+        [*lab, "run", *words], input=text, capture_output=True, text=True, cwd=ROOT, env=where, check=False
+    )
 
 
 @pytest.mark.interop
