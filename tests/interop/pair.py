@@ -38,7 +38,8 @@ def variant(*values: object) -> object:
 class Pair:
     """`first` is the one that becomes Primary. `image` is what the device must hold."""
 
-    def __init__(self, first: Node, second: Node) -> None:
+    def __init__(self, first: Node, second: Node, *, disk_bytes: int = DISK_BYTES) -> None:
+        self.disk_bytes = disk_bytes
         self.first = first
         self.second = second
         self.image = bytearray()
@@ -66,7 +67,7 @@ class Pair:
         """Fresh disks, fresh meta-data, both up; each has its own idea of the `net` section."""
         for node in self:
             os.truncate(node.disk_path, 0)
-            os.truncate(node.disk_path, DISK_BYTES)
+            os.truncate(node.disk_path, self.disk_bytes)
             self.configure(node, net if node is self.first else second_net, disk=disk)
             node.create_md()
             node.up()

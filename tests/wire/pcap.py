@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 
-CAPTURES = Path(__file__).resolve().parent.parent / "data" / "captures"
+DATA = Path(__file__).resolve().parent.parent / "data"
+CAPTURES = DATA / "captures"
+"""Two kernels."""
+
+SESSIONS = DATA / "sessions"
+"""A kernel and pydrbd: tests/interop/record.py makes them."""
 
 FILE_HEADER = Struct("<IHHIIII")
 RECORD_HEADER = Struct("<IIII")

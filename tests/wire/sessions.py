@@ -76,7 +76,7 @@ class Sides:
 
     def learn(self, sender: str, value: AnyPacket) -> None:
         if isinstance(value, Features):
-            assert sender not in self.features, "a capture with two handshakes needs a Sides for each"
+            assert sender not in self.features, "a new connection begins with new Sides"
             self.features[sender] = value
         elif isinstance(value, Protocol):
             self.protocols[sender] = value
@@ -134,6 +134,8 @@ class Session:
             yield Seen(arrival.time_us, arrival.connection, sender, reader.socket, raw, value, reader.apv, context)
             self.sides.learn(sender, value)
             if is_initial:
+                if raw.command == Packet.P_INITIAL_DATA:
+                    self.sides = Sides()  # nothing of an earlier connection holds for this one
                 kind = SocketKind.DATA if raw.command == Packet.P_INITIAL_DATA else SocketKind.META
                 reader.socket = self._kinds[arrival.connection] = kind
 
