@@ -16,6 +16,7 @@ LINK_BREAKS = (
     "(meta|data) connection shut down by peer", "sock was (shut down|reset) by peer", "short (read|sent)",
     "error receiving", "Connection reset", r"drbd_send_block\(\) failed", r"net_ee not empty, killed \d+ entries",
     "_drbd_send_page: size=", "resync aborted", "Error receiving initial packet",
+    "missed the resync finished event",  # the link broke in the moment between both nodes' ends of a resync
 )  # fmt: skip
 RETURNS = (
     *LINK_BREAKS, "recovered from activity log", "Marked additional", r"Found \d+ transactions", "crashed Primary",

@@ -44,7 +44,9 @@ def capture(need, lab_nodes, tmp_path):
             process.kill()
 
 
-@pytest.mark.parametrize("net", ["protocol C;", NET.format("no"), variant(NET.format("yes"))], ids=["usual", "digests", "digests-rle"])
+@pytest.mark.parametrize(
+    "net", ["protocol C;", NET.format("no"), variant(NET.format("yes"))], ids=["usual", "digests", "digests-rle"]
+)
 def test_wireshark_finds_no_malformed_packet(pair, seed, capture, net):
     """Connect, write, resync, verify, read through the peer, switch, disconnect: all that is said is well formed."""
     pair.allow(*WORDS, *AL_IS_APPLIED, NO_ZEROES, "had equal checksums")
