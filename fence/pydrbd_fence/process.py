@@ -20,6 +20,7 @@ __all__ = ["THREAD_STACK_BYTES", "PidFile", "become_realtime", "harden", "leave_
 THREAD_STACK_BYTES = 256 << 10
 PR_SET_NAME = 15
 MCL_CURRENT, MCL_FUTURE = 1, 2
+M_ARENA_MAX = -8
 OOM_NEVER = "-1000"
 PIDFILE_OF_SBD = "/run/sbd.pid"
 
@@ -51,6 +52,9 @@ def harden(realtime: bool) -> list[str]:
         complaints.append(f"the OOM killer may choose this process: {error.strerror}")
     if realtime:
         libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "mallopt"):
+            # Every thread would reserve 64 MiB for itself, all of it locked.
+            libc.mallopt(M_ARENA_MAX, 1)
         if libc.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
             complaints.append(f"memory is not locked: {os.strerror(ctypes.get_errno())}")
     gc.collect()

@@ -246,10 +246,13 @@ class Inquisitor:
             else:
                 self.watchdog.disarm()
         self.journal.flush(LAST_LINES_S)
+        bites = self.watchdog is None or self.watchdog.armed
         if self.watchdog is not None:
             self.watchdog.abandon()
         self.power.end(action)
         # Still here: the armed watchdog is all that is left, and nobody feeds it.
+        if self.watchdog is not None and not bites:
+            self.watchdog.arm()
         os._exit(1)
 
     def _leave(self, code: int, why: str) -> int:
@@ -270,11 +273,10 @@ def watch(settings: Settings, power: Power) -> int:
     try:
         pidfile = PidFile(settings.pidfile or PIDFILE)
         pidfile.take()
-        complaints = look_like_sbd()
+        complaints = look_like_sbd() + harden(settings.realtime)
         times = open_devices(settings, clock, time.sleep)
         if delay := start_delay_s(settings, times):
             time.sleep(delay)
-        complaints += harden(settings.realtime)
         if settings.realtime:
             complaints += leave_cpu_cgroup(settings.root_cgroup)
             complaints += become_realtime()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -55,6 +56,12 @@ class Dog:
             elif self.bytes:
                 self.closed = True
                 return
+
+    def rest(self):
+        """What was written after the first close, by a process that has ended."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._fd, 4096)
+        return b""
 
     def __repr__(self):
         return f"Dog({len(self.feeds)} feeds, {'closed' if self.closed else 'open'}, {self.bytes[-1:]})"
@@ -303,3 +310,23 @@ def test_our_pill_kills_sbds_daemon(loops, stock, short_tmp, processes, need):
     assert "msgwait is over" in sent.stdout and time.monotonic() - began >= 6
     assert watched.poll() is not None and not dog.bytes.endswith(b"V")
     disk.close()
+
+
+def test_a_crash_dump_is_not_cut_off_by_the_watchdog(alpha):
+    """It is switched off for the dump (-C 0). A dump that does not come is no way out: then it is armed again."""
+    sent = send(alpha, "beta", "alpha", "crashdump")
+    assert sent.returncode == 0, sent.stderr
+    assert alpha.ended()[0] == "crashdump"
+    alpha.process.wait(LIMIT_S)
+    wait_until(lambda: alpha.dog.closed, "the watchdog's close")
+    assert (alpha.dog.bytes + alpha.dog.rest()).endswith(b"V\0"), alpha.dog
+
+
+def test_a_time_for_the_crash_dump_leaves_the_watchdog_armed(nbd, disk, short_tmp, processes):
+    """-C 30: the watchdog bites then, if the dump hangs."""
+    node = Node(short_tmp, processes, [nbd.address], "alpha", *foreground("-C", "30"))
+    wait_until(node.is_watched, "the first feed")
+    assert send(node, "beta", "alpha", "crashdump").returncode == 0
+    node.process.wait(LIMIT_S)
+    wait_until(lambda: node.dog.closed, "the watchdog's close")
+    assert b"V" not in node.dog.bytes and node.ended()[0] == "crashdump"

@@ -6,10 +6,13 @@ import pytest
 from pydrbd_fence.device import PathDevice, open_device
 from pydrbd_fence.disk import SbdDisk
 from pydrbd_fence.errors import DeviceError, DeviceTimeout, UsageError
+from pydrbd_fence.extension import Letter
 from pydrbd_fence.nbd import NbdAddress, NbdDevice, parse_address
 from pydrbd_fence.timeouts import derive_timeouts
 
 from tests.fence.harness import DEVICE_BYTES, NbdServer
+from tests.fence.test_daemon import wait_until
+from tests.runtime.test_rendezvous import free_ports
 
 
 @pytest.mark.parametrize(
@@ -136,3 +139,55 @@ def test_a_block_device_works_in_its_own_sectors(loops, sector_bytes):
         device.write_sector(1 << 30, bytes(sector_bytes))
     device.close()
     device.close()
+
+
+@pytest.fixture
+def servers(short_tmp, processes, need):
+    """`servers(NAME)`: somebody else's small NBD server on a TCP port of loopback, over a file; (start, address)."""
+    file = short_tmp / "disk"
+    file.write_bytes(bytes(DEVICE_BYTES))
+    port = free_ports(1)[0]
+
+    def choose(name):
+        command = need(name)
+        words = {
+            "nbdkit": ["-f", "-i", "127.0.0.1", "-p", port, "-e", "sbd", "file", file],
+            "qemu-nbd": ["-b", "127.0.0.1", "-p", port, "-x", "sbd", "-e", "5", "-t", "-f", "raw", file],
+        }[name]
+        return lambda: processes.start([command, *map(str, words)]), f"nbd://127.0.0.1:{port}/sbd"
+
+    return choose
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", ["nbdkit", "qemu-nbd"])
+def test_any_small_server_on_a_third_machine_will_do(servers, name):
+    """Over TCP, for two nodes at once; gone and back like a disk, with all that was written."""
+    start, address = servers(name)
+
+    made = []
+
+    def reach():
+        try:
+            made.append(SbdDisk(open_device(address, 5)))
+        except DeviceError:
+            return None
+        return made[-1]
+
+    server = start()
+    wait_until(reach, "the server answers")
+    alpha, beta = reach(), reach()
+    alpha.create(derive_timeouts(), b"u" * 16)
+    assert alpha.allocate("alpha", 0, lambda s: None) == 0 and beta.allocate("beta", 0, lambda s: None) == 1
+    beta.write_letter(0, Letter(2, "beta"))
+    server.kill()
+    server.wait(30)
+    with pytest.raises(DeviceError):
+        alpha.read_letter(0)
+    assert reach() is None
+    start()
+    wait_until(reach, "the server answers again")
+    alpha = reach()
+    assert alpha.read_letter(0) == Letter(2, "beta") and alpha.find_slot("beta") == 1
+    for disk in made:
+        disk.close()
