@@ -103,3 +103,105 @@ uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, con
                                uint32_t count, uint64_t mask, int *first_errno);
 uint64_t pydrbd_pread_records(int fd, uint64_t base, uint8_t *buffer, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask, int *first_errno);
+
+/* --- lane.c, lane_peer.c: the way of plain writes and reads while nothing has to be decided ---
+ *
+ * Python lays down the terms, calls, and takes back what has happened; nothing else runs on the node meanwhile. A lane
+ * ends at the first thing that it was not told about, and leaves that where it lies. */
+enum {
+    PYDRBD_LANE_SLICE = 0,     /* the time given is over: others may run; call again */
+    PYDRBD_LANE_IDLE = 1,      /* nothing has come for as long as it was told to wait */
+    PYDRBD_LANE_FOREIGN = 2,   /* a buffer or a socket holds something that is not for a lane */
+    PYDRBD_LANE_DISK = 3,      /* the disk failed (groups name the members, `error` the errno) or was slow (0) */
+    PYDRBD_LANE_SPILL = 4,     /* the peer's socket took a part only: `spill_serial`, `spill_sent` */
+    PYDRBD_LANE_LOST = 5,      /* the peer's socket failed: `error` */
+
+    PYDRBD_LANE_GROUPS = 256,  /* writes that came together; a power of two */
+    PYDRBD_LANE_HEADERS_SIZE = 2560, /* of one group's packets: 64 x (16 + 24) */
+};
+
+/* A socket that does not block, and the bytes that were read from it and are not used up: buffer[start:end]. */
+struct pydrbd_stream {
+    uint8_t *buffer;
+    uint64_t size;
+    uint64_t start;
+    uint64_t end;
+    uint64_t wakeups;   /* reads that brought something */
+    uint64_t received;  /* bytes */
+    int32_t fd;
+    int32_t stuck;      /* what is at the front, or the end of the stream, is not for a lane */
+};
+
+struct pydrbd_lane_client {
+    struct pydrbd_stream in;
+    uint8_t *out;       /* replies that the socket has not taken: out[out_start:out_end] */
+    uint64_t out_size;
+    uint64_t out_start;
+    uint64_t out_end;
+    uint64_t need;      /* bytes of the request at the front, as far as is known */
+    uint64_t batches;
+    uint64_t requests;
+};
+
+/* Writes of one client that came together; block_id is serial << 6 | member. Free when nothing of it is busy. */
+struct pydrbd_lane_group {
+    uint64_t serial;
+    uint64_t epoch;     /* in which they were sent */
+    uint64_t busy;      /* members that the peer has not acknowledged */
+    uint64_t failed;    /* members that our disk does not have */
+    uint32_t client;
+    uint32_t count;
+    struct pydrbd_record records[64]; /* PYDRBD_BATCH_MAX */
+};
+
+struct pydrbd_lane {
+    struct pydrbd_stream meta;            /* the peer's acknowledgements */
+    struct pydrbd_lane_client *clients;
+    struct pydrbd_lane_group *groups;     /* PYDRBD_LANE_GROUPS of them: serial s is at s % PYDRBD_LANE_GROUPS */
+    struct pydrbd_record *log;            /* what was written in this epoch */
+    const uint8_t *hot;                   /* a bit for each 4 MiB extent: may be written; NULL: all may */
+    uint8_t *touched;                     /* likewise: has been */
+    uint64_t base;                        /* of the data area on the disk */
+    uint64_t capacity;                    /* bytes of the device */
+    uint64_t oldest_serial;               /* what is older is free */
+    uint64_t next_serial;
+    uint64_t epoch;
+    uint64_t written;                     /* bytes */
+    uint64_t read;                        /* bytes */
+    uint64_t spill_serial;
+    uint64_t spill_sent;                  /* bytes of its packets that the socket has taken */
+    uint32_t client_count;
+    uint32_t log_count;
+    uint32_t log_room;
+    uint32_t next_seq;
+    uint32_t length_max;                  /* of one write or read */
+    uint32_t slow_us;                     /* a disk that takes longer for one group is slow */
+    int32_t disk_fd;
+    int32_t data_fd;                      /* to the peer */
+    int32_t error;
+    uint16_t volume;
+    uint8_t headers[2560];                /* PYDRBD_LANE_HEADERS_SIZE */
+};
+int pydrbd_lane_run(struct pydrbd_lane *lane, uint32_t slice_us, uint32_t idle_us);
+uint64_t pydrbd_lane_in_flight(const struct pydrbd_lane *lane);
+
+struct pydrbd_lane_peer {
+    struct pydrbd_stream data;            /* the peer's writes */
+    uint8_t *out;                         /* acknowledgements that the socket has not taken: out[out_start:out_end] */
+    uint64_t out_size;
+    uint64_t out_start;
+    uint64_t out_end;
+    uint64_t base;
+    uint64_t capacity;
+    uint64_t written;                     /* bytes */
+    uint64_t packets;                     /* writes that were carried out */
+    uint32_t next_seq;
+    uint32_t payload_max;
+    uint32_t dp_flags;                    /* what a write must say to be for a lane */
+    uint32_t slow_us;
+    int32_t disk_fd;
+    int32_t meta_fd;
+    int32_t error;
+    uint16_t volume;
+};
+int pydrbd_lane_peer_run(struct pydrbd_lane_peer *lane, uint32_t slice_us, uint32_t idle_us);

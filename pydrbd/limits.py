@@ -40,6 +40,11 @@ __all__ = [
     "HELPER_LINES_MAX",
     "HELPER_LINE_BYTES_MAX",
     "HELPER_TIMEOUT_S",
+    "LANE_CLIENTS_MAX",
+    "LANE_FOLD_S",
+    "LANE_IDLE_US",
+    "LANE_REPLY_BYTES",
+    "LANE_SLICE_US",
     "LAZY_FLUSH_S",
     "LINK_LINGER_S",
     "LINK_RETRY_S",
@@ -129,6 +134,21 @@ DISK_INLINE_PAUSE_S: Final = 0.02
 
 BARRIER_IDLE_S: Final = 0.05
 """An idle sender closes its epoch with a barrier after this long."""
+
+LANE_SLICE_US: Final = 5000
+"""A lane runs for so long before everybody else on the node gets a turn."""
+
+LANE_IDLE_US: Final = 1000
+"""A lane that nobody wants anything of for so long ends."""
+
+LANE_FOLD_S: Final = 0.05
+"""What a lane has done is worked in by the core at least this often, and its epoch closed."""
+
+LANE_CLIENTS_MAX: Final = 64
+"""Clients that one lane serves; the others are served without it."""
+
+LANE_REPLY_BYTES: Final = MIB + 64 * KIB
+"""Replies of a lane that one client has not read; beyond it the client is not served."""
 
 BAD_DISK_MARK_S: Final = 5.0
 """A disk that had an error is marked as bad before it is closed, unless that takes it longer than this."""

@@ -36,7 +36,7 @@ from pydrbd.wire.packet_numbers import DpFlag, WireProtocol
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
-    from pydrbd.core.writes import WriteBatch
+    from pydrbd.core.write_batch import WriteBatch
 
 __all__ = ["EarlyAnswers"]
 

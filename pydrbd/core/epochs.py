@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydrbd.errors import PeerProtocolError
+from pydrbd.native import LaneLog
 
 if TYPE_CHECKING:
-    from pydrbd.core.writes import WriteBatch
+    from pydrbd.core.write_batch import WriteBatch
 
 __all__ = ["Epoch", "TransferLog"]
 
@@ -40,6 +41,8 @@ class Epoch:
     barrier_at: float = 0.0
     urgent: bool = False
     acked: bool = False
+    lane: LaneLog | None = None
+    """What lanes have written in it, the places only: their requests are not kept as batches."""
 
 
 class TransferLog:
@@ -75,10 +78,47 @@ class TransferLog:
             self.close_current()
         return epoch
 
+    # --- what lanes have written ---
+
+    def lane_log(self) -> tuple[LaneLog, int]:
+        """Where a lane notes its writes of the current epoch, and how many more that may take."""
+        epoch = self._epochs[-1]
+        room = self._max_epoch_size - epoch.request_count
+        if epoch.lane is None:
+            epoch.lane = LaneLog(room)
+        return epoch.lane, min(room, epoch.lane.room - epoch.lane.count)
+
+    def add_lane(self, count: int) -> None:
+        """A lane has sent so many writes in the current epoch, and noted their places."""
+        epoch = self._epochs[-1]
+        assert epoch.lane is not None
+        epoch.lane.count += count
+        epoch.request_count += count
+        epoch.sent_count += count
+        if epoch.request_count >= self._max_epoch_size:
+            self.close_current()
+
+    def close_lane(self) -> None:
+        """End the current epoch if lanes have written in it."""
+        if self._lane_is_open:
+            self.close_current()
+
+    @property
+    def _lane_is_open(self) -> bool:
+        lane = self._epochs[-1].lane
+        return lane is not None and lane.count > 0
+
+    def find(self, number: int) -> Epoch:
+        """An epoch that is not released."""
+        for epoch in reversed(self._epochs):
+            if epoch.number == number:
+                return epoch
+        raise AssertionError(f"epoch {number} has been released with a write under way")
+
     def close_current(self) -> None:
         """End the current epoch; nothing happens if it holds no write."""
         epoch = self._epochs[-1]
-        if epoch.batches:
+        if epoch.request_count:
             epoch.closed = True
             self._epochs.append(Epoch(epoch.number + 1))
 
@@ -113,6 +153,8 @@ class TransferLog:
     @property
     def barrier_due(self) -> bool:
         """Whether an idle sender owes a barrier."""
+        if self._lane_is_open:
+            return True
         if len(self._epochs) < 2:
             return False
         last = self._epochs[-2]
@@ -157,6 +199,11 @@ class TransferLog:
         write.epoch.open_batches -= 1
         assert write.epoch.open_batches >= 0
         self.release()
+
+    def unacked_lanes(self) -> list[LaneLog]:
+        """What lanes have sent, and the peer has not confirmed."""
+        unacked = (epoch for epoch in self._epochs if epoch.sent_count and not epoch.acked)
+        return [epoch.lane for epoch in unacked if epoch.lane is not None]
 
     def lose_peer(self) -> list[WriteBatch]:
         """The peer is gone: what it may lack. Those epochs wait for it no longer."""

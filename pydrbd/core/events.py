@@ -18,8 +18,11 @@ __all__ = [
     "DiskOpened",
     "Done",
     "Event",
+    "LaneEnded",
+    "LaneWrites",
     "LinkDown",
     "LinkUp",
+    "PeerLaneEnded",
     "Received",
     "SessionClosed",
     "SessionOpened",
@@ -118,6 +121,41 @@ class Command:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LaneWrites:
+    """Writes of one client that a lane leaves under way: `busy` awaits the peer, `failed` is not on our disk."""
+
+    serial: int
+    epoch: int
+    session: Any
+    batch: Batch
+    busy: int
+    failed: int
+
+
+@dataclass(slots=True, eq=False)
+class LaneEnded:
+    """What a Primary's lane has done since it began. `touched`: the 4 MiB extents that it has written to."""
+
+    volume: int
+    next_serial: int
+    write_count: int
+    written_bytes: int
+    read_bytes: int
+    touched: list[int]
+    groups: list[LaneWrites]
+    errno: int
+
+
+@dataclass(slots=True, eq=False)
+class PeerLaneEnded:
+    """What a Secondary's lane has written and acknowledged since it began."""
+
+    volume: int
+    write_count: int
+    written_bytes: int
+
+
 @dataclass(slots=True, eq=False)
 class Tick:
     """A deadline of `Node.next_deadline` has passed."""
@@ -134,6 +172,8 @@ Event = (
     | Done
     | DiskOpened
     | DiskNotOpened
+    | LaneEnded
+    | PeerLaneEnded
     | Command
     | Tick
 )

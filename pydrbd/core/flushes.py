@@ -41,6 +41,10 @@ class Flushes:
         self._node = node
         self._waiting: list[_Flush] = []
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
     def submit(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         """Flush both disks for one client."""
         node = self._node

@@ -56,6 +56,11 @@ class LogGate:
     def busy(self) -> bool:
         return bool(self._waiting or self._frozen)
 
+    @property
+    def working(self) -> bool:
+        """Whether anything waits here, or a transaction is under way."""
+        return bool(self._waiting or self._frozen or self._logging)
+
     def enter(self, volume: Volume, batch: Batch, mask: int, go: _Go, *, marked: bool = False) -> None:
         """Let members through, in parts perhaps, now or later.
 

@@ -6,6 +6,7 @@ a `Tick` if nothing happens. No clock, no socket, no file: time and chance come 
     client batch -> writes.py, reads.py, flushes.py        peer's packets -> the table below
     operator     -> operator.py                            link up, down  -> link_events.py
     states       -> changes.py (the funnel)                disk events    -> disk_events.py
+    what a lane has done -> lane.py
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from pydrbd.core.events import (
     DiskOpened,
     Done,
     Event,
+    LaneEnded,
     LinkDown,
     LinkUp,
+    PeerLaneEnded,
     Received,
     SessionClosed,
     SessionOpened,
@@ -42,6 +45,7 @@ from pydrbd.core.fencing import Fence
 from pydrbd.core.flushes import Flushes
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.helpers import Helpers
+from pydrbd.core.lane import Lanes
 from pydrbd.core.link_events import LinkEvents
 from pydrbd.core.log_gate import LogGate
 from pydrbd.core.new_uuid import NewUuids
@@ -108,17 +112,15 @@ class Node:
         self.peer_writes = PeerWrites(self)
         self.peers = PeerStates(self)
         self.bitmaps = BitmapExchange(self)
-        self.resync = Resync(self)
-        self.resync_source = ResyncSource(self)
+        self.resync, self.resync_source = Resync(self), ResyncSource(self)
         self.new_uuids = NewUuids(self)
         self.resizes = Resizes(self)
-        self.digests = Digests(self)
-        self.csums = Csums(self)
+        self.digests, self.csums = Digests(self), Csums(self)
         self.verify = Verify(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)
         self.disks = DiskEvents(self)
-        self.packets = PacketsIn(self)
+        self.packets, self.lanes = PacketsIn(self), Lanes(self)
         self.apv = 80
         self.header_format = 80
         self.header_bytes = 8
@@ -141,6 +143,8 @@ class Node:
             LinkUp: self.links.on_up,
             LinkDown: self.links.on_down,
             Silence: self._on_silence,
+            LaneEnded: self.lanes.on_ended,
+            PeerLaneEnded: self.lanes.on_peer_ended,
             DiskOpened: self.disks.on_opened,
             DiskNotOpened: self.disks.on_not_opened,
             Command: self.operator.on_command,
@@ -177,6 +181,7 @@ class Node:
     def _on_tick(self, _event: Tick) -> None:
         if self._barrier_deadline is not None and self.now >= self._barrier_deadline:
             self._barrier_deadline = None
+            self.log.close_lane()
             self.send_barriers()
         self.peer_writes.flush_due(self.now)
         self.links.check_ko()

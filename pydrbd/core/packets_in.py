@@ -14,7 +14,7 @@ from pydrbd.core.effects import Send, Socket
 from pydrbd.core.events import Received
 from pydrbd.core.states import ConnState
 from pydrbd.core.volume import Volume
-from pydrbd.core.writes import WriteBatch
+from pydrbd.core.write_batch import WriteBatch
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES

@@ -84,6 +84,18 @@ class PeerWrites:
         """
         return self.busy_bytes > 0 and self.busy_bytes + self.waiting_bytes >= PEER_BACKLOG_BYTES_MAX
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way here, and nobody waits for a flush."""
+        return not (self._flushing or self._hurried or self._gave_up or self.busy)
+
+    def add_lane(self, volume: Volume, count: int) -> None:
+        """A lane has written and acknowledged so many writes of the peer's epoch."""
+        epoch = self._epochs[-1]
+        epoch.received_count += count
+        if count and epoch.disks.setdefault(volume.vnr, volume.disk) is not volume.disk:
+            epoch.disks[volume.vnr] = None
+
     def reset(self) -> None:
         """The connection is gone: finish what was received, say nothing, forget the epochs (WIRE 16.2)."""
         self._generation += 1

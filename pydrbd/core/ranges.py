@@ -55,6 +55,13 @@ class Ranges:
             start(hold, free)
         return hold
 
+    def hold(self, batch: Batch, mask: int) -> Hold:
+        """Hold members that nobody else can hold or await: a lane has seen to that."""
+        hold = Hold(batch, 0, _never)
+        hold.mask = mask
+        self._holds[hold] = None
+        return hold
+
     def busy(self, batch: Batch, mask: int) -> int:
         """Those members whose ranges somebody holds or awaits."""
         found = 0
@@ -89,3 +96,7 @@ class Ranges:
                     hold.mask |= free
                     hold.start(hold, free)
             before.append(hold)
+
+
+def _never(_hold: Hold, _members: int) -> None:
+    raise AssertionError("what is held already can't start")

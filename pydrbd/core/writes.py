@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pydrbd import native
 from pydrbd.core.early_answers import EarlyAnswers
 from pydrbd.core.effects import DiskDiscard, DiskWrite, DiskZero, Effect, Part, Send, Socket
-from pydrbd.core.epochs import Epoch
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import DiskState
-from pydrbd.core.volume import Volume
+from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.core.write_batch import MEMBER_BITS, WriteBatch
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
 from pydrbd.wire import nbd
@@ -27,73 +27,13 @@ from pydrbd.wire.packet_numbers import DpFlag, Packet
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["WriteBatch", "Writes"]
+__all__ = ["Writes"]
 
 _EIO = int(nbd.NbdError.EIO)
 _ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
 _NO_DATA = bytearray(1)
 _COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
-_MEMBER_BITS = 6
-_MEMBER_MASK = (1 << _MEMBER_BITS) - 1
-
-
-class WriteBatch:
-    """Members of one client's batch that were submitted together; each mask holds members.
-
-    `peer_busy` can't be answered yet for the peer's sake. `receive_due` and `write_due` await P_RECV_ACK, P_WRITE_ACK.
-    `unconfirmed` (protocols A and B) are those that the peer has not said to have written. `durable` are FUA writes.
-    """
-
-    __slots__ = (
-        "batch",
-        "counted_bytes",
-        "durable",
-        "epoch",
-        "hold",
-        "in_sync",
-        "local_busy",
-        "local_failed",
-        "mask",
-        "peer_busy",
-        "peer_failed",
-        "receive_due",
-        "released",
-        "replied",
-        "sent",
-        "serial",
-        "session",
-        "started",
-        "unconfirmed",
-        "volume",
-        "write_due",
-    )
-
-    def __init__(self, serial: int, volume: Volume, session: Any, batch: Batch, mask: int, hold: Hold | None) -> None:
-        self.serial = serial
-        self.volume = volume
-        self.session = session
-        self.batch = batch
-        self.mask = mask
-        self.hold = hold
-        self.local_busy = 0
-        self.local_failed = 0
-        self.peer_busy = 0
-        self.peer_failed = 0
-        self.in_sync = 0
-        self.sent = 0
-        self.replied = 0
-        self.released = 0
-        self.receive_due = 0
-        self.write_due = 0
-        self.unconfirmed = 0
-        self.durable = 0
-        self.counted_bytes = 0
-        self.started = 0.0
-        self.epoch: Epoch
-
-    @property
-    def first_id(self) -> int:
-        return self.serial << _MEMBER_BITS
+_MEMBER_MASK = (1 << MEMBER_BITS) - 1
 
 
 class Writes:
@@ -101,7 +41,7 @@ class Writes:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._serial = 0
+        self.next_serial = 1
         self._in_flight: dict[int, WriteBatch] = {}
         self._waiting_count = 0
         self.refusing = False
@@ -141,10 +81,10 @@ class Writes:
             node.reply(volume, session, batch, mask, _ESHUTDOWN)
             volume.ranges.release(hold, mask)
             return
-        self._serial += 1
-        write = WriteBatch(self._serial, volume, session, batch, mask, hold)
+        write = WriteBatch(self.next_serial, volume, session, batch, mask, hold)
         write.started = node.now
-        self._in_flight[self._serial] = write
+        self._in_flight[write.serial] = write
+        self.next_serial += 1
         send = volume.replicates
         write.epoch = node.log.current
         barriers = node.barrier_parts() if send else []
@@ -223,15 +163,58 @@ class Writes:
 
         def done(failed: int, errno: int) -> None:
             write.local_busy &= ~members
-            failed &= members
-            if failed:
-                write.local_failed |= failed
-                if write.volume.disk is not None:
-                    write.volume.disk.bitmap.set_records(write.batch, failed)
-                    self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})")
+            if failed & members:
+                self.fail_locally(write, disk, failed & members, errno)
             self._progress(write)
 
         return done
+
+    def fail_locally(self, write: WriteBatch, disk: LocalDisk | None, members: int, errno: int) -> None:
+        """These are not on our disk, and what else has come to it is in doubt."""
+        write.local_failed |= members
+        if write.volume.disk is not None:
+            write.volume.disk.bitmap.set_records(write.batch, members)
+            self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})")
+
+    # --- lanes ---
+
+    def may_be_lent(self, volume: Volume, serials_max: int) -> bool:
+        """Whether all that is under way waits for nothing but plain acknowledgements of the peer."""
+        if self._waiting_count:
+            return False
+        for write in self._in_flight.values():
+            plain = (
+                write.volume is volume
+                and getattr(write.session, "may_lend", False)
+                and write.mask == write.sent
+                and write.peer_busy == write.write_due == write.mask & ~write.released
+                and write.replied == write.released
+                and not (write.local_busy or write.local_failed or write.peer_failed or write.in_sync)
+                and self.next_serial - write.serial < serials_max
+            )
+            if not plain:
+                return False
+        return True
+
+    def sessions(self) -> set[Any]:
+        """Whose writes are under way."""
+        return {write.session for write in self._in_flight.values()}
+
+    def lend(self) -> list[WriteBatch]:
+        """Give away all that is under way: their epochs are not released before they are back."""
+        lent, self._in_flight = list(self._in_flight.values()), {}
+        for write in lent:
+            write.epoch.open_batches -= 1
+            if write.hold is not None:
+                write.volume.ranges.release(write.hold, write.peer_busy)
+        return lent
+
+    def take_back(self, write: WriteBatch) -> None:
+        """A write that a lane leaves under way."""
+        write.started = self._node.now
+        write.hold = write.volume.ranges.hold(write.batch, write.mask)
+        write.epoch.open_batches += 1
+        self._in_flight[write.serial] = write
 
     # --- the peer's acknowledgements ---
 
@@ -240,7 +223,7 @@ class Writes:
 
         Raises PeerProtocolError, or KeyError for a P_NEG_ACK that comes when the write has been done with.
         """
-        write = self._in_flight.get(block_id >> _MEMBER_BITS)
+        write = self._in_flight.get(block_id >> MEMBER_BITS)
         member = 1 << (block_id & _MEMBER_MASK)
         if not good:
             if write is None or not write.sent & member:
@@ -312,7 +295,7 @@ class Writes:
         node = self._node
         write.replied |= done
         failed = done & ~self._good_members(write)
-        if write.epoch is node.log.current:
+        if write.epoch is node.log.current and write.epoch.lane is None:
             node.log.close_current()
         if write.session is not None:
             node.reply(write.volume, write.session, write.batch, done & ~failed, 0)
@@ -370,12 +353,14 @@ class Writes:
         self.early.lose_peer()
         for write in self._in_flight.values():
             write.in_sync = 0
+        lanes = self._node.log.unacked_lanes()
         for write in self._node.log.lose_peer():
             self.early.on_unconfirmed(write)
             if write.replied & write.sent:
                 self._node.flushes.on_unconfirmed(write.volume)
             if write.volume.disk is not None:
                 write.volume.disk.bitmap.set_records(write.batch, write.sent)
+        self._node.lanes.lose_peer(lanes)
 
     def finish_without_peer(self) -> None:
         """Answer what waited for the peer alone (after the new generation was put behind a fence)."""

@@ -85,6 +85,7 @@ class ActivityLog:
         "_context_start",
         "_eviction_count",
         "_free",
+        "_hot",
         "_labels",
         "_last_use",
         "_pending",
@@ -110,6 +111,7 @@ class ActivityLog:
         self._slot_of: dict[int, int] = {}
         # extent -> epoch of its last use, least recently used first
         self._last_use: OrderedDict[int, int] = OrderedDict()
+        self._hot = bytearray()
         self._pending: Plan | None = None
         self._transaction_count = 0
         self._eviction_count = 0
@@ -156,6 +158,7 @@ class ActivityLog:
         )
         for extent in evicted:
             del self._last_use[extent]
+            self._hot[extent >> 3] &= ~(1 << (extent & 7))
         self._pending = plan
         return plan
 
@@ -169,6 +172,7 @@ class ActivityLog:
             LABEL.pack_into(self._labels, slot * LABEL.size, extent)
             self._slot_of[extent] = slot
             self._last_use[extent] = plan.released_epoch + 1
+            self._heat(extent)
         del self._free[len(self._free) - (len(plan.added) - len(plan.evicted)) :]
         self._turn()
         self._transaction_count += 1
@@ -203,6 +207,21 @@ class ActivityLog:
         for extent, epoch in reversed(tuple(zip(plan.evicted, plan.evicted_uses, strict=True))):
             self._last_use[extent] = epoch
             self._last_use.move_to_end(extent, last=False)
+            self._heat(extent)
+
+    def _heat(self, extent: int) -> None:
+        self._grow(extent + 1)
+        self._hot[extent >> 3] |= 1 << (extent & 7)
+
+    def _grow(self, extent_count: int) -> None:
+        missing = -(-extent_count // 8) - len(self._hot)
+        if missing > 0:
+            self._hot.extend(bytes(missing))
+
+    def hot_map(self, extent_count: int) -> bytearray:
+        """The hot extents as bits, for at least so many extents: the log's own, to look at until the next `plan`."""
+        self._grow(extent_count)
+        return self._hot
 
     def hot_extents(self) -> frozenset[int]:
         """The extents that a write may go to without a transaction."""

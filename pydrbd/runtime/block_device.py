@@ -118,6 +118,11 @@ class FileDevice:
         self._flushes_finished = 0
         self._flush_errno = 0
 
+    @property
+    def lane_fd(self) -> int | None:
+        """For who reads and writes through the page cache without asking (a lane); None with direct I/O."""
+        return None if self.is_direct or self._fd < 0 else self._fd
+
     def read_at(self, offset_bytes: int, length: int) -> bytes:
         """Exactly `length` bytes; raises DiskIOError."""
         self._check_range(offset_bytes, length)

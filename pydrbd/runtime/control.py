@@ -179,6 +179,7 @@ class ControlServer:
 
     def _status(self) -> dict[str, Any]:
         service = self._service
+        service.lane.end()
         nbd = service.nbd.statistics()
         return {
             **snapshot(service.node),

@@ -98,6 +98,20 @@ class Disk:
         """Whether every operation fails from now on: after a failed flush, `fail`, or `stop`."""
         return self._failed_errno != 0
 
+    def lane_place(self) -> tuple[int, int] | None:
+        """The descriptor that a lane may write to and read from by itself, and where the data area starts; or None."""
+        descriptor = None if self._failed_errno or self._is_direct else getattr(self.device, "lane_fd", None)
+        if descriptor is None or self._clock() < self._inline_from:
+            return None
+        return descriptor, self._base_bytes
+
+    def lane_ended(self, bytes_written: int, bytes_read: int, *, slow: bool) -> None:
+        """Count what a lane has done; one that has met a slow disk is not let on it again for a while."""
+        self._bytes_written += bytes_written
+        self._bytes_read += bytes_read
+        if slow:
+            self._pause_inline(self._clock())
+
     def has_room(self) -> bool:
         """Whether another operation may be submitted; if not, wait for one to be done first."""
         return len(self._waiting) < DISK_QUEUE_OPS_MAX
@@ -199,14 +213,17 @@ class Disk:
         op.failed_mask, op.errno = self._execute(op, op.mask)
         ended = self._clock()
         if ended - begun > DISK_INLINE_SLOW_S:
-            # One slow copy may only mean that another program had the processor; a disk that throttles stays slow.
-            self._inline_from = ended + self._inline_pause_s
-            self._inline_pause_s = min(2 * self._inline_pause_s, DISK_INLINE_PAUSE_MAX_S)
-            self._inline_pauses += 1
+            self._pause_inline(ended)
         else:
             self._inline_pause_s = DISK_INLINE_PAUSE_S
         self._inline_ops += 1
         self._failed_ops += op.failed_mask != 0
+
+    def _pause_inline(self, now: float) -> None:
+        """One slow copy may only mean that another program had the processor; a disk that throttles stays slow."""
+        self._inline_from = now + self._inline_pause_s
+        self._inline_pause_s = min(2 * self._inline_pause_s, DISK_INLINE_PAUSE_MAX_S)
+        self._inline_pauses += 1
 
     def _parts(self, op: DiskOp) -> list[int]:
         if self._is_direct and isinstance(op, BatchOp):

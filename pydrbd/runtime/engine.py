@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydrbd.native import Batch
+from pydrbd.native import Batch, LaneStream
 from pydrbd.wire.nbd import ExportInfo, ExportUnavailable
 
-__all__ = ["Client", "Engine", "ExportInfo", "ExportUnavailable", "ReplyPart", "Session"]
+__all__ = ["Client", "Engine", "ExportInfo", "ExportUnavailable", "LaneDoor", "ReplyPart", "Session"]
 
 ReplyPart = bytes | bytearray | memoryview
 
@@ -41,10 +41,54 @@ class Client(Protocol):
         ...
 
 
+    @property
+    def fits_lane(self) -> bool:
+        """Whether a lane may take this connection over now (runtime/lane.py)."""
+        ...
+
+    def lend(self, batch: Batch) -> None:
+        """A batch is carried on by a lane: it counts as done."""
+        ...
+
+    def take_back(self, batch: Batch) -> None:
+        """A batch without payload that a lane leaves under way: `done` will be called for it."""
+        ...
+
+    def lane_enter(self) -> tuple[LaneStream, bytearray]:
+        """Give the socket to a lane, with memory for replies; not touched until `lane_leave`."""
+        ...
+
+    def lane_leave(self, stream: LaneStream) -> None:
+        """Take the socket back: what the lane has used up, and what of its replies is still to be sent."""
+        ...
+
+    def lane_left(self) -> None:
+        """Submit what a lane has left in the buffer."""
+        ...
+
+
+class LaneDoor(Protocol):
+    """What serves requests without the engine, while it can (runtime/lane.py)."""
+
+    @property
+    def engaged(self) -> bool:
+        """Whether it has all sockets now: leave the buffers alone."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Wait until it has not."""
+        ...
+
+    async def run(self, who: object) -> bool:
+        """Let it serve, after a session's socket has become readable; False: it has read nothing from that."""
+        ...
+
+
 class Session(Protocol):
     """One client's open export."""
 
     info: ExportInfo
+    lane: LaneDoor | None
 
     def submit(self, batch: Batch) -> None:
         """Carry out a batch of requests; answers go through `Client.send`, in any order, now or later.

@@ -13,8 +13,8 @@ from pydrbd.core.effects import Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
 from pydrbd.core.states import DiskState, Role
 from pydrbd.core.volume import Volume
-from pydrbd.native import Batch
-from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable
+from pydrbd.native import Batch, LaneStream
+from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable, LaneDoor
 from pydrbd.wire.nbd import ReplyType
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class ClientSession:
         self._parts: list[bytes | bytearray | memoryview] = []
         self._done: list[Batch] = []
         self._open = True
+        self.lane: LaneDoor | None = service.lane
 
     def submit(self, batch: Batch) -> None:
         """A wake-up's requests."""
@@ -115,6 +116,46 @@ class ClientSession:
             done, self._done = self._done, []
             for batch in done:
                 self._client.done(batch)
+
+    # --- lanes (runtime/lane.py) ---
+
+    @property
+    def may_lend(self) -> bool:
+        """Whether a lane may carry on with what is under way for this client (core/lane.py)."""
+        return self._open
+
+    @property
+    def fits_lane(self) -> bool:
+        """Whether a lane may serve this client."""
+        return self._open and self._client.fits_lane
+
+    def lend(self, batch: Batch, mask: int) -> None:
+        """A lane carries on with these requests of a batch; others of it may be lent by themselves."""
+        left = self._unanswered[batch] & ~mask
+        assert self._unanswered[batch] & mask == mask, "a request was lent that is answered already"
+        if left:
+            self._unanswered[batch] = left
+        else:
+            del self._unanswered[batch]
+            self._client.lend(batch)
+
+    def take_back(self, batch: Batch, mask: int) -> None:
+        """A lane leaves these requests under way."""
+        if self._open:
+            self._unanswered[batch] = mask
+            self._client.take_back(batch)
+
+    def lane_enter(self) -> tuple[LaneStream, bytearray]:
+        """The client's socket, and room for replies."""
+        return self._client.lane_enter()
+
+    def lane_leave(self, stream: LaneStream) -> None:
+        """A lane has ended: how far it has come with the client's socket."""
+        self._client.lane_leave(stream)
+
+    def lane_left(self) -> None:
+        """Take on what a lane has left in the client's buffer."""
+        self._client.lane_left()
 
     def close(self) -> None:
         """The client is gone."""

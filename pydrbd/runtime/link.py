@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
@@ -29,11 +31,13 @@ from pydrbd.limits import (
     LINK_RETRY_S,
     RECEIVE_BUFFER_BYTES,
 )
+from pydrbd.native import LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
+from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
 
-__all__ = ["Link", "Owner"]
+__all__ = ["Link", "LinkDoor", "Owner"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +49,17 @@ class Owner(Protocol):
     """What the link needs of the service."""
 
     node: Node
+    lane: Lane
 
     def feed(self, event: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDoor:
+    """The link as a lane takes it over: the socket that it reads, and the descriptor of the one that it writes."""
+
+    stream: LaneStream
+    other_fd: int
 
 
 class _End(Exception):
@@ -75,8 +88,10 @@ class Link:
         self._end: _End | None = None
         self._pending: tuple[list[object], list[object]] = ([], [])
         self._lingering = False
-        self._data_heard = 0.0
-        self._meta_heard = 0.0
+        self._sockets: dict[Socket, socket.socket] = {}
+        self._buffers: dict[Socket, ReceiveBuffer] = {}
+        self._need = dict.fromkeys(Socket, _HEADER_BYTES)
+        self._heard = dict.fromkeys(Socket, 0.0)
         self._hold_reading: trio.Event | None = None
         self._progress = trio.Event()
         self._agreed = trio.Event()
@@ -115,6 +130,47 @@ class Link:
         if self._hold_reading is not None and not self._owner.node.peer_writes.behind:
             self._hold_reading.set()
 
+    # --- lanes (runtime/lane.py) ---
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the sockets have taken all that there was to send."""
+        senders = self._senders or ()
+        return not any(self._pending) and not any(sender.queued_bytes for sender in senders)
+
+    def lane_enter(self, reads: Socket) -> LinkDoor | None:
+        """Give both sockets to a lane that reads this one and writes the other; None if that can't be now."""
+        ready = (
+            self._senders is not None
+            and self._end is None
+            and self._agreed.is_set()
+            and not self._owner.node.links.handshaking
+            and self.is_idle
+        )
+        if not ready:
+            return None
+        buffer, other = self._buffers[reads], Socket.META if reads is Socket.DATA else Socket.DATA
+        stream = LaneStream(self._sockets[reads].fileno(), buffer.memory, buffer.start, buffer.end)
+        return LinkDoor(stream, self._sockets[other].fileno())
+
+    def lane_leave(self, reads: Socket, stream: LaneStream, *, packets: int) -> None:
+        """Take the sockets back."""
+        buffer = self._buffers[reads]
+        buffer.start, buffer.end = stream.start, stream.end
+        self.wakeups += stream.wakeups
+        self.packets += packets
+        if stream.received_bytes:
+            self._heard[reads] = trio.current_time()
+
+    def lane_left(self, reads: Socket) -> None:
+        """Work in the packets that a lane has left in the buffer."""
+        if self._senders is not None and self._end is None:
+            self._need[reads] = self._split(reads)
+
+    def lost(self, errno: int) -> None:
+        """A lane found that a socket has failed."""
+        self._on_lost(OSError(errno, os.strerror(errno)))
+
     # --- the loop ---
 
     async def run(self) -> None:
@@ -151,15 +207,18 @@ class Link:
             ReplySender(meta, self._on_progress, self._on_lost),
         )
         self._agreed = trio.Event()
-        self._data_heard = self._meta_heard = trio.current_time()
+        self._sockets = {Socket.DATA: data, Socket.META: meta}
+        self._buffers = {which: ReceiveBuffer() for which in Socket}
+        self._need = dict.fromkeys(Socket, _HEADER_BYTES)
+        self._heard = dict.fromkeys(Socket, trio.current_time())
         try:
             with trio.CancelScope() as self._scope:
                 self._feed(LinkUp(pair.resolve_conflicts, self._draw_bytes(_CHALLENGE_BYTES)))
                 async with trio.open_nursery() as nursery:
                     for sender in self._senders:
                         nursery.start_soon(sender.run)
-                    nursery.start_soon(self._read, data, Socket.DATA)
-                    nursery.start_soon(self._read, meta, Socket.META)
+                    for which in Socket:
+                        nursery.start_soon(self._read, self._sockets[which], which)
                     nursery.start_soon(self._watch)
             self.flush()
             if self._lingering:
@@ -211,18 +270,23 @@ class Link:
     # --- reading ---
 
     async def _read(self, sock: socket.socket, which: Socket) -> None:
-        buffer = ReceiveBuffer()
-        need = _HEADER_BYTES
+        buffer, lane = self._buffers[which], self._owner.lane
         if which is Socket.META:
             # A peer that is done with the handshake pings at once, in a format that we may not have read of yet.
             await self._agreed.wait()
         while True:
+            if lane.reads(which):
+                await lane.wait_ended()
+                continue
             if which is Socket.DATA and self._owner.node.peer_writes.behind:
                 self._hold_reading = trio.Event()
                 await self._hold_reading.wait()
                 self._hold_reading = None
-            buffer.make_room(need)
             await trio.lowlevel.wait_readable(sock)
+            if lane.reads(which) or (not lane.engaged and await lane.run(which)):
+                continue
+            lane.end()
+            buffer.make_room(self._need[which])
             try:
                 count = sock.recv_into(buffer.room())
             except BlockingIOError:
@@ -235,16 +299,12 @@ class Link:
                 return
             buffer.end += count
             self.wakeups += 1
-            now = trio.current_time()
-            if which is Socket.DATA:
-                self._data_heard = now
-            else:
-                self._meta_heard = now
-            need = self._split(buffer, which)
+            self._heard[which] = trio.current_time()
+            self._need[which] = self._split(which)
 
-    def _split(self, buffer: ReceiveBuffer, which: Socket) -> int:
+    def _split(self, which: Socket) -> int:
         """Hand over every whole packet; how many bytes the next one needs in all."""
-        node = self._owner.node
+        node, buffer = self._owner.node, self._buffers[which]
         while buffer.start != buffer.end and self._end is None:
             room = 1 if node.links.handshaking else BATCH_RECORDS_MAX
             try:
@@ -276,7 +336,7 @@ class Link:
         """Ask for a sign of life after a silence; without one the link is dead."""
         times = self._times
         while True:
-            heard = max(self._meta_heard, self._data_heard)
+            heard = max(self._heard.values())
             now = trio.current_time()
             node = self._owner.node
             handshaking = node.links.handshaking or not node.established
@@ -290,7 +350,7 @@ class Link:
                 return
             self._feed(Silence())
             await trio.sleep(times.ping_timeout_s)
-            if max(self._meta_heard, self._data_heard) <= heard:
+            if max(self._heard.values()) <= heard:
                 self._finish(_End(ConnState.NetworkFailure, "PingAck did not arrive in time"))
                 return
 

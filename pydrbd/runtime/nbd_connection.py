@@ -11,17 +11,18 @@ whatever its size. Nothing here waits for one client on behalf of another.
 from __future__ import annotations
 
 import logging
+import mmap
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import trio
 
 from pydrbd import native
 from pydrbd.errors import ClientProtocolError
-from pydrbd.limits import NBD_DISCONNECT_TIMEOUT_S, NBD_IN_FLIGHT_BYTES_MAX, NBD_REQUEST_BYTES_MAX
-from pydrbd.native import Batch
+from pydrbd.limits import LANE_REPLY_BYTES, NBD_DISCONNECT_TIMEOUT_S, NBD_IN_FLIGHT_BYTES_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.engine import Engine, ReplyPart, Session
 from pydrbd.runtime.nbd_sender import ReplySender
@@ -80,8 +81,11 @@ class NbdConnection:
         self._receive = ReceiveBuffer()
         self._need_bytes = REQUEST_SIZE_BYTES  # of the request at the front of the buffer, as far as is known
         self._disconnecting = False  # DISC was read
+        self._held_back = False  # a limit holds requests back that are here
+        self._lane_replies: bytearray | None = None  # the memory for a lane's replies, once there was one
         self._costs: dict[Batch, int] = {}  # of the batches in flight
         self._in_flight_bytes = 0
+        self._failure: ClientProtocolError | _ClientGone | None = None
         self._progress: trio.Event | None = None  # exists while the reader waits for replies to be made or sent
 
     async def run(self, handshake_timeout_s: float) -> None:
@@ -92,6 +96,8 @@ class NbdConnection:
                 if opened is not None:
                     _log.info("NBD client %s opened %s", self._peer, opened.info.name)
                     await self._transmit(opened)
+            if self._failure is not None:
+                raise self._failure
         except ClientProtocolError as error:
             self._statistics.failed += 1
             _log.warning("NBD client %s: %s; its connection is dropped", self._peer, error)
@@ -113,6 +119,53 @@ class NbdConnection:
         """See engine.Client."""
         self._in_flight_bytes -= self._costs.pop(batch)
         self._on_progress()
+
+    @property
+    def fits_lane(self) -> bool:
+        """See engine.Client."""
+        waits = self._closed or self._disconnecting or self._held_back or self._sender.queued_bytes
+        return not waits and self._opener.session is not None
+
+    def lend(self, batch: Batch) -> None:
+        """See engine.Client."""
+        self._in_flight_bytes -= self._costs.pop(batch)
+
+    def take_back(self, batch: Batch) -> None:
+        """See engine.Client."""
+        self._costs[batch] = cost_bytes = batch.count * _REQUEST_COST_BYTES
+        self._in_flight_bytes += cost_bytes
+
+    def lane_enter(self) -> tuple[LaneStream, bytearray]:
+        """See engine.Client."""
+        if self._lane_replies is None:
+            self._lane_replies = cast(bytearray, mmap.mmap(-1, LANE_REPLY_BYTES))
+        receive = self._receive
+        stream = LaneStream(self._socket.fileno(), receive.memory, receive.start, receive.end)
+        stream.need_bytes = self._need_bytes
+        return stream, self._lane_replies
+
+    def lane_leave(self, stream: LaneStream) -> None:
+        """See engine.Client."""
+        self._receive.start, self._receive.end = stream.start, stream.end
+        self._need_bytes = stream.need_bytes or REQUEST_SIZE_BYTES
+        statistics = self._statistics
+        statistics.wakeups += stream.wakeups
+        statistics.received_bytes += stream.received_bytes
+        statistics.batches += stream.batches
+        statistics.requests += stream.requests
+        if stream.unsent:
+            self._sender.send([stream.unsent])
+
+    def lane_left(self) -> None:
+        """See engine.Client."""
+        session = self._opener.session
+        if session is None or self._closed:
+            return
+        try:
+            self._held_back = not self._submit_received(session)
+        except ClientProtocolError as error:
+            self._failure = error
+            self._close_now()
 
     def abort(self, reason: str) -> None:
         """See engine.Client."""
@@ -185,30 +238,35 @@ class NbdConnection:
     async def _transmit(self, opened: Opened) -> None:
         """Until the client is gone. Raises ClientProtocolError, _ClientGone."""
         assert self._opener.session is not None
-        failure: ClientProtocolError | _ClientGone | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sender.run)
             try:
                 self._receive.append(opened.unread)
                 await self._read_requests(self._opener.session)
             except (ClientProtocolError, _ClientGone) as error:
-                failure = error  # raised outside, because the nursery would wrap it
+                self._failure = error  # raised outside, because the nursery would wrap it
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
 
     async def _read_requests(self, session: Session) -> None:
         """Until DISC (then the replies that are due are still sent) or the end of the stream."""
-        receive = self._receive
+        receive, lane = self._receive, session.lane
         while True:
-            if not self._submit_received(session):
+            if lane is not None and lane.engaged:
+                await lane.wait_ended()
+                continue
+            self._held_back = not self._submit_received(session)
+            if self._held_back:
                 self._statistics.stops += 1
                 await self._wait_progress()
                 continue
             if self._disconnecting:
                 break
-            receive.make_room(self._need_bytes)
             await trio.lowlevel.wait_readable(self._socket)
+            if lane is not None and await lane.run(session):
+                continue
+            if self._held_back or self._disconnecting:
+                continue
+            receive.make_room(self._need_bytes)
             try:
                 count_bytes = self._socket.recv_into(receive.room())
             except BlockingIOError:
@@ -233,6 +291,8 @@ class NbdConnection:
     def _on_progress(self) -> None:
         if self._progress is not None:
             self._progress.set()
+        elif self._held_back:
+            self.lane_left()  # the reader waits for its socket, and does not know that it may go on
 
     def _submit_received(self, session: Session) -> bool:
         """Submit the requests that are here; False if a limit holds some of them back. Raises ClientProtocolError."""

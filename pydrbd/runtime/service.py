@@ -36,6 +36,7 @@ from pydrbd.runtime.exports import ClientSession, Exports
 from pydrbd.runtime.fence_priority import FencePriority
 from pydrbd.runtime.helper import HelperRunner
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
+from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.log_file import LogFile
 from pydrbd.runtime.nbd_server import NbdServer
@@ -58,6 +59,7 @@ class Service:
         self.node = Node(plan.node, lambda: secrets.randbits(64))
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
         self.helpers = HelperRunner(plan, self.node, str(run_dir), self._ended)
+        self.lane: Lane = Lane(self)
         self.exports = Exports(self)
         self.nbd = NbdServer(self.exports)
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
@@ -92,6 +94,7 @@ class Service:
 
     def feed(self, event: Any) -> None:
         """Work in an event and all that follows from it at once. Raises PeerProtocolError for a peer that lies."""
+        self.lane.end()
         self._events.append(event)
         if self._working:
             return
@@ -119,11 +122,16 @@ class Service:
             for session in touched:
                 session.flush()
         deadline = self.node.next_deadline()
-        if deadline is not None and deadline < self._armed:
-            self._armed = deadline
-            self._rearm.set()
+        if deadline is not None:
+            self.wake_clock(deadline)
         if lie is not None:
             raise lie
+
+    def wake_clock(self, deadline: float) -> None:
+        """See to it that the node is called with a Tick when this time has come."""
+        if deadline < self._armed:
+            self._armed = deadline
+            self._rearm.set()
 
     def _reply(self, effect: fx.Reply) -> None:
         effect.session.on_reply(effect)
@@ -235,8 +243,8 @@ class Service:
             with trio.move_on_at(self._armed):
                 await self._rearm.wait()
                 continue
-            deadline = self.node.next_deadline()
-            self._armed = math.inf if deadline is None else deadline
+            deadlines = (self.node.next_deadline(), self.lane.deadline)
+            self._armed = min((deadline for deadline in deadlines if deadline is not None), default=math.inf)
             if self._armed <= trio.current_time():
                 self._armed = math.inf
                 self.feed(Tick())

@@ -88,6 +88,14 @@ class VolumeDisk:
             return sectors, sectors
         return sectors, self._meta_device.refresh_size() // SECTOR_SIZE_BYTES
 
+    def lane_place(self) -> tuple[int, int] | None:
+        """As Disk.lane_place, for the data; None also while something is held back or becomes durable."""
+        return None if self._held or self._persisting else self._data.lane_place()
+
+    def lane_ended(self, bytes_written: int, bytes_read: int, *, slow: bool) -> None:
+        """As Disk.lane_ended."""
+        self._data.lane_ended(bytes_written, bytes_read, slow=slow)
+
     def fail(self) -> None:
         """The disk has been given up: everything on it ends with an error."""
         self._data.fail(EIO)

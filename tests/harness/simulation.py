@@ -106,8 +106,9 @@ class Simulation:
     """The story of one seed."""
 
     def __init__(
-        self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C
-    ) -> None:
+        self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C,
+        lanes: bool = False,
+    ) -> None:  # fmt: skip
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
         self.steps = steps
@@ -117,7 +118,7 @@ class Simulation:
         self.world = World(
             seed, size_bytes=_SIZE_BYTES, al_extents=rng.choice((4, 4, 5, 67)),
             net=NetOptions(protocol, max_epoch_size=rng.choice((4, 20, 2048)), use_rle=rng.random() < 0.7),
-            superblock=None if self.virgin else fresh_pair_superblock(_SIZE_BYTES),
+            superblock=None if self.virgin else fresh_pair_superblock(_SIZE_BYTES), lanes=lanes,
         )  # fmt: skip
         world = self.world
         world.link_latency_s = rng.choice((0.0002, 0.001, 0.01))
@@ -156,6 +157,7 @@ class Simulation:
         except Exception as error:  # whatever breaks, the seed and the trace must be seen
             raise SimulationFailed(self.seed, error, self.world.report()) from error
         self.stats["seeds"] += 1
+        self.stats["served by lanes"] += sum(machine.lane.taken for machine in self.machines if machine.lane)
         self.stats["virtual_ms"] += int(self.world.now * 1000)
         for promise, count in self.oracle.checks.items():
             self.stats[f"checked {promise}"] += count

@@ -35,6 +35,7 @@ from pydrbd.errors import MetaDataError, PeerProtocolError
 from pydrbd.limits import DRBD_IO_BYTES_MAX, DRBD_PAYLOAD_BYTES_MAX
 from pydrbd.metadata.superblock import Superblock
 from tests.harness.disk import MemoryDisk
+from tests.harness.lane import SimulatedLane
 from tests.harness.link import Link
 
 __all__ = ["Client", "Machine", "Observer", "World"]
@@ -86,6 +87,7 @@ class Machine:
         self._pending: dict[_Pending, None] = {}
         self._persist_ends: dict[int, float] = {}
         self._tick_at: float | None = None
+        self.lane = SimulatedLane(self) if world.lanes else None
 
     @property
     def volume(self) -> Volume:
@@ -116,6 +118,8 @@ class Machine:
             return
         self.world.trace(self, "is killed")
         self.node = None
+        if self.lane is not None:
+            self.lane.forget()
         self.life += 1
         self.wants_link = False
         self._tear_pending()
@@ -170,7 +174,7 @@ class Machine:
 
     def feed(self, event: Event) -> None:
         """Let the node work in an event and begin what it asks for."""
-        if self.node is None:
+        if self.node is None or (self.lane is not None and self.lane.takes(event)):
             return
         try:
             todo = self.node.handle(event, self.world.now)
@@ -325,6 +329,8 @@ class Machine:
 class Client:
     """An NBD client in few words: it writes and reads whole blocks and remembers what was answered."""
 
+    may_lend = True
+
     def __init__(self, world: World, machine: Machine, vnr: int = 0) -> None:
         self.world = world
         self.machine = machine
@@ -398,9 +404,10 @@ class World:
     def __init__(
         self, seed: object = 0, *, size_bytes: int = 16 << 20, net: NetOptions | None = None, al_extents: int = 67,
         volumes: int = 1, superblock: Superblock | None = None, fencing: Fencing = Fencing.DONT_CARE,
-        handlers: Iterable[str] = (),
+        handlers: Iterable[str] = (), lanes: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
+        self.lanes = lanes
         self.rng = random.Random(f"world/{seed}")
         self.net = net or NetOptions()
         self.al_extents = al_extents

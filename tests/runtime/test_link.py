@@ -21,6 +21,10 @@ from tests.runtime.test_rendezvous import LIMIT_S, TIMES, endpoints
 QUIET_S = 0.1
 
 
+async def no_lane(_who: object) -> bool:
+    return False
+
+
 class Notes:
     """The owner of a link whose handshake is over; `behind_after` packets the local disk is behind."""
 
@@ -29,6 +33,7 @@ class Notes:
         self.received = {Socket.DATA: 0, Socket.META: 0}
         self.events: list[Any] = []
         self.changed = trio.Event()
+        self.lane: Any = SimpleNamespace(engaged=False, reads=lambda _which: False, run=no_lane, end=lambda: None)
         self.node: Any = SimpleNamespace(
             links=SimpleNamespace(handshaking=False),
             peer_writes=SimpleNamespace(behind=False),

@@ -39,6 +39,15 @@ def test_stories_with_other_protocols(protocol: WireProtocol) -> None:
         Simulation(story, protocol=protocol).run()
 
 
+def test_stories_with_lanes(seed: int, rounds: int) -> None:
+    """The same promises when lanes serve what they can, on both nodes; and they do serve."""
+    totals: Counter[str] = Counter()
+    for story in range(seed, seed + max(1, rounds * STORIES_PER_ROUND)):
+        totals += Simulation(story, lanes=True).run()
+    print(f"stories with lanes from seed {seed}: {dict(sorted(totals.items()))}")
+    assert totals["served by lanes"] > 10
+
+
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
     """C3: both wrote apart: no copy changes until one side is told to discard, and then the other one wins whole."""
     for story in range(seed, seed + max(1, rounds * SPLIT_BRAINS_PER_ROUND)):

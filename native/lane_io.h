@@ -1,0 +1,63 @@
+/* What both lanes share: time, sockets, and the memory that they are read into. */
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "internal.h"
+
+static inline uint64_t now_us(void) {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+/* Waits for any of the sockets; how many have something to say. An interrupted wait is a short one. */
+static inline int wait_any(struct pollfd *sockets, uint32_t count, uint64_t wait_us) {
+    struct timespec wait = {.tv_sec = (time_t)(wait_us / 1000000u), .tv_nsec = (long)(wait_us % 1000000u) * 1000};
+    int ready = ppoll(sockets, count, &wait, NULL);
+
+    return ready < 0 ? 0 : ready;
+}
+
+/* Room behind what is there, so that `need` bytes from its start can be completed; no more than the buffer has. */
+static inline void stream_make_room(struct pydrbd_stream *stream, uint64_t need) {
+    const uint64_t held = stream->end - stream->start;
+
+    if (stream->start != 0 && (held == 0 || stream->size - stream->start < need || stream->end == stream->size)) {
+        memmove(stream->buffer, stream->buffer + stream->start, held);
+        stream->start = 0;
+        stream->end = held;
+    }
+}
+
+/* Reads what is there. 0: nothing, or no room, or the stream has ended; then it is stuck, and Python sees to it. */
+static inline int stream_receive(struct pydrbd_stream *stream, uint64_t need) {
+    ssize_t count;
+
+    stream_make_room(stream, need);
+    if (stream->end == stream->size) {
+        stream->stuck = 1;
+        return 0;
+    }
+    count = recv(stream->fd, stream->buffer + stream->end, stream->size - stream->end, MSG_DONTWAIT);
+    if (count > 0) {
+        stream->end += (uint64_t)count;
+        stream->received += (uint64_t)count;
+        stream->wakeups++;
+        return 1;
+    }
+    stream->stuck = count == 0 || (errno != EAGAIN && errno != EINTR);
+    return 0;
+}
+
+/* Sends one piece of memory as far as the socket takes it; the bytes that it took. A socket that failed takes none:
+ * who reads from it will see why. */
+static inline uint64_t send_some(int fd, const uint8_t *from, uint64_t length) {
+    ssize_t count = send(fd, from, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    return count > 0 ? (uint64_t)count : 0;
+}

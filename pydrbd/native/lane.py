@@ -1,0 +1,330 @@
+"""The lanes: lane.c and lane_peer.c, and the memory that they work on.
+
+A lane carries plain writes and reads from socket to disk to socket by itself, while its node has nothing to decide. It
+is laid down by `begin`, runs by `run` (again and again, while that answers SLICE), and is taken up by `end`, which says
+what has become of everything. In between nobody else may touch its sockets' buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydrbd._native import ffi, lib
+from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_IO_BYTES_MAX, DRBD_PAYLOAD_BYTES_MAX, LANE_CLIENTS_MAX
+from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, new_records, readable, writable
+
+__all__ = [
+    "LANE_DISK",
+    "LANE_FOREIGN",
+    "LANE_GROUPS",
+    "LANE_IDLE",
+    "LANE_LOST",
+    "LANE_SLICE",
+    "LANE_SPILL",
+    "ClientLane",
+    "LaneGroup",
+    "LaneLog",
+    "LaneStream",
+    "PeerLane",
+]
+
+LANE_SLICE: Final[int] = lib.PYDRBD_LANE_SLICE
+LANE_IDLE: Final[int] = lib.PYDRBD_LANE_IDLE
+LANE_FOREIGN: Final[int] = lib.PYDRBD_LANE_FOREIGN
+LANE_DISK: Final[int] = lib.PYDRBD_LANE_DISK
+LANE_SPILL: Final[int] = lib.PYDRBD_LANE_SPILL
+LANE_LOST: Final[int] = lib.PYDRBD_LANE_LOST
+LANE_GROUPS: Final[int] = lib.PYDRBD_LANE_GROUPS
+
+_HEADER_BYTES: Final = 40
+_NO_DATA = bytearray(1)
+_RECORD_BYTES: Final[int] = ffi.sizeof("struct pydrbd_record")
+
+
+@dataclass(slots=True, eq=False)
+class LaneStream:
+    """A socket, and `memory[start:end]` that was read from it and is not used up; a lane moves start and end."""
+
+    fd: int
+    memory: WritableBuffer
+    start: int
+    end: int
+    wakeups: int = 0
+    received_bytes: int = 0
+    need_bytes: int = 0
+    batches: int = 0
+    requests: int = 0
+    unsent: bytes = b""
+    """What a lane had to say on the socket, and it did not take."""
+
+    def lay_down(self, c: Any, views: list[Any]) -> None:
+        """Let C work on it."""
+        view = memoryview(self.memory)
+        views.append(view)
+        c.buffer, c.size = writable(view), len(view)
+        c.start, c.end, c.fd = self.start, self.end, self.fd
+        c.wakeups = c.received = c.stuck = 0
+
+    def take_up(self, c: Any) -> None:
+        """See what C has done."""
+        self.start, self.end = c.start, c.end
+        self.wakeups, self.received_bytes = c.wakeups, c.received
+        c.buffer = ffi.NULL
+
+
+class LaneLog:
+    """The writes that lanes have made in one epoch: `count` records of at most `room`."""
+
+    __slots__ = ("count", "records", "room")
+
+    def __init__(self, room: int) -> None:
+        self.records = new("struct pydrbd_record[]", room)
+        self.room = room
+        self.count = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """All of them, as batches without payload."""
+        for first in range(0, self.count, BATCH_RECORDS_MAX):
+            count = min(BATCH_RECORDS_MAX, self.count - first)
+            yield Batch(_NO_DATA, _copied(self.records + first, count), count)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneGroup:
+    """Writes of one client, named by its place among the lane's clients, that have not been acknowledged (`busy`).
+
+    `failed`: the local disk does not have these. The batch has no payload.
+    """
+
+    serial: int
+    epoch: int
+    client: int
+    batch: Batch
+    busy: int
+    failed: int
+
+
+def _copied(records: Any, count: int) -> Any:
+    copy = new_records(count)
+    ffi.memmove(copy, records, count * _RECORD_BYTES)
+    return copy
+
+
+class ClientLane:
+    """A Primary's lane (lane.c)."""
+
+    def __init__(self, slow_us: int) -> None:
+        self._c = new("struct pydrbd_lane *")
+        self._clients = new("struct pydrbd_lane_client[]", LANE_CLIENTS_MAX)
+        self._groups = new("struct pydrbd_lane_group[]", LANE_GROUPS)
+        self._c.clients, self._c.groups = self._clients, self._groups
+        self._c.length_max, self._c.slow_us = DRBD_IO_BYTES_MAX, slow_us
+        self._outs: list[WritableBuffer] = []
+        self._views: list[Any] = []
+        self._streams: list[LaneStream] = []
+        self._meta: LaneStream
+        self._touched = bytearray()
+
+    def begin(
+        self,
+        *,
+        disk_fd: int,
+        base_bytes: int,
+        capacity_bytes: int,
+        volume: int,
+        hot: Buffer | None,
+        data_fd: int,
+        meta: LaneStream,
+        clients: Sequence[tuple[LaneStream, WritableBuffer]],
+    ) -> None:
+        """Lay down the sockets and the disk. With each client comes memory for the replies that it is slow to take."""
+        c, views = self._c, self._views
+        assert not views and 0 < len(clients) <= LANE_CLIENTS_MAX
+        c.disk_fd, c.data_fd, c.base, c.capacity, c.volume = disk_fd, data_fd, base_bytes, capacity_bytes, volume
+        c.hot = c.touched = ffi.NULL
+        if hot is not None:
+            if len(self._touched) < len(hot):
+                self._touched = bytearray(len(hot))
+            view, touched = readable(hot), writable(self._touched)
+            views += [view, touched]
+            c.hot, c.touched = view, touched
+        self._meta, self._streams, self._outs = meta, [], []
+        meta.lay_down(c.meta, views)
+        c.client_count = len(clients)
+        for place, (stream, out) in enumerate(clients):
+            client = self._clients[place]
+            stream.lay_down(getattr(client, "in"), views)
+            view = memoryview(out)
+            views.append(view)
+            client.out, client.out_size, client.out_start, client.out_end = writable(view), len(view), 0, 0
+            client.need, client.batches, client.requests = stream.need_bytes, 0, 0
+            self._streams.append(stream)
+            self._outs.append(out)
+        c.written = c.read = c.error = c.spill_serial = c.spill_sent = 0
+
+    def begin_writes(
+        self, log: LaneLog, room: int, epoch: int, next_serial: int, next_seq: int, groups: Sequence[LaneGroup]
+    ) -> None:
+        """Lay down the epoch (at most `room` more writes), the next numbers, and the writes that are under way."""
+        c = self._c
+        c.log, c.log_count, c.log_room = log.records, log.count, min(log.room, log.count + room)
+        c.epoch, c.next_serial, c.next_seq = epoch, next_serial, next_seq & 0xFFFF_FFFF
+        c.oldest_serial = min((group.serial for group in groups), default=next_serial)
+        assert next_serial - c.oldest_serial <= LANE_GROUPS
+        for serial in range(c.oldest_serial, next_serial):
+            self._groups[serial % LANE_GROUPS].busy = 0
+        for group in groups:
+            place = self._groups[group.serial % LANE_GROUPS]
+            place.serial, place.epoch, place.client = group.serial, group.epoch, group.client
+            place.busy, place.failed, place.count = group.busy, 0, group.batch.count
+            ffi.memmove(place.records, group.batch.records, group.batch.count * _RECORD_BYTES)
+
+    def run(self, slice_us: int, idle_us: int) -> int:
+        """Go on; why it stops (LANE_...). Other threads run meanwhile."""
+        reason: int = lib.pydrbd_lane_run(self._c, slice_us, idle_us)
+        return reason
+
+    def end(self) -> None:
+        """Take up the sockets: the streams say how far they have come."""
+        c = self._c
+        self._meta.take_up(c.meta)
+        for place, stream in enumerate(self._streams):
+            client = self._clients[place]
+            stream.take_up(getattr(client, "in"))
+            stream.need_bytes, stream.batches, stream.requests = client.need, client.batches, client.requests
+            stream.unsent = bytes(memoryview(self._outs[place])[client.out_start : client.out_end])
+            client.out = ffi.NULL
+        c.hot = c.touched = ffi.NULL
+        for view in self._views:
+            if isinstance(view, memoryview):
+                view.release()
+            else:
+                ffi.release(view)
+        self._views.clear()
+
+    @property
+    def next_serial(self) -> int:
+        return int(self._c.next_serial)
+
+    @property
+    def log_count(self) -> int:
+        return int(self._c.log_count)
+
+    @property
+    def written_bytes(self) -> int:
+        return int(self._c.written)
+
+    @property
+    def read_bytes(self) -> int:
+        return int(self._c.read)
+
+    @property
+    def error(self) -> int:
+        """The errno of the disk or the peer's socket; 0 if the disk was slow."""
+        return int(self._c.error)
+
+    def groups(self) -> list[LaneGroup]:
+        """The writes that are under way, oldest first."""
+        found = []
+        for serial in range(self._c.oldest_serial, self._c.next_serial):
+            group = self._groups[serial % LANE_GROUPS]
+            if group.busy:
+                batch = Batch(_NO_DATA, _copied(group.records, group.count), group.count)
+                found.append(LaneGroup(serial, group.epoch, group.client, batch, group.busy, group.failed))
+        return found
+
+    def take_touched(self) -> list[int]:
+        """The 4 MiB extents that were written to since the last call."""
+        found: list[int] = []
+        if not self._c.written:
+            return found
+        bits, end = writable(self._touched), 8 * len(self._touched)
+        extent = lib.pydrbd_bitmap_find_set(bits, 0, end)
+        while extent < end:
+            found.append(extent)
+            extent = lib.pydrbd_bitmap_find_set(bits, extent + 1, end)
+        for extent in found:
+            lib.pydrbd_bitmap_clear(bits, extent, 1)
+        return found
+
+    def spilled(self) -> list[bytes]:
+        """The rest of a group that the peer's socket took a part of. Before the client's buffer is used again."""
+        c = self._c
+        if not c.spill_serial:
+            return []
+        group = self._groups[c.spill_serial % LANE_GROUPS]
+        memory = memoryview(self._streams[group.client].memory)
+        packets = bytearray()
+        for index in range(group.count):
+            record = group.records[index]
+            packets += bytes(ffi.buffer(c.headers)[index * _HEADER_BYTES : (index + 1) * _HEADER_BYTES])
+            packets += memory[record.data : record.data + record.length]
+        memory.release()
+        return [bytes(packets[c.spill_sent :])]
+
+
+class PeerLane:
+    """A Secondary's lane (lane_peer.c)."""
+
+    def __init__(self, slow_us: int, dp_flags: int) -> None:
+        self._c = new("struct pydrbd_lane_peer *")
+        self._c.payload_max, self._c.slow_us, self._c.dp_flags = DRBD_PAYLOAD_BYTES_MAX, slow_us, dp_flags
+        self._out = bytearray(BATCH_RECORDS_MAX * _HEADER_BYTES)
+        self._views: list[Any] = []
+        self._data: LaneStream
+
+    def begin(
+        self,
+        *,
+        disk_fd: int,
+        base_bytes: int,
+        capacity_bytes: int,
+        volume: int,
+        next_seq: int,
+        data: LaneStream,
+        meta_fd: int,
+    ) -> None:
+        """Lay down the sockets and the disk."""
+        c = self._c
+        assert not self._views
+        c.disk_fd, c.meta_fd, c.base, c.capacity, c.volume = disk_fd, meta_fd, base_bytes, capacity_bytes, volume
+        c.next_seq = next_seq & 0xFFFF_FFFF
+        c.written = c.packets = c.error = c.out_start = c.out_end = 0
+        self._data = data
+        data.lay_down(c.data, self._views)
+        out = writable(self._out)
+        self._views.append(out)
+        c.out, c.out_size = out, len(self._out)
+
+    def run(self, slice_us: int, idle_us: int) -> int:
+        """Go on; why it stops (LANE_...). Other threads run meanwhile."""
+        reason: int = lib.pydrbd_lane_peer_run(self._c, slice_us, idle_us)
+        return reason
+
+    def end(self) -> bytes:
+        """Take up the sockets; the acknowledgements that the meta socket has not taken."""
+        c = self._c
+        self._data.take_up(c.data)
+        c.out = ffi.NULL
+        for view in self._views:
+            if isinstance(view, memoryview):
+                view.release()
+            else:
+                ffi.release(view)
+        self._views.clear()
+        return bytes(self._out[c.out_start : c.out_end])
+
+    @property
+    def written_bytes(self) -> int:
+        return int(self._c.written)
+
+    @property
+    def packets(self) -> int:
+        """Writes that were carried out and acknowledged."""
+        return int(self._c.packets)
+
+    @property
+    def error(self) -> int:
+        return int(self._c.error)

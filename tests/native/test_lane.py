@@ -1,0 +1,473 @@
+"""The lanes on real sockets and files: what passes, what is answered when, and what they leave for Python."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pydrbd import native
+from pydrbd.native import Batch, ClientLane, LaneGroup, LaneLog, LaneStream, PeerLane, new_records
+from pydrbd.reference import Record, drbd_split
+from pydrbd.reference.lane import lane_passing, peer_lane_passing
+from pydrbd.units import EXTENT_SIZE_BYTES, MIB
+
+READ, WRITE, DISC, FLUSH = 0, 1, 2, 3
+P_DATA, P_BARRIER, P_PING, P_WRITE_ACK = 0, 3, 0x13, 0x16
+SEND_WRITE_ACK = 256
+DISK_BYTES = 12 * MIB
+HOT = (0, 1)
+LENGTH_MAX = MIB
+NO_SPEED_LIMIT_US = 10**9
+SLICE_US, IDLE_US = 1000, 0
+"""One look at the sockets is always had; what a test has sent is there by then."""
+
+
+def request(command, offset, length_or_data=0, *, cookie=1, flags=0):
+    data = length_or_data if isinstance(length_or_data, bytes) else b""
+    length = len(data) or (0 if isinstance(length_or_data, bytes) else length_or_data)
+    return struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + data
+
+
+def reply(cookie, data=b""):
+    return struct.pack(">IIQ", 0x67446698, 0, cookie) + data
+
+
+def packet(command, payload, volume=0):
+    return struct.pack(">IHHII", 0x8620EC20, volume, command, len(payload), 0) + payload
+
+
+def p_data(offset, data, *, block_id=64, seq=1, flags=SEND_WRITE_ACK, volume=0):
+    return packet(P_DATA, struct.pack(">QQII", offset // 512, block_id, seq, flags) + data, volume)
+
+
+def ack(offset, length, block_id, seq=1):
+    return packet(P_WRITE_ACK, struct.pack(">QQII", offset // 512, block_id, length, seq))
+
+
+def drained(sock):
+    """All that is there to read."""
+    found = bytearray()
+    try:
+        while piece := sock.recv(1 << 20, socket.MSG_DONTWAIT):
+            found += piece
+    except BlockingIOError:
+        pass
+    return bytes(found)
+
+
+def _file_with_a_page_cache():
+    """A file that can be asked for what is in memory; a memory file can't."""
+    with tempfile.TemporaryFile() as file:
+        descriptor = os.dup(file.fileno())
+    os.pwrite(descriptor, b"x", 0)
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError as error:
+        os.close(descriptor)
+        assert error.errno == errno.EOPNOTSUPP
+        pytest.skip("the file system of the temporary directory does not know RWF_NOWAIT")
+    os.truncate(descriptor, 0)
+    return descriptor
+
+
+class Rig:
+    """Socket pairs, a file, and what a lane needs between them; a context manager."""
+
+    def __init__(self, *, disk_flags=os.O_RDWR, cached=False):
+        self.pairs = []
+        self.disk = _file_with_a_page_cache() if cached else os.memfd_create("disk")
+        os.truncate(self.disk, DISK_BYTES)
+        for written in (0, 2 * EXTENT_SIZE_BYTES - 64 * 1024, DISK_BYTES - 128 * 1024):
+            os.pwrite(self.disk, bytes(128 * 1024), written)  # what is in memory is what has been written
+        self.lane_disk = os.open(f"/proc/self/fd/{self.disk}", disk_flags)
+
+    def pair(self):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.pairs += [ours, theirs]
+        return ours, theirs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        for sock in self.pairs:
+            sock.close()
+        os.close(self.lane_disk)
+        os.close(self.disk)
+
+    def contents(self, offset, length):
+        return os.pread(self.disk, length, offset)
+
+
+class ClientRig(Rig):
+    """A Primary's lane with some clients; extents HOT may be written."""
+
+    def __init__(self, clients=1, *, buffer_bytes=MIB, **how):
+        super().__init__(**how)
+        (self.data, self.peer_data), (self.meta, self.peer_meta) = self.pair(), self.pair()
+        self.sockets = [self.pair() for _ in range(clients)]
+        self.clients = [theirs for _ours, theirs in self.sockets]
+        self.streams = [LaneStream(ours.fileno(), bytearray(buffer_bytes), 0, 0) for ours, _theirs in self.sockets]
+        self.acks = LaneStream(self.meta.fileno(), bytearray(MIB), 0, 0)
+        self.outs = [bytearray(2 * MIB) for _ in self.streams]
+        self.log = LaneLog(2048)
+        self.lane = ClientLane(NO_SPEED_LIMIT_US)
+        self.hot = bytearray(sum(1 << extent for extent in HOT).to_bytes(2, "little"))
+
+    def begin(self, groups=(), *, next_serial=1, room=2048):
+        self.lane.begin(
+            disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, hot=self.hot,
+            data_fd=self.data.fileno(), meta=self.acks, clients=list(zip(self.streams, self.outs, strict=True)),
+        )  # fmt: skip
+        self.lane.begin_writes(self.log, room, epoch=7, next_serial=next_serial, next_seq=1, groups=groups)
+        return self
+
+    def run(self):
+        return self.lane.run(SLICE_US, IDLE_US)
+
+    def end(self):
+        self.lane.end()
+        self.log.count = self.lane.log_count
+
+    def go_on_without_leftovers(self):
+        """As Python does it: it takes what the lane has left, and lends the writes that are under way to the next one.
+
+        Returns what it has taken from the first client's buffer.
+        """
+        self.end()
+        left = bytes(self.streams[0].memory[self.streams[0].start : self.streams[0].end])
+        for stream in self.streams:
+            stream.start = stream.end
+        self.touched = self.lane.take_touched()
+        self.begin(self.lane.groups(), next_serial=self.lane.next_serial)
+        return left
+
+
+def test_a_write_is_on_both_sides_and_answered_when_the_peer_has_it():
+    """Data to the peer and the disk at once; no reply before the acknowledgement, one after it."""
+    data = os.urandom(4096)
+    with ClientRig().begin() as rig:
+        rig.clients[0].send(request(WRITE, 8192, data, cookie=77))
+        rig.run()
+        assert drained(rig.peer_data) == p_data(8192, data)
+        assert rig.contents(8192, 4096) == data
+        assert drained(rig.clients[0]) == b""
+        rig.peer_meta.send(ack(8192, 4096, 64))
+        assert rig.run() == native.LANE_IDLE
+        assert drained(rig.clients[0]) == reply(77)
+        rig.end()
+        assert rig.lane.groups() == [] and rig.lane.take_touched() == [0] and rig.lane.next_serial == 2
+
+
+def test_what_is_not_for_a_lane_stays_in_its_buffer():
+    """A FLUSH ends the lane: what came before it is done, and it is still there, whole."""
+    with ClientRig().begin() as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(512)) + request(FLUSH, 0, cookie=2) + request(READ, 0, 512))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        (stream,) = rig.streams
+        assert bytes(stream.memory[stream.start : stream.end]) == request(FLUSH, 0, cookie=2) + request(READ, 0, 512)
+        (group,) = rig.lane.groups()
+        assert (group.serial, group.epoch, group.client, group.busy, group.failed) == (1, 7, 0, 1, 0)
+        assert [batch.records[0].length for batch in rig.log.batches()] == [512]
+
+
+def test_a_packet_that_is_no_acknowledgement_of_ours_is_left():
+    """The acknowledgement before it counts, the ping after it waits for Python."""
+    with ClientRig().begin() as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(512), cookie=5))
+        rig.run()
+        rest = packet(P_PING, b"") + ack(0, 512, 64)
+        rig.peer_meta.send(ack(0, 512, 64) + rest)
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        assert drained(rig.clients[0]) == reply(5)
+        assert bytes(rig.acks.memory[rig.acks.start : rig.acks.end]) == rest
+
+
+def test_an_acknowledgement_counts_once():
+    """Twice the same is a peer that lies: the second is left to Python, which knows what to say."""
+    with ClientRig().begin() as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(512), cookie=5))
+        rig.run()
+        rig.peer_meta.send(ack(0, 512, 64) + ack(0, 512, 64))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        assert drained(rig.clients[0]) == reply(5) and rig.acks.start != rig.acks.end
+
+
+def test_writes_under_way_are_lent_and_carried_on():
+    """A write that Python began is answered by the lane, on its own client's socket, and holds its place till then."""
+    with ClientRig(2) as rig:
+        records = new_records(3)
+        for index in range(3):
+            records[index].offset, records[index].length, records[index].id = index * 4096, 4096, 100 + index
+        group = LaneGroup(8, 6, 1, Batch(bytearray(1), records, 3), 0b110, 0)
+        rig.begin([group], next_serial=10)
+        rig.clients[0].send(request(WRITE, 0, bytes(512), cookie=1) + request(WRITE, 8192, bytes(512), cookie=2))
+        assert rig.run() == native.LANE_FOREIGN  # the second overlaps a write that is under way
+        assert drained(rig.peer_data) == p_data(0, bytes(512), block_id=10 << 6)
+        rig.go_on_without_leftovers()
+        rig.peer_meta.send(ack(4096, 4096, (8 << 6) + 1))
+        rig.run()
+        rig.end()
+        assert drained(rig.clients[1]) == reply(101)
+        assert [(left.serial, left.busy) for left in rig.lane.groups()] == [(8, 0b100), (10, 1)]
+
+
+def test_reads_come_from_the_page_cache_but_never_show_a_write_under_way():
+    """What nobody may have seen, if this disk is lost now, is not shown (A1)."""
+    with ClientRig(cached=True).begin() as rig:
+        os.pwrite(rig.disk, b"x" * 4096, 4096)
+        rig.clients[0].send(request(READ, 4096, 4096, cookie=1) + request(READ, 0, 512, cookie=2))
+        rig.run()
+        assert drained(rig.clients[0]) == reply(1, b"x" * 4096) + reply(2, bytes(512))
+        rig.clients[0].send(request(WRITE, 4096, b"y" * 512, cookie=3) + request(READ, 4096, 512, cookie=4))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        assert drained(rig.clients[0]) == b"" and rig.lane.read_bytes == 4608
+
+
+def test_a_peer_that_does_not_read_gets_the_rest_from_python():
+    """The socket takes a part of a group: what it took and what is left are exactly the packets."""
+    data = os.urandom(512 * 1024)
+    with ClientRig().begin() as rig:
+        stream = request(WRITE, 0, data, cookie=1)
+        rig.clients[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MIB)
+        sent = rig.clients[0].send(stream)
+        reason = rig.run()
+        while sent < len(stream):
+            sent += rig.clients[0].send(stream[sent:])
+            reason = rig.run()
+        assert reason == native.LANE_SPILL
+        spilled = b"".join(rig.lane.spilled())
+        rig.end()
+        assert drained(rig.peer_data) + spilled == p_data(0, data)
+        assert rig.contents(0, len(data)) == data and [group.busy for group in rig.lane.groups()] == [1]
+
+
+def test_a_disk_that_refuses_is_told_with_the_members():
+    """The peer has them, our disk has not: the lane ends, the write stays under way, marked as failed."""
+    with ClientRig(disk_flags=os.O_RDONLY).begin() as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(512), cookie=1))
+        assert rig.run() == native.LANE_DISK
+        rig.end()
+        (group,) = rig.lane.groups()
+        assert (group.busy, group.failed, rig.lane.error) == (1, 1, 9)
+
+
+def test_a_socket_to_the_peer_that_failed_ends_the_lane():
+    """What was about to be sent is on our disk, and under way: Python decides what becomes of it."""
+    with ClientRig().begin() as rig:
+        rig.peer_data.close()
+        rig.clients[0].send(request(WRITE, 0, b"z" * 512, cookie=1))
+        assert rig.run() in (native.LANE_LOST, native.LANE_FOREIGN)
+        rig.end()
+        if rig.lane.groups():
+            assert rig.contents(0, 512) == b"z" * 512
+
+
+def test_an_epoch_that_is_full_ends_the_lane():
+    """No more writes than the epoch has room for; the next one is left."""
+    with ClientRig().begin(room=2) as rig:
+        rig.clients[0].send(b"".join(request(WRITE, 4096 * i, bytes(512), cookie=i) for i in range(3)))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        assert rig.lane.log_count == 0  # a run of three does not fit: Python splits it
+
+
+def test_a_client_that_left_is_not_read_again():
+    """The end of its stream is seen by its own reader, too."""
+    with ClientRig(2).begin() as rig:
+        rig.clients[0].close()
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+
+
+@pytest.mark.parametrize("buffer_bytes", [70_000, MIB])
+def test_replies_wait_for_a_client_that_does_not_read(buffer_bytes):
+    """They are kept in order, and what the socket has not taken at the end is handed over."""
+    with ClientRig(buffer_bytes=buffer_bytes, cached=True).begin() as rig:
+        for cookie in range(40):
+            rig.clients[0].send(request(READ, cookie * 512, 32 * 1024, cookie=cookie))
+        for _ in range(3):
+            rig.run()
+        taken = drained(rig.clients[0])
+        rig.end()
+        (stream,) = rig.streams
+        left = bytes(stream.memory[stream.start : stream.end])
+        whole = taken + stream.unsent
+        done = len(whole) // (16 + 32 * 1024)
+        assert whole == b"".join(reply(cookie, bytes(32 * 1024)) for cookie in range(done)) and done
+        assert left + drained(rig.sockets[0][0]) == b"".join(
+            request(READ, cookie * 512, 32 * 1024, cookie=cookie) for cookie in range(done, 40)
+        )
+
+
+commands = st.sampled_from([WRITE, WRITE, WRITE, READ, FLUSH, 6])
+sectors = st.one_of(
+    st.integers(0, 40), st.integers(2 * 8192 - 4, 2 * 8192 + 1), st.integers(DISK_BYTES // 512 - 4, 2**40)
+)
+client_requests = st.lists(
+    st.tuples(commands, st.sampled_from([0, 0, 0, 0, 1]), sectors, st.integers(0, 6), st.sampled_from([0, 0, 0, 0, 3])),
+    min_size=1,
+    max_size=50,
+)
+
+
+@given(client_requests, st.randoms(use_true_random=False))
+def test_a_lane_passes_what_its_twin_passes(drawn, chance):
+    """Requests drawn at random, acknowledged in any order: peer, disk, replies and leftovers are what the twin says."""
+    with ClientRig(cached=True).begin() as rig:
+        requests, image = [], bytearray(DISK_BYTES)
+        for cookie, (command, flags, sector, count, odd) in enumerate(drawn):
+            offset, data = sector * 512 + odd, chance.randbytes(count * 512)
+            requests.append((Record(offset, cookie, 0, count * 512, 0, flags, command), data))
+        stream = b"".join(
+            request(r.command, r.offset, data if r.command == WRITE else r.length, cookie=r.id, flags=r.flags)
+            for r, data in requests
+        )
+        rig.clients[0].sendall(stream)
+        reason = rig.run()
+        expected_peer, expected_replies, under_way, position = b"", b"", [], 0
+        serial = seq = 1
+        while position < len(requests):
+            batch = [record for record, _data in requests[position : position + 64]]
+            passing = lane_passing(
+                batch, length_max=LENGTH_MAX, capacity_bytes=DISK_BYTES, hot=HOT,
+                under_way=[(r.offset, r.end) for r, _id in under_way],
+            )  # fmt: skip
+            if not passing:
+                break
+            for member, (record, data) in enumerate(requests[position : position + passing]):
+                if record.command == WRITE:
+                    block_id = (serial << 6) + member
+                    expected_peer += p_data(record.offset, data, block_id=block_id, seq=seq)
+                    image[record.offset : record.end] = data
+                    under_way.append((record, block_id))
+                    seq += 1
+                else:
+                    expected_replies += reply(record.id, bytes(image[record.offset : record.end]))
+            serial += requests[position][0].command == WRITE
+            position += passing
+        assert drained(rig.peer_data) == expected_peer
+        assert drained(rig.clients[0]) == expected_replies
+        assert reason == native.LANE_FOREIGN or position == len(requests)
+        left = rig.go_on_without_leftovers()
+        assert left == stream[len(stream) - len(left) :]
+        acknowledged = chance.sample(under_way, chance.randint(0, len(under_way)))
+        for record, block_id in acknowledged:
+            rig.peer_meta.send(ack(record.offset, record.length, block_id))
+        rig.run()
+        assert drained(rig.clients[0]) == b"".join(reply(record.id) for record, _id in acknowledged)
+        rig.end()
+        still = {
+            (group.serial << 6) + member: group.batch.records[member].offset
+            for group in rig.lane.groups() for member in native.indices(group.busy)
+        }  # fmt: skip
+        assert still == {block_id: r.offset for r, block_id in under_way if (r, block_id) not in acknowledged}
+        assert rig.lane.log_count == len(under_way)
+        touched = {
+            e
+            for r, _id in under_way
+            for e in range(r.offset // EXTENT_SIZE_BYTES, (r.end - 1) // EXTENT_SIZE_BYTES + 1)
+        }
+        assert rig.touched == sorted(touched)
+        assert rig.contents(0, DISK_BYTES) == image
+
+
+class PeerRig(Rig):
+    """A Secondary's lane."""
+
+    def __init__(self, **how):
+        super().__init__(**how)
+        (self.data, self.peer_data), (self.meta, self.peer_meta) = self.pair(), self.pair()
+        self.stream = LaneStream(self.data.fileno(), bytearray(MIB), 0, 0)
+        self.lane = PeerLane(NO_SPEED_LIMIT_US, SEND_WRITE_ACK)
+
+    def begin(self):
+        self.lane.begin(
+            disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, next_seq=1,
+            data=self.stream, meta_fd=self.meta.fileno(),
+        )  # fmt: skip
+        return self
+
+    def run(self):
+        return self.lane.run(SLICE_US, IDLE_US)
+
+    def left(self):
+        return bytes(self.stream.memory[self.stream.start : self.stream.end])
+
+
+packets = st.lists(
+    st.tuples(
+        st.sampled_from([P_DATA, P_DATA, P_DATA, P_DATA, P_BARRIER]),
+        st.sampled_from([SEND_WRITE_ACK, SEND_WRITE_ACK, SEND_WRITE_ACK, SEND_WRITE_ACK | 4]),
+        st.one_of(st.integers(0, 40), st.integers(DISK_BYTES // 512 - 4, 2**40)),
+        st.integers(0, 6),
+        st.sampled_from([0, 0, 0, 0, 1]),
+    ),
+    max_size=50,
+)
+
+
+@given(packets, st.randoms(use_true_random=False))
+def test_a_peers_lane_passes_what_its_twin_passes(drawn, chance):
+    """Whatever packets come, cut anywhere: disk, acknowledgements and leftovers are what the twin says."""
+    with PeerRig() as rig:
+        image, stream = bytearray(DISK_BYTES), b""
+        for number, (command, flags, sector, count, volume) in enumerate(drawn):
+            data = chance.randbytes(count * 512)
+            if command == P_DATA:
+                stream += p_data(sector * 512, data, block_id=number, flags=flags, volume=volume)
+            else:
+                stream += packet(P_BARRIER, struct.pack(">II", number, 0))
+        records, _consumed, _need = drbd_split(stream, 0, len(stream), 100, 0, 2 * MIB, 10**6) if stream else ([], 0, 0)
+        passing = peer_lane_passing(records, volume=0, dp_flags=SEND_WRITE_ACK, capacity_bytes=DISK_BYTES)
+        cut = chance.randint(0, len(stream))
+        rig.peer_data.sendall(stream[:cut])
+        rig.begin()
+        rig.run()
+        unsent = rig.lane.end()
+        before = rig.lane.packets
+        assert unsent == b""
+        rig.peer_data.sendall(stream[cut:])
+        rig.begin()
+        rig.run()
+        rig.lane.end()
+        expected = b""
+        for seq, record in enumerate(records[:passing], start=1):
+            image[record.offset : record.end] = stream[record.data : record.data + record.length]
+            expected += ack(record.offset, record.length, record.id, seq=seq if seq <= before else seq - before)
+        assert drained(rig.peer_meta) == expected
+        assert before + rig.lane.packets == passing
+        assert rig.contents(0, DISK_BYTES) == image
+        rest = rig.left() + drained(rig.data)
+        assert rest == stream[len(stream) - len(rest) :]
+
+
+def test_a_barrier_is_left_for_python():
+    """It closes an epoch: the writes before it are done and acknowledged, it and what follows are not touched."""
+    rest = packet(P_BARRIER, struct.pack(">II", 1, 0)) + p_data(512, bytes(512))
+    with PeerRig().begin() as rig:
+        rig.peer_data.send(p_data(0, b"a" * 512) + rest)
+        assert rig.run() == native.LANE_FOREIGN
+        rig.lane.end()
+        assert rig.left() == rest and drained(rig.peer_meta) == ack(0, 512, 64)
+
+
+def test_a_write_that_the_disk_refuses_is_left_for_python():
+    """It is not acknowledged, and Python, which tries it again, deals with the disk."""
+    with PeerRig(disk_flags=os.O_RDONLY).begin() as rig:
+        rig.peer_data.send(p_data(0, b"a" * 512))
+        assert rig.run() == native.LANE_DISK
+        rig.lane.end()
+        assert rig.left() == p_data(0, b"a" * 512) and drained(rig.peer_meta) == b"" and rig.lane.error == 9
