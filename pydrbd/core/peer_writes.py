@@ -77,6 +77,11 @@ class PeerWrites:
         return any(epoch.busy for epoch in self._epochs)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether our disk lacks anything that was received, on this connection or an earlier one."""
+        return self.busy_bytes + self.waiting_bytes > 0
+
+    @property
     def behind(self) -> bool:
         """Whether the peer sends faster than our disk writes, and must wait: memory is bounded.
 
@@ -194,6 +199,8 @@ class PeerWrites:
                 self._epoch_done(epoch, mask.bit_count())
             volume.ranges.release(hold, mask)
             self._node.resync.on_range_free(volume)
+            if not self.unfinished:
+                self._node.operator.promotion.on_peer_writes_finished()
 
         return done
 

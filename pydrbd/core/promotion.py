@@ -4,6 +4,9 @@
     alone           the data must be good, and with fencing the peer must be known not to be ahead: the handler
                     fence-peer is asked once. Only with its word does data that is merely Consistent count as good.
     --force         bad data is called good; a peer that could not be fenced is taken for outdated
+
+What a lost peer has sent is on our disk first: in protocol B its clients may have been answered for it, and ours would
+read what was there before.
 """
 
 from __future__ import annotations
@@ -32,9 +35,20 @@ class Promotion:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._waiting: list[Command] = []
 
     def on_command(self, command: Command) -> None:
-        self._begin(command, None)
+        peer_is_primary = any(volume.state.peer is Role.Primary for volume in self._node.volumes.values())
+        if self._node.peer_writes.unfinished and not peer_is_primary:
+            self._waiting.append(command)
+        else:
+            self._begin(command, None)
+
+    def on_peer_writes_finished(self) -> None:
+        """Our disk has all that was received."""
+        waiting, self._waiting = self._waiting, []
+        for command in waiting:
+            self.on_command(command)
 
     def _begin(self, command: Command, fenced: bool | None) -> None:
         """Check every volume before the first is promoted. `fenced`: the word on the lost peer, None if not asked."""

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from pydrbd.core.handshake import NetOptions
-from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.units import KIB
 from pydrbd.wire.packet_numbers import WireProtocol
 from pydrbd.wire.packets import BlockAck, Packet
@@ -270,6 +270,22 @@ def test_a_failed_write_of_the_peer_is_marked_after_the_answer(net: NetOptions) 
     world.run(60)
     assert sent(world.b, Packet.P_NEG_ACK) and world.a.volume.out_of_sync_bits == 1
     assert state(world.a).endswith("UpToDate/Diskless")
+
+
+@BOTH
+def test_a_promotion_waits_until_the_lost_peers_writes_are_on_disk(net: NetOptions) -> None:
+    """A1, B3: they were answered while they waited for this disk; a client must read them, and none may come later."""
+    world, client = slow_peer(net)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.run(0.1)
+    world.a.stop()
+    promoted = world.b.command("primary")
+    world.run(10)
+    assert promoted not in world.b.answers and world.b.volume.state.role == Role.Secondary
+    del world.b._begin_disk  # type: ignore[method-assign]
+    world.run_until(lambda: promoted in world.b.answers)
+    assert world.b.answers[promoted] == (1, "") and world.b.node.peer_writes.busy_bytes == 0
+    assert read(Client(world, world.b), 0, BLOCK) == b"x" * BLOCK
 
 
 @pytest.mark.parametrize("seed", range(8))
