@@ -23,9 +23,10 @@ class FioError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FioResult:
-    """One run. `latency_*_us` is from submission to reply, without the flush that may follow."""
+    """One run. `latency_*_us` is from submission to reply, of the writes if there are any, without a flush after them."""
 
     requests: int
+    writes: int
     flushes: int
     seconds: float
     rate_per_s: float
@@ -54,6 +55,10 @@ def command(row: Row, uri: str, size_bytes: int, seconds: float, seed: int) -> l
     }
     if row.flush:
         words["fsync"] = 1
+    if row.pattern == "randrw":
+        words["rwmixread"] = 70
+    if row.clients > 1:
+        words |= {"numjobs": row.clients, "group_reporting": 1}
     return ["fio", *(f"--{key}={value}" for key, value in words.items())]
 
 
@@ -85,9 +90,10 @@ def parse(text: str, row: Row) -> FioResult:
         (job,) = report["jobs"]
         if job["error"]:
             raise FioError(f"{row.name}: fio saw error {job['error']}")
-        done = job["write" if row.writes else "read"]
+        sides = {"randread": ["read"], "randrw": ["read", "write"]}.get(row.pattern, ["write"])
+        done = job[sides[-1]]
         seconds = done["runtime"] / 1000
-        requests = done["total_ios"]
+        requests = sum(job[side]["total_ios"] for side in sides)
         if not requests or not seconds:
             raise FioError(f"{row.name}: fio did nothing in {seconds} s")
         latency = done["clat_ns"]
@@ -96,7 +102,8 @@ def parse(text: str, row: Row) -> FioResult:
             flushes=job["sync"]["total_ios"] if row.flush else 0,
             seconds=seconds,
             rate_per_s=requests / seconds,
-            bytes_per_s=done["io_bytes"] / seconds,
+            bytes_per_s=sum(job[side]["io_bytes"] for side in sides) / seconds,
+            writes=job["write"]["total_ios"],
             latency_mean_us=latency["mean"] / 1000,
             latency_p50_us=_percentile_us(latency, "50.000000"),
             latency_p99_us=_percentile_us(latency, "99.000000"),

@@ -64,7 +64,7 @@ def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int, direc
     server_s, machine_s = clock.since()
     after = peer.counters()
     counted = {key: after[key] - before[key] for key in after}
-    peer.verify(row, counted, result.requests)
+    peer.verify(row, counted, result.writes)
     return Run(row.name, name, repetition, result, server_s, max(0.0, machine_s - server_s - fio_s), counted)
 
 

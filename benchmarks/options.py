@@ -18,7 +18,7 @@ from pydrbd.units import MIB
 __all__ = ["Options", "read_options"]
 
 _RESULTS = Path(__file__).resolve().parent / "results"
-_LENGTHS = {"quick": (3.0, 3), "full": (15.0, 5)}
+_LENGTHS = {"quick": (2.0, 2), "full": (15.0, 5)}
 """BENCH -> seconds of a run, repetitions."""
 
 _PATH_BYTES_MAX = 60

@@ -65,15 +65,15 @@ class PydrbdPair:
             "log_writes": here["volumes"][0]["counters"]["al_writes"],
         }
 
-    def verify(self, row: Row, counted: Mapping[str, int], requests: int) -> None:
+    def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
         """The nodes are connected, every write went to the peer, and the copies are the same. Raises ServerError."""
         try:
             self._pair.wait_until(self._in_sync, "the pair to be in sync", _QUIET_TIMEOUT_S)
         except (PydrbdError, CommandFailed) as error:
             raise ServerError(f"{row.name}: {error}") from error
-        if row.writes and counted["secondary_packets"] < requests:
+        if row.writes and counted["secondary_packets"] < writes:
             raise ServerError(
-                f"{row.name}: {requests} writes, but {counted['secondary_packets']} packets came to the Secondary: the "
+                f"{row.name}: {writes} writes, but {counted['secondary_packets']} packets came to the Secondary: the "
                 f"pair was not connected all the time; the Primary says:\n{self._primary.log_end()}"
             )
         self._compare(row.name)

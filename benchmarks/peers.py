@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.pair import PydrbdPair
+from benchmarks.qemu import QemuMirror, QemuQuorum
 from benchmarks.rows import Row
 from benchmarks.servers import Server, fill, wait_for_socket
 
@@ -30,7 +31,7 @@ class Peer(Protocol):
     def counters(self) -> Mapping[str, int]:
         """Counts since the start, for differences over a run."""
 
-    def verify(self, row: Row, counted: Mapping[str, int], requests: int) -> None:
+    def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
         """After a run, with the differences of its counters: raises ServerError if an answer was wrong."""
 
 
@@ -52,7 +53,7 @@ class NbdkitFile:
     def counters(self) -> Mapping[str, int]:
         return {}
 
-    def verify(self, row: Row, counted: Mapping[str, int], requests: int) -> None:
+    def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
         self._server.check()
 
 
@@ -68,5 +69,7 @@ class PeerKind:
 PEERS: dict[str, PeerKind] = {
     "pydrbd": PeerKind("pydrbd pair", (), PydrbdPair),
     "nbdkit": PeerKind("nbdkit file", ("nbdkit",), NbdkitFile),
+    "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), QemuMirror),
+    "quorum": PeerKind("QEMU quorum", ("qemu-storage-daemon",), QemuQuorum),
 }
 """The first one is what the others are compared with."""

@@ -10,15 +10,19 @@ __all__ = ["ROWS", "Row"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of work. `flush`: every write is followed by a FLUSH. `unit`: what its rate is shown in."""
+    """One kind of work. `flush`: every write is followed by a FLUSH. `unit`: what its rate is shown in.
+
+    `clients` connections at a time, each at this depth; `randrw` is 70% reads.
+    """
 
     name: str
     title: str
-    pattern: Literal["randwrite", "write", "randread"]
+    pattern: Literal["randwrite", "write", "randread", "randrw"]
     block_bytes: int
     depth: int
     flush: bool = False
     unit: Literal["/s", "MB/s"] = "/s"
+    clients: int = 1
 
     @property
     def writes(self) -> bool:
@@ -33,5 +37,6 @@ ROWS: dict[str, Row] = {
         Row("seqwrite-128k-8", "128k sequential write, depth 8", "write", 128 * 1024, 8, unit="MB/s"),
         Row("read-4k-32", "4k random read, depth 32", "randread", 4096, 32),
         Row("flush-4k-1", "4k random write + FLUSH each, depth 1", "randwrite", 4096, 1, flush=True),
+        Row("mix-4k-16x4", "70/30 random mix of 4k, 4 connections, depth 16 each", "randrw", 4096, 16, clients=4),
     )
 }

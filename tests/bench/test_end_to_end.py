@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import fio
 from benchmarks.pair import PydrbdPair
+from benchmarks.peers import PEERS
 from benchmarks.rows import ROWS
 from benchmarks.servers import ServerError
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_one_tiny_row_makes_a_whole_report(need, processes, short_tmp):
     """A pair and nbdkit are started, measured, compared and ended; the table is printed, JSON has all figures."""
     need("fio", "nbdkit")
-    words = ["--rows", "write-4k-32", "--seconds", "0.7", "--repeat", "1", "--size", "8"]
+    words = ["--peers", "pydrbd,nbdkit", "--rows", "write-4k-32", "--seconds", "0.7", "--repeat", "1", "--size", "8"]
     words += ["--dir", str(short_tmp), "--output", str(short_tmp / "out")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words],
@@ -47,6 +49,23 @@ def test_one_tiny_row_makes_a_whole_report(need, processes, short_tmp):
     (run,) = ours["runs"]
     assert run["counted"]["nbd_requests"] >= run["fio"]["requests"] > 0
     assert run["counted"]["secondary_packets"] >= run["fio"]["requests"]
+
+
+@pytest.mark.interop
+def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
+    """They are started, become ready, and are found to have written every block to both files."""
+    need("fio", "qemu-storage-daemon")
+    row = ROWS["write-4k-32"]
+    for name in ("mirror", "quorum"):
+        (short_tmp / name).mkdir()
+        with ExitStack() as stack:
+            pair = PEERS[name].start(short_tmp / name, 4 << 20, stack)
+            assert fio.run(row, pair.uri, 4 << 20, 0.3, 1, short_tmp)[0].writes > 0
+            pair.verify(row, {}, 0)
+            with (short_tmp / name / "b.img").open("r+b") as copy:
+                copy.write(b"not what was written")
+            with pytest.raises(ServerError, match="copies differ"):
+                pair.verify(row, {}, 0)
 
 
 def test_wrong_copies_and_lost_peers_are_found(processes, monkeypatch, short_tmp):

@@ -42,6 +42,12 @@ def test_a_read_row_takes_the_read_side():
     assert fio.parse(report(read=(300, 1_000), write=(7, 1_000)), READ).requests == 300
 
 
+def test_a_mixed_row_takes_both_sides():
+    """Reads and writes together; the writes by themselves are what must have come to the second node."""
+    found = fio.parse(report(read=(700, 1_000), write=(300, 1_000)), ROWS["mix-4k-16x4"])
+    assert (found.requests, found.writes, found.bytes_per_s) == (1000, 300, 1000 * 4096)
+
+
 def test_flushes_are_counted_for_a_row_that_flushes():
     """fio counts them apart from the writes."""
     assert fio.parse(report(write=(90, 1_000), flushes=89), FLUSH).flushes == 89

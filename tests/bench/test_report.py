@@ -27,7 +27,7 @@ SURROUNDINGS = {
 
 
 def a_run(peer, repetition, rate, cpu_us=10.0, other_cpu_s=0.0, counted=None):
-    result = FioResult(int(rate), 0, 1.0, rate, rate * 4096, 1.0, 1.0, 2.0)
+    result = FioResult(int(rate), int(rate), 0, 1.0, rate, rate * 4096, 1.0, 1.0, 2.0)
     return Run(ROW.name, peer, repetition, result, rate * cpu_us / 1e6, other_cpu_s, counted or {})
 
 
@@ -138,7 +138,7 @@ def test_options_choose_rows_peers_and_lengths(monkeypatch, tmp_path, need):
     monkeypatch.setenv("BENCH", "quick")
     plan = read_options(["--rows", "read-4k-32,write-4k-1", "--peers", "pydrbd", "--repeat", "2"]).plan
     assert [row.name for row in plan.rows] == ["read-4k-32", "write-4k-1"]
-    assert (plan.peers, plan.repeat, plan.seconds) == (("pydrbd",), 2, 3.0)
+    assert (plan.peers, plan.repeat, plan.seconds) == (("pydrbd",), 2, 2.0)
 
 
 @pytest.mark.parametrize(

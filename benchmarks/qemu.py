@@ -1,0 +1,149 @@
+"""What one would pick in user space today: QEMU's synchronous copies, a disk of its own to a second daemon's.
+
+    mirror   blockdev-mirror, copy-mode write-blocking: answers when both have it; a FLUSH reaches the first disk only
+    quorum   the quorum driver over both, vote-threshold 2: a FLUSH reaches both; no resync, no degraded mode
+
+Both daemons are qemu-storage-daemon on files in the page cache, joined by a Unix socket: over TCP, QEMU 7.2 waits for
+delayed acknowledgements.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row
+from benchmarks.servers import Server, ServerError, fill, wait_for_socket
+
+__all__ = ["QemuMirror", "QemuQuorum"]
+
+_DAEMON = "qemu-storage-daemon"
+_READY_TIMEOUT_S = 120.0
+_POLL_S = 0.05
+_CHUNK_BYTES = 1 << 20
+
+
+class _QemuPair:
+    """Two daemons: the second serves its file, the first writes to both; `words` say how it does that."""
+
+    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
+        self._files = (directory / "a.img", directory / "b.img")
+        for file in self._files:
+            fill(file, size_bytes, random.Random(0))
+        peer_socket, socket_path = directory / "b.sock", directory / "a.sock"
+        words = [*_file("b", self._files[1]), *_nbd_server(peer_socket), "--export", _export("b")]
+        second = stack.enter_context(Server([_DAEMON, *words], directory / "b.log", directory))
+        wait_for_socket(peer_socket, second)
+        remote = f"driver=nbd,node-name=rb,server.type=unix,server.path={peer_socket},export=disk,reconnect-delay=10"
+        words = [*_file("a", self._files[0]), "--blockdev", remote, *_nbd_server(socket_path), *self._words(directory)]
+        first = stack.enter_context(Server([_DAEMON, *words], directory / "a.log", directory))
+        wait_for_socket(socket_path, first)
+        self._servers = (first, second)
+        self._begin(directory)
+        self.uri = f"nbd+unix:///disk?socket={socket_path}"
+
+    def _words(self, directory: Path) -> list[str]:
+        raise AssertionError("a pair of this kind says what it exports")
+
+    def _begin(self, directory: Path) -> None:
+        """What is left to be done once both run. Raises ServerError."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(server.pid for server in self._servers)
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
+        """Both run, and after writes both files are the same."""
+        for server in self._servers:
+            server.check()
+        if row.writes:
+            a, b = (file.open("rb") for file in self._files)
+            with a, b:
+                while here := a.read(_CHUNK_BYTES):
+                    if here != b.read(_CHUNK_BYTES):
+                        raise ServerError(f"WRONG: after {row.name} QEMU's copies differ before byte {a.tell()}")
+
+
+class QemuQuorum(_QemuPair):
+    """Writes go to both at once."""
+
+    def _words(self, directory: Path) -> list[str]:
+        quorum = {
+            "driver": "quorum", "node-name": "q", "vote-threshold": 2, "read-pattern": "fifo", "children": ["a", "rb"],
+        }  # fmt: skip
+        return ["--blockdev", json.dumps(quorum), "--export", _export("q")]
+
+
+class QemuMirror(_QemuPair):
+    """Writes go to the first, then to the second."""
+
+    def _words(self, directory: Path) -> list[str]:
+        monitor = [
+            "--chardev",
+            f"socket,id=c,path={directory / 'qmp.sock'},server=on,wait=off",
+            "--monitor",
+            "chardev=c",
+        ]
+        return ["--export", _export("a"), *monitor]
+
+    def _begin(self, directory: Path) -> None:
+        with _Monitor(directory / "qmp.sock") as monitor:
+            words = {"job-id": "m", "device": "a", "target": "rb", "sync": "full", "copy-mode": "write-blocking"}
+            monitor.ask("blockdev-mirror", **words)
+            deadline = time.monotonic() + _READY_TIMEOUT_S
+            while not any(job.get("ready") for job in monitor.ask("query-block-jobs")):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"QEMU's mirror is not ready after {_READY_TIMEOUT_S:.0f} s")
+                time.sleep(_POLL_S)
+
+
+class _Monitor:
+    """QMP in few words: one JSON object a line, events skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_READY_TIMEOUT_S)
+        self._socket.connect(str(path))
+        self._lines = self._socket.makefile("r")
+
+    def __enter__(self) -> _Monitor:
+        self._lines.readline()
+        self.ask("qmp_capabilities")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        """The answer's `return`. Raises ServerError for an error."""
+        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while line := self._lines.readline():
+            answer = json.loads(line)
+            if "error" in answer:
+                raise ServerError(f"QEMU refuses {command}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+        raise ServerError(f"QEMU has gone while it was asked to {command}")
+
+
+def _file(name: str, path: Path) -> list[str]:
+    protocol = f"driver=file,node-name={name}f,filename={path},cache.direct=off,aio=threads"
+    return ["--blockdev", protocol, "--blockdev", f"driver=raw,node-name={name},file={name}f"]
+
+
+def _nbd_server(path: Path) -> list[str]:
+    return ["--nbd-server", f"addr.type=unix,addr.path={path},max-connections=0"]
+
+
+def _export(node: str) -> str:
+    return f"type=nbd,id=e,node-name={node},name=disk,writable=on"
