@@ -23,7 +23,7 @@ class FioError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FioResult:
-    """One run. `latency_*_us` is from submission to reply, of the writes if there are any, without a flush after them."""
+    """One run. `latency_*_us` is from submission to reply (of writes, if there are any), without a flush after it."""
 
     requests: int
     writes: int

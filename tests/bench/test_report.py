@@ -100,7 +100,7 @@ class WrongPeer:
 
 def test_a_fast_wrong_answer_ends_the_measurement(monkeypatch, tmp_path):
     """No figure comes out of a run whose copies differ."""
-    good = FioResult(1, 0, 1.0, 1e9, 1e9, 1.0, 1.0, 1.0)
+    good = FioResult(1, 1, 0, 1.0, 1e9, 1e9, 1.0, 1.0, 1.0)
     monkeypatch.setattr("benchmarks.fio.run", lambda *_: (good, 0.0))
     heard = []
     with pytest.raises(ServerError, match="WRONG"):
