@@ -63,6 +63,11 @@ def _may_part(model: Model, who: str) -> bool:
     return model.connected and model.stands_alone
 
 
+def _may_disconnect(model: Model, who: str) -> bool:
+    """A kernel's device with neither disk nor connection would be gone."""
+    return who in model.attached and _may_part(model, who)
+
+
 def _may_promote(model: Model, who: str) -> bool:
     return model.primary is None and who in model.up & model.attached & model.current
 
@@ -115,7 +120,7 @@ OPERATIONS = (
     Operation("switch", 3, lambda m, w: w == m.primary and m.quiet, lambda m, w: m.but(primary=peer_of(w))),
     # the link
     Operation(
-        "disconnect", 4, _may_part, lambda m, w: m.parted(standalone=m.standalone | {w}),
+        "disconnect", 4, _may_disconnect, lambda m, w: m.parted(standalone=m.standalone | {w}),
         LINK_BREAKS, busy=True,
     ),
     Operation(

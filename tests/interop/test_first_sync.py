@@ -16,12 +16,3 @@ def test_first_full_sync_makes_both_disks_the_same(pair):
     pair.assert_same()
     assert pair.first.states().role == "Primary"
     assert pair.second.states().peer_role == "Primary"
-
-
-def test_the_first_sync_is_skipped_when_the_disks_are_known_to_be_the_same(pair, seed):
-    """Fresh meta-data on both, new-current-uuid --clear-bitmap: in sync at once, and writes go on from there."""
-    pair.start()
-    pair.sync()
-    assert pair.first.resyncs_kib() == pair.second.resyncs_kib() == []
-    pair.write(pair.first, seed, 10)
-    pair.assert_same()

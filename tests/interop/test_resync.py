@@ -1,4 +1,4 @@
-"""A resync that is interrupted goes on later from where it was; one that is asked for is a full one."""
+"""A resync that is interrupted goes on later from where it was."""
 
 from __future__ import annotations
 
@@ -72,45 +72,3 @@ def test_a_source_that_dies_in_a_resync_finishes_it_when_it_is_back(resyncing, s
     cut.full_speed()
     resyncing.assert_same()
     resyncing.first.primary()
-
-
-@pytest.mark.parametrize("who", ["first", "second"])
-def test_an_invalidated_node_gets_everything_again(pair, seed, who):
-    """Either node forgets what its data is worth while connected, also the Primary: a full sync from the other one."""
-    pair.start()
-    pair.full_sync()
-    pair.write(pair.first, seed, 20)
-    victim = getattr(pair, who)
-    victim.order("invalidate")
-    pair.wait_in_sync()
-    pair.assert_same()
-    for node in pair:
-        assert node.resyncs_kib() == [node.size_bytes() // 1024] * 2
-
-
-def test_the_kernel_can_invalidate_its_peer(pair, seed):
-    """invalidate-remote on the kernel, whichever role it has: a full sync to the other node."""
-    pair.start()
-    pair.full_sync()
-    pair.write(pair.first, seed, 20)
-    pair.kernel.order("invalidate-remote")
-    pair.wait_in_sync()
-    pair.assert_same()
-    for node in pair:
-        assert node.resyncs_kib() == [node.size_bytes() // 1024] * 2
-
-
-def test_the_kernel_can_pause_a_resync_and_let_it_go_on(pair, seed):
-    """pause-sync on the kernel stops the resync on both sides, writes go on; resume-sync lets it run."""
-    pair.start()
-    pair.sync()
-    pair.part(pair.second)
-    pair.write(pair.first, seed, 20)
-    pair.kernel.order("pause-sync")
-    pair.second.connect()
-    pair.first.wait(conn="PausedSyncS")
-    pair.second.wait(conn="PausedSyncT")
-    pair.write(pair.first, seed + 1, 5)
-    assert pair.second.states().conn == "PausedSyncT" and pair.second.out_of_sync_kib() > 0
-    pair.kernel.order("resume-sync")
-    pair.assert_same()

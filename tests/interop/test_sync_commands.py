@@ -68,6 +68,7 @@ def test_a_copy_is_made_anew(pair, seed, verb, who):
     pair.write(pair.first, seed, 20)
     ask(node_of(pair, who), verb)
     pair.assert_same()
+    assert [node.resyncs_kib() for node in pair] == [[len(pair.image) // 1024]] * 2
     pair.write(pair.first, seed + 1, 20)
     pair.assert_same()
 
