@@ -48,14 +48,18 @@ class Done:
 class Guest:
     """`start`, `run` commands, `power_off`; `start` again finds the same disks."""
 
+    memory = MEMORY
+    init = (PYTHON, str(INIT))
+    """The first process's program, and its words."""
+
     def __init__(
         self, network: Network, directory: Path, name: str, umid: str, number: int, disks: Sequence[Path]
     ) -> None:
         self.network = network
         self.name = name
         self.umid = umid
+        self.number = number
         self.address = f"10.77.0.{number}"
-        self.mac = f"02:00:00:00:77:{number:02x}"
         self.tap = f"tap-{name}"
         self.disks = list(disks)
         self.console_path = directory / f"{name}.console"
@@ -103,12 +107,28 @@ class Guest:
         """linux.uml's command line; the serial line to our side is the open file `fd`."""
         disks = [f"ubd{index}={path}" for index, path in enumerate(self.disks)]
         return [
-            KERNEL, f"mem={MEMORY}", "rootfstype=hostfs", "rootflags=/", "ro", f"init={PYTHON}",
+            KERNEL, f"mem={self.memory}", "rootfstype=hostfs", "rootflags=/", "ro", f"init={self.init[0]}",
             "con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{fd},fd:{fd}", *disks,
-            f"vec0:transport=tap,ifname={self.tap},depth=128,gro=1,mac={self.mac}", f"umid={self.umid}",
-            f"LAB_NAME={self.name}", f"LAB_ADDRESS={self.address}/24", f"LAB_SHARE={self.share}",
-            "--", str(INIT),
+            *(f"vec{index}:transport=tap,ifname={tap},depth=128,gro=1,mac=02:00:00:00:{77 + index}:{self.number:02x}"
+              for index, tap in enumerate(self.taps)),
+            f"umid={self.umid}", f"LAB_NAME={self.name}", f"LAB_ADDRESS={','.join(self.addresses)}",
+            f"LAB_SHARE={self.share}", *self.words, "--", *self.init[1:],
         ]  # fmt: skip
+
+    @property
+    def taps(self) -> list[str]:
+        """Its network devices on the host's side: vec0, vec1, ..."""
+        return [self.tap]
+
+    @property
+    def addresses(self) -> list[str]:
+        """One for each of them, as in 10.77.0.11/24."""
+        return [f"{self.address}/24"]
+
+    @property
+    def words(self) -> list[str]:
+        """More of the kernel's command line."""
+        return []
 
     # --- commands ---
 
@@ -138,15 +158,15 @@ class Guest:
         """Carry out a plan of load.py on a block device of the guest."""
         self._ask({"play": device, "text": text}, timeout_s)
 
-    def ask_socket(self, path: str, line: str, timeout_s: float) -> str:
+    def ask_socket(self, path: str, line: str, timeout_s: float, grace_s: float = _ANSWER_GRACE_S) -> str:
         """Say a line to a Unix socket of the guest; the line that comes back. Raises GuestFailed."""
-        return self._ask({"socket": path, "text": line}, timeout_s)
+        return self._ask({"socket": path, "text": line}, timeout_s, grace_s)
 
-    def _ask(self, request: Mapping[str, str], timeout_s: float = 0.0) -> str:
+    def _ask(self, request: Mapping[str, str], timeout_s: float = 0.0, grace_s: float = _ANSWER_GRACE_S) -> str:
         line = self._open_line()
         what = str(request)[:200]
         try:
-            answer = line.wait(line.ask(request), timeout_s + _ANSWER_GRACE_S)
+            answer = line.wait(line.ask(request), timeout_s + grace_s)
         except LabFailed as error:
             raise GuestFailed(f"guest {self.name}: {what}: {error}\n{self.console()}") from error
         if answer["code"]:

@@ -1,3 +1,4 @@
+#!/usr/bin/python3
 """The first process of a guest: makes the read-only root of the host usable, then runs commands for the host.
 
 Runs inside of the guest with the system's python3 and nothing but its standard library. A request is a file in the
@@ -25,6 +26,7 @@ import sys
 import termios
 import threading
 import tty
+from collections.abc import Sequence
 from pathlib import Path
 
 LINE = "/dev/ttyS0"
@@ -45,7 +47,8 @@ TMPFS = (
 """What a node writes to; those that the host does not have are left out."""
 
 ENVIRONMENT = {
-    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/lib/drbd",  # the last one is where drbdadm finds drbdsetup-84
+    # the last one is where drbdadm finds drbdsetup-84
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/lib/drbd",
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
     "TMPDIR": "/var/tmp",
@@ -57,13 +60,18 @@ def mount(kind: str, where: str, options: str = "defaults", source: str = "none"
     return subprocess.run(["/bin/mount", "-n", "-t", kind, "-o", options, source, where], check=False).returncode == 0
 
 
-def prepare() -> None:
+def ip(*words: str) -> None:
+    """The command of that name; it must succeed."""
+    subprocess.run(["ip", *words], check=True, env=ENVIRONMENT)
+
+
+def prepare(tmpfs: Sequence[str] = TMPFS) -> None:
     """Mounts, host name, network; what the guest is to be comes by the kernel's command line."""
     mount("proc", "/proc")
     mount("sysfs", "/sys")
     if not Path("/dev/null").exists():
         mount("devtmpfs", "/dev")
-    for directory in TMPFS:
+    for directory in tmpfs:
         if Path(directory).is_dir():
             mount("tmpfs", directory, "mode=755")
     for directory in ("/dev/shm", "/dev/pts", "/run/lock"):
@@ -71,12 +79,10 @@ def prepare() -> None:
     mount("tmpfs", "/dev/shm", "mode=1777")
     mount("devpts", "/dev/pts")
     socket.sethostname(os.environ["LAB_NAME"])
-    for words in (
-        ("link", "set", "lo", "up"),
-        ("addr", "add", os.environ["LAB_ADDRESS"], "dev", "vec0"),
-        ("link", "set", "vec0", "up"),
-    ):
-        subprocess.run(["ip", *words], check=True, env=ENVIRONMENT)
+    ip("link", "set", "lo", "up")
+    for index, address in enumerate(os.environ["LAB_ADDRESS"].split(",")):
+        ip("addr", "add", address, "dev", f"vec{index}")
+        ip("link", "set", f"vec{index}", "up")
     SHARE.mkdir()
     mount("hostfs", str(SHARE), os.environ["LAB_SHARE"])
 

@@ -73,19 +73,28 @@ class Network:
         """One more address of the host's side, for a node that runs outside of the guests."""
         self._ip("addr", "add", f"{address}/24", "dev", BRIDGE)
 
-    def add_tap(self, tap: str) -> None:
+    def add_bridge(self, bridge: str) -> None:
+        """Another network, apart from the first one; the host has no part in it."""
+        self._ip("link", "add", bridge, "type", "bridge", "forward_delay", "0")
+        self._ip("link", "set", bridge, "up")
+
+    def add_tap(self, tap: str, bridge: str = BRIDGE) -> None:
         """A tap device for one guest, on the bridge."""
         system("ip", "netns", "exec", self.namespace, "ip", "tuntap", "add", tap, "mode", "tap")
-        self._ip("link", "set", tap, "master", BRIDGE)
+        self.restore(tap, bridge)
         self._ip("link", "set", tap, "up")
 
     def cut(self, tap: str) -> None:
         """Nothing comes or goes by this tap any more; nobody is told, and no device changes its state."""
         self._ip("link", "set", tap, "nomaster")
 
-    def restore(self, tap: str) -> None:
+    def restore(self, tap: str, bridge: str = BRIDGE) -> None:
         """The opposite of `cut`."""
-        self._ip("link", "set", tap, "master", BRIDGE)
+        self._ip("link", "set", tap, "master", bridge)
+
+    def isolate(self, tap: str, isolated: bool) -> None:
+        """Two isolated taps of a bridge don't reach each other; all others reach them."""
+        self._ip("link", "set", tap, "type", "bridge_slave", "isolated", "on" if isolated else "off")
 
     def slow(self, tap: str, rate: str) -> None:
         """What goes to this tap's guest takes its time; what comes from it does not."""
