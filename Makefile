@@ -43,9 +43,10 @@ demo: $(VENV)/run.stamp ## two nodes, a client, two crashes, and a comparison: s
 
 test: $(VENV)/dev.stamp ## all tests but the slow ones
 	@tools/setup packages test
-	@$(PY) -m pytest -m "not slow" --ignore=tests/interop $(ARGS)
+	@$(PY) -m pytest -m "not slow" --ignore=tests/interop --ignore=tests/cluster $(ARGS)
 	@$(PY) -m pytest -m "not slow" $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
 		$(PY) -m pytest -m "not slow" $(AGAIN) $(ARGS)
+	@$(PY) -m pytest -m "not slow" tests/cluster $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
 
 test-all: $(VENV)/dev.stamp ## all tests
 	@tools/setup packages test
@@ -67,6 +68,10 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
 	@tools/setup packages bench
 	@$(PY) -m benchmarks $(ARGS)
+
+cluster: $(VENV)/dev.stamp ## a Pacemaker cluster of three machines in the lab, and all that may happen to it (needs root)
+	@tools/setup packages cluster
+	@$(PY) -m pytest tests/cluster -v $(ARGS)
 
 lab: $(VENV)/run.stamp ## two real kernels with DRBD, as processes of this machine, to play with (needs root)
 	@tools/setup packages lab

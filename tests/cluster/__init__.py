@@ -1,0 +1,1 @@
+"""A Pacemaker cluster of machines with kernels of their own, followed from docs/cluster.md."""
