@@ -83,6 +83,7 @@ class Guest:
         assert self._process is None, f"{self.name} runs already"
         remove_umid(self.umid)
         ours, theirs = socket.socketpair()
+        self._line = _Line(ours, self.share)  # before the guest: it clears the folder
         with theirs, self.console_path.open("ab") as console:
             self._process = subprocess.Popen(
                 self.network.inside(self.command_line(theirs.fileno())),
@@ -92,7 +93,6 @@ class Guest:
                 start_new_session=True,
                 pass_fds=[theirs.fileno()],
             )
-        self._line = _Line(ours, self.share)
 
     def finish_start(self) -> None:
         """The second half."""
