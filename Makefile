@@ -46,7 +46,7 @@ test: $(VENV)/dev.stamp ## all tests but the slow ones
 	@$(PY) -m pytest -m "not slow" --ignore=tests/interop --ignore=tests/cluster $(ARGS)
 	@$(PY) -m pytest -m "not slow" $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
 		$(PY) -m pytest -m "not slow" $(AGAIN) $(ARGS)
-	@$(PY) -m pytest -m "not slow" tests/cluster $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
+	@$(PY) -m pytest -m "not slow" tests/cluster -o faulthandler_timeout=0 $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
 
 test-all: $(VENV)/dev.stamp ## all tests
 	@tools/setup packages test
@@ -71,7 +71,7 @@ bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
 
 cluster: $(VENV)/dev.stamp ## a Pacemaker cluster of three machines in the lab, and all that may happen to it (needs root)
 	@tools/setup packages cluster
-	@$(PY) -m pytest tests/cluster -v $(ARGS)
+	@$(PY) -m pytest tests/cluster -v -o faulthandler_timeout=0 $(ARGS)
 
 lab: $(VENV)/run.stamp ## two real kernels with DRBD, as processes of this machine, to play with (needs root)
 	@tools/setup packages lab
