@@ -99,6 +99,7 @@ def uptime_s(guest: Guest) -> float:
     return float(guest.read_file("/proc/uptime").split()[0])
 
 
+@pytest.mark.slow
 def test_a_pill_resets_the_machine_and_the_next_boot_lives(guest: Guest) -> None:
     """By the daemon's own hand; what lies in the mailbox was for the boot before."""
     watch(guest)
@@ -109,6 +110,7 @@ def test_a_pill_resets_the_machine_and_the_next_boot_lives(guest: Guest) -> None
     assert "alpha\tclear" in guest.shell(f"{SBD} -d {DEVICE} list")
 
 
+@pytest.mark.slow
 def test_watchdogs_are_listed_and_tested(guest: Guest) -> None:
     """query-watchdog arms nothing; test-watchdog proves that it bites."""
     text = guest.shell(f"{SBD} query-watchdog")

@@ -6,49 +6,23 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fence.harness import NbdServer
+from tests.install.conftest import LIMIT_S, ROOT, make
 from tests.runtime.test_rendezvous import free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
 SBIN = "usr/local/sbin"
 OCF_LIB = Path("/usr/lib/ocf/lib/heartbeat/ocf.py")
 FENCING = Path("/usr/share/fence/fencing.py")
-LIMIT_S = 300
 
 pytestmark = pytest.mark.timeout(2 * LIMIT_S)
 
 
-def make(target: str, destination: Path) -> None:
-    """`make TARGET` as a packager calls it."""
-    done = subprocess.run(
-        ["make", "-C", ROOT, target, f"DESTDIR={destination}"],
-        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def files_of(destination: Path) -> list[Path]:
     return sorted(path.relative_to(destination) for path in destination.rglob("*") if not path.is_dir())
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One installation for all that only look at it."""
-    if shutil.which("make") is None:
-        pytest.skip("not installed: make")
-    place = tmp_path_factory.mktemp("dest")
-    make("install", place)
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.fixture
