@@ -23,7 +23,7 @@ from tests.lab.network import TOKEN_BUCKET, LabFailed, Network
 KERNEL = "linux.uml"
 INIT = Path(__file__).with_name("guest_init.py")
 PYTHON = "/usr/bin/python3"
-BOOT_TIMEOUT_S = 40.0
+BOOT_TIMEOUT_S = 120.0
 MEMORY = "256M"
 MODULES = Path("/usr/lib/uml/modules")
 
