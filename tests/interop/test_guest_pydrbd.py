@@ -12,6 +12,9 @@ from tests.lab.mapped import MappedDisk
 
 pytestmark = pytest.mark.interop
 
+PATIENT_WITH_PINGS = (
+    "protocol C; ping-int 1; ping-timeout 100; socket-check-timeout 5; connect-int 1; timeout 20; ko-count 2;"
+)
 LEFT = ("Remote failed to finish a request within", r"conn\( Connected -> Timeout", "ko-count", "Timeout")
 
 
@@ -62,7 +65,7 @@ def test_a_peer_whose_disk_hangs_is_left_by_ko_count(guests, hanging, seed):
     """It answers pings, but no write: after ko-count times timeout the Primary goes on alone, until it is back."""
     pair = guests
     pair.allow(*PEER_IS_GONE, *LEFT)
-    pair.start(net=f"{QUICK} ko-count 2;")
+    pair.start(net=PATIENT_WITH_PINGS)
     pair.sync()
     pair.write(pair.first, seed, 10)
     hanging.suspend()
