@@ -386,6 +386,18 @@ def test_a_frozen_primary_that_loses_its_disk_fails_what_waits() -> None:
     assert world.a.volume.state.disk is DiskState.Diskless and not is_frozen(world.a)
 
 
+def test_a_flush_is_no_success_where_no_good_data_is_left() -> None:
+    """A Primary that is sync target loses its source: the writes that the flush is to keep are over there."""
+    world, client = pair(**STONITH)
+    assert order(world, world.a, "detach") == 1
+    assert set(wait(client, *[client.write(n * BLOCK, b"x" * BLOCK) for n in range(300)])) == {0}
+    assert order(world, world.a, "attach") == 1
+    world.run_until(lambda: world.a.volume.state.conn is ConnState.SyncTarget)
+    cookie = client.flush()
+    part(world)
+    assert wait(client, cookie)[0] != 0 and not is_frozen(world.a)
+
+
 def test_all_volumes_freeze_and_thaw_together() -> None:
     world, client = pair(volumes=2, **STONITH)
     second = Client(world, world.a, 1)

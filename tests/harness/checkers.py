@@ -4,6 +4,7 @@
     A2 A4+     the same registers: what loss may take is decided here      B2  a crash now would lose no difference
     B3         extent in the durable activity log before the data write    B7  sync target durably Inconsistent
     C1 C5      who serves, and who is sync source, has all that counts     C2  one Primary
+    C8         nothing is answered, and no peer taken for outdated, without a verdict that counts
     C6         the new generation is durable before a solo write's reply   D7  nothing is left when all is quiet
 """
 
@@ -20,6 +21,7 @@ from pydrbd.core import uuids
 from pydrbd.core.events import Done
 from pydrbd.core.split_brain import Abort, NoSync, Situation, decide
 from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.core.transitions import Fencing
 from pydrbd.metadata.activity_log import replay
 from pydrbd.metadata.apply_al import split_blocks
 from pydrbd.metadata.opening import OpenedMetaData
@@ -38,6 +40,7 @@ _ZERO_SECTOR = bytes(SECTOR_SIZE_BYTES)
 _SOURCES = (ConnState.StartingSyncS, ConnState.WFBitMapS, ConnState.SyncSource, ConnState.PausedSyncS)
 _NBD_WRITE = 1
 _RS_DATA_REPLY = 2
+_GOOD_VERDICTS, _UNREACHABLE = (3, 4, 5, 7), 5
 _GOOD = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE
 
 
@@ -109,6 +112,11 @@ class Oracle:
         """A new generation of this node that is not durable: nobody has been told, and with the process it is gone."""
         self._decided: dict[Machine, dict[fx.Reply, bool]] = {world.a: {}, world.b: {}}
         """Replies that were held behind a fence: whether they were decided while the peer counted."""
+        self.answered_for: set[Machine] = set()
+        """Nodes that an operator has told to go on (resume-io)."""
+        self._meetings: dict[Machine, int] = {}
+        self._asked: dict[Any, int] = {}
+        """Handlers that run: how often the peer had been met when they were started."""
         self._peeked: dict[MemoryDisk, tuple[int, OpenedMetaData]] = {}
         self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
         world.observer = self
@@ -249,7 +257,7 @@ class Oracle:
             self._author = None  # demoted in good order, beside its peer
         if new.conn in _SOURCES and old.conn not in _SOURCES:
             self._takes_over(machine, "C5", "became sync source")
-        if new.role == Role.Primary:
+        if new.role == Role.Primary and not new.susp_fen:
             alone = new.conn < ConnState.Connected or new.pdsk != DiskState.UpToDate
             # While its disk is being compared with the peer's, clients wait (WIRE 5.5): nobody is served by either.
             waits = new.disk in (DiskState.Attaching, DiskState.Negotiating)
@@ -264,6 +272,8 @@ class Oracle:
         if other.node is None:
             return
         theirs = other.volume.state
+        if self.world.fencing is Fencing.RESOURCE_AND_STONITH and _answers(new) and _answers(theirs):
+            self._fail("C8", "two Primaries, and none of them is frozen")
         if new.role == theirs.role == Role.Primary:
             self._count("C2")
             if min(new.conn, theirs.conn) >= ConnState.Connected:
@@ -305,10 +315,34 @@ class Oracle:
         self._on_generation(machine, new)
         if new is not old:
             self._states[machine] = new
+            self._check_verdict(machine, event, old or State(), new)
             self._on_state(machine, old or State(), new)
         self._on_held_replies(machine)
         if isinstance(event, Done) and isinstance(event.effect, fx.Persist):
             self.check_coverage()  # what is on disk about the disks has just changed
+
+    def _check_verdict(self, machine: Machine, event: Any, old: State, new: State) -> None:
+        """C8: only a verdict tells that a peer which is not there is not ahead, and only one on this very loss."""
+        if old.conn < ConnState.WFReportParams <= new.conn:
+            self._meetings[machine] = self._meetings.get(machine, 0) + 1
+        known = new.pdsk in (DiskState.Inconsistent, DiskState.Outdated)
+        if new.connected or old.pdsk != DiskState.DUnknown or not known or old.disk <= DiskState.Negotiating:
+            return
+        self._count("C8")
+        helper = event.effect if isinstance(event, Done) else None
+        code = helper.exit_code if isinstance(helper, fx.RunHelper) and helper.name == "fence-peer" else None
+        if code not in _GOOD_VERDICTS or (code == _UNREACHABLE and old.disk != DiskState.UpToDate):
+            self._fail("C8", f"{machine.name} takes its peer for {new.pdsk.name}, fence-peer says {code}")
+        if self._asked.pop(helper, None) != self._meetings.get(machine, 0):
+            self._fail("C8", f"{machine.name} takes its peer for {new.pdsk.name} by a verdict on an earlier loss")
+
+    def _check_freeze(self, machine: Machine, effect: fx.Reply) -> None:
+        """C8: a Primary that has lost its peer and has no verdict yet answers nothing."""
+        state = machine.volume.state
+        unknown = state.role == Role.Primary and not state.connected and state.pdsk > DiskState.Outdated
+        unknown = unknown and machine not in self.answered_for
+        if self.world.fencing is Fencing.RESOURCE_AND_STONITH and unknown and effect not in self._decided[machine]:
+            self._fail("C8", f"{machine.name} answers while its peer may go on")
 
     def _on_generation(self, machine: Machine, new: State) -> None:
         """A node that begins a generation alone has what counts as soon as that is on disk; until then it claims it."""
@@ -359,7 +393,10 @@ class Oracle:
             case fx.DiskZero() | fx.DiskDiscard() if machine.volume.state.role == Role.Primary:
                 self._check_logged(machine, [_Range(effect.offset_bytes, effect.length_bytes)])
             case fx.Reply() if effect.speaks:
+                self._check_freeze(machine, effect)
                 self._check_generation(machine, effect)
+            case fx.RunHelper():
+                self._asked[effect] = self._meetings.get(machine, 0)
 
     def _check_logged(self, machine: Machine, records: list[Any]) -> None:
         self._count("B3")
@@ -473,6 +510,10 @@ def _situation(mine: Superblock, theirs: Superblock) -> Situation:
 def _counts_peer(state: State) -> bool:
     """Whether a write is answered when the peer has acknowledged it, too."""
     return state.conn >= ConnState.Connected and state.pdsk > DiskState.Failed
+
+
+def _answers(state: State) -> bool:
+    return state.role == Role.Primary and not state.susp_fen and state.disk == DiskState.UpToDate
 
 
 def leftovers(machine: Machine) -> list[str]:

@@ -15,10 +15,12 @@ from collections import Counter
 from pydrbd.core.events import SessionClosed
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.states import ConnState, DiskState, Role
+from pydrbd.core.transitions import Fencing
 from pydrbd.metadata.layout import Layout
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Oracle, Violation, fill, leftovers
+from tests.harness.cluster import Cluster
 from tests.harness.world import Client, Machine, World
 
 __all__ = ["Simulation", "SimulationFailed", "fresh_pair_superblock"]
@@ -107,7 +109,7 @@ class Simulation:
 
     def __init__(
         self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C,
-        lanes: bool = False,
+        lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE,
     ) -> None:  # fmt: skip
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
@@ -119,8 +121,10 @@ class Simulation:
             seed, size_bytes=_SIZE_BYTES, al_extents=rng.choice((4, 4, 5, 67)),
             net=NetOptions(protocol, max_epoch_size=rng.choice((4, 20, 2048)), use_rle=rng.random() < 0.7),
             superblock=None if self.virgin else fresh_pair_superblock(_SIZE_BYTES), lanes=lanes,
+            fencing=fencing, handlers=() if fencing is Fencing.DONT_CARE else ("fence-peer", "unfence-peer"),
         )  # fmt: skip
         world = self.world
+        self.cluster = Cluster(world, seed, lambda machine: self._kill(machine, power=True)) if fencing else None
         world.link_latency_s = rng.choice((0.0002, 0.001, 0.01))
         world.disk_latency_s = rng.choice((0.0002, 0.002, 0.02))
         world.disk_stall_probability = rng.choice((0.0, 0.0, 0.02))
@@ -159,6 +163,8 @@ class Simulation:
         self.stats["seeds"] += 1
         self.stats["served by lanes"] += sum(machine.lane.taken for machine in self.machines if machine.lane)
         self.stats["virtual_ms"] += int(self.world.now * 1000)
+        for code in self.cluster.said if self.cluster is not None else ():
+            self.stats[f"verdict {code}"] += 1
         for promise, count in self.oracle.checks.items():
             self.stats[f"checked {promise}"] += count
         return self.stats
@@ -390,13 +396,15 @@ class Simulation:
     def _promote(self, machine: Machine) -> bool:
         """Ask for it where it is safe, and open a client when it was granted."""
         other = self.world.other(machine)
-        if machine.node is None or (other.node is not None and other.volume.state.role == Role.Primary):
+        if machine.node is None or (self.cluster is not None and self.cluster.banned is machine):
+            return False
+        if other.node is not None and other.volume.state.role == Role.Primary and not other.volume.state.susp_fen:
             return False
         state = machine.volume.state
         connected = state.connected and other.node is not None and other.volume.state.connected
         if not connected and not self.oracle.may_serve(machine):
             return False
-        if not connected and state.disk != DiskState.UpToDate:
+        if not connected and state.disk not in (DiskState.Consistent, DiskState.UpToDate):
             return False
         if connected and not self.oracle.may_serve(machine if state.disk == DiskState.UpToDate else other):
             return False
@@ -432,6 +440,9 @@ class Simulation:
                 self._replace_if_broken(machine)
                 if not machine.disks[0].had_error:
                     machine.command("attach")
+        primary = self._primary()
+        if eager and primary is not None and primary.volume.state.susp_fen and self.rng.random() < 0.3:
+            self._promote(self.world.other(primary))  # the cluster moves the service to where it could go on
         if eager and self._primary() is None:
             target = self.switching if self.switching is not None else self.rng.choice(self.machines)
             self.switching = None
@@ -549,7 +560,10 @@ class Simulation:
             if state.disk == DiskState.Outdated and any("uuid_compare()=-1 " in line for line in kept.log[heard:]):
                 self.stats["heard of newer data too late"] += 1
                 return
-            if state.role == Role.Primary:
+            if state.role == Role.Primary and state.susp_fen:
+                self.oracle.answered_for.add(kept)  # whoever runs this cluster knows what has happened
+                kept.command("resume-io")
+            elif state.role == Role.Primary:
                 self.client = _SimClient(self, kept)
             elif state.disk == DiskState.Diskless:
                 kept.command("attach")
@@ -577,7 +591,10 @@ class Simulation:
     def _promote_survivor(self, kept: Machine) -> None:
         if self.oracle.whole.isdisjoint({kept}):
             self.oracle.fresh = {kept}
-        request = kept.command("primary")
+        if self.cluster is not None:
+            self.cluster.banned = None
+        outdated = self.cluster is not None and kept.volume.state.disk == DiskState.Outdated  # by a verdict: 6
+        request = kept.command("primary", force=outdated)
         self.world.run(1.0)
         if kept.answers.get(request, (0, ""))[0] >= 1:
             self.client = _SimClient(self, kept)

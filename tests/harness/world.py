@@ -81,8 +81,8 @@ class Machine:
         self.sent_packets: list[tuple[int, int]] = []
         self.helpers: list[tuple[str, int | None]] = []
         """The handlers that were started: event and volume."""
-        self.handler: Callable[[str], tuple[int | None, float]] = lambda _name: (0, 0.01)
-        """What the handler of an event says, and after how many seconds."""
+        self.handler: Callable[[str], tuple[int | Callable[[], int | None] | None, float]] = lambda _name: (0, 0.01)
+        """What the handler of an event says (or who will say it then), and after how many seconds."""
         self._attachments = dict.fromkeys(disks, 0)
         self._pending: dict[_Pending, None] = {}
         self._persist_ends: dict[int, float] = {}
@@ -239,10 +239,10 @@ class Machine:
     def _run_helper(self, effect: fx.RunHelper) -> None:
         self.helpers.append((effect.name, effect.volume))
         code, seconds = self.handler(effect.name)
-        self.world.trace(self, f"{effect.name} will say {code} in {seconds:.3f} s")
 
         def ended() -> None:
-            effect.exit_code = code
+            effect.exit_code = code() if callable(code) else code
+            self.world.trace(self, f"{effect.name} says {effect.exit_code}")
             self.feed(Done(effect, 0, 0))
 
         self.world.at(self.world.now + seconds, self, ended)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from pydrbd.core import changes, transitions, uuids
+from pydrbd.core import changes, fencing, transitions, uuids
 from pydrbd.core.effects import Persist, Reply
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.log_gate import LogGate
@@ -17,6 +18,7 @@ from pydrbd.core.ranges import Hold, Ranges
 from pydrbd.core.reads import Reads
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.resync import Resync
+from pydrbd.core.transitions import Fencing
 from pydrbd.core.writes import Writes
 from pydrbd.errors import PeerProtocolError
 from pydrbd.metadata.activity_log import ActivityLog
@@ -156,6 +158,38 @@ def forget_that_a_primary_has_crashed(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def never_freeze(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(transitions, "_frozen", lambda old, new, rules: new)
+
+
+def answer_what_was_under_way_when_io_froze(patch: pytest.MonkeyPatch) -> None:
+    progress = Writes._progress
+
+    def hasty(self, write):
+        state = write.volume.state
+        write.volume.state = dataclasses.replace(state, susp_fen=False)
+        progress(self, write)
+        write.volume.state = state
+
+    patch.setattr(Writes, "_progress", hasty)
+
+
+def go_on_although_the_peer_is_active(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fencing, "VERDICTS", {**fencing.VERDICTS, 6: fencing.VERDICTS[4]})
+
+
+def go_on_although_the_handler_failed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fencing, "VERDICTS", {**fencing.VERDICTS, 1: fencing.VERDICTS[4]})
+
+
+def accept_a_verdict_on_an_earlier_loss(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fencing.Fence, "on_meeting", lambda self: None)
+
+
+def take_an_unreachable_peer_for_dead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fencing, "_UNREACHABLE", -1)
+
+
 COPIES = {"A1", "A2", "B1", "B2"}
 
 # what is broken, which promises may show it, the ending, and the seed where the search begins (where it was found once)
@@ -179,17 +213,43 @@ CANARIES: list[tuple[Mutant, set[str], float | None, int]] = [
 ]
 
 
+FENCING_CANARIES: list[tuple[Mutant, set[str], int]] = [
+    (never_freeze, {"C8"}, 1),
+    (answer_what_was_under_way_when_io_froze, {"C8"}, 1),
+    (go_on_although_the_peer_is_active, {"C8"}, 50),
+    (go_on_although_the_handler_failed, {"C8"}, 1),
+    (accept_a_verdict_on_an_earlier_loss, {"C8"}, 1),
+    (take_an_unreachable_peer_for_dead, {"C8"}, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "promises", "first"), FENCING_CANARIES, ids=[row[0].__name__ for row in FENCING_CANARIES]
+)
+def test_the_canary_of_fencing_is_caught(
+    mutant: Mutant, promises: set[str], first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same in stories with resource-and-stonith, and a cluster manager that is asked for verdicts."""
+    mutant(monkeypatch)
+    look_for(promises, first, fencing=Fencing.RESOURCE_AND_STONITH)
+
+
 @pytest.mark.parametrize(("mutant", "promises", "ending", "first"), CANARIES, ids=[row[0].__name__ for row in CANARIES])
 def test_the_canary_is_caught(
     mutant: Mutant, promises: set[str], ending: float | None, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within SEEDS_MAX stories some checker says that a promise was broken (which one, where only one can)."""
     mutant(monkeypatch)
+    look_for(promises, first, ending=ending)
+
+
+def look_for(promises: set[str], first: int, **options: Any) -> None:
+    """Tell stories until a checker finds one of these promises broken."""
     for seed in range(first, first + SEEDS_MAX):
         try:
-            Simulation(seed, steps=80, ending=ending).run()
+            Simulation(seed, steps=80, **options).run()
         except SimulationFailed as failure:
             if isinstance(failure.error, Violation) and (not promises or failure.error.promise in promises):
                 print(f"caught by {failure.error.promise} at seed {seed}")
                 return
-    pytest.fail(f"{mutant.__name__} lived through {SEEDS_MAX} stories")
+    pytest.fail(f"it lived through {SEEDS_MAX} stories")

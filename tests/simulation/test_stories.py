@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from pydrbd.core.transitions import Fencing
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.split_brain_story import SplitBrainStory
@@ -46,6 +47,16 @@ def test_stories_with_lanes(seed: int, rounds: int) -> None:
         totals += Simulation(story, lanes=True).run()
     print(f"stories with lanes from seed {seed}: {dict(sorted(totals.items()))}")
     assert totals["served by lanes"] > 10
+
+
+@pytest.mark.parametrize("fencing", [Fencing.RESOURCE_AND_STONITH, Fencing.RESOURCE_ONLY])
+def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
+    """C8, and the same promises, while a cluster manager says who is dead: late, wrongly never, sometimes nothing."""
+    totals: Counter[str] = Counter()
+    for story in range(1, 1 + max(1, rounds * STORIES_PER_ROUND)):
+        totals += Simulation(story, fencing=fencing).run()
+    print(dict(sorted(totals.items())))
+    assert totals["checked C8"]
 
 
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
