@@ -55,7 +55,8 @@ class Cluster:
     def _verdict(self, machine: Machine, peer: Machine) -> int | None:
         rng = self._rng
         if rng.random() < self._helpless:
-            return rng.choice((BROKEN, None))
+            # It may call a peer active that only might be: a Primary that asks stays as it is then.
+            return rng.choice((BROKEN, None, ACTIVE if machine.volume.state.role is Role.Primary else BROKEN))
         if self.world.is_linked() or self.banned is machine:
             return BROKEN  # there is nothing to be fenced any more; or we are who must not go on
         if peer.node is not None and rng.random() < self._violent:

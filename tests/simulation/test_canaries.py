@@ -216,7 +216,7 @@ CANARIES: list[tuple[Mutant, set[str], float | None, int]] = [
 FENCING_CANARIES: list[tuple[Mutant, set[str], int]] = [
     (never_freeze, {"C8"}, 1),
     (answer_what_was_under_way_when_io_froze, {"C8"}, 1),
-    (go_on_although_the_peer_is_active, {"C8"}, 50),
+    (go_on_although_the_peer_is_active, {"C8"}, 1),
     (go_on_although_the_handler_failed, {"C8"}, 1),
     (accept_a_verdict_on_an_earlier_loss, {"C8"}, 1),
     (take_an_unreachable_peer_for_dead, {"C8"}, 1),
