@@ -55,8 +55,7 @@ class Cluster:
     def _verdict(self, machine: Machine, peer: Machine) -> int | None:
         rng = self._rng
         if rng.random() < self._helpless:
-            # It may call a peer active that only might be: a Primary that asks stays as it is then.
-            return rng.choice((BROKEN, None, ACTIVE if machine.volume.state.role is Role.Primary else BROKEN))
+            return rng.choice((BROKEN, None))
         if self.world.is_linked() or self.banned is machine:
             return BROKEN  # there is nothing to be fenced any more; or we are who must not go on
         if peer.node is not None and rng.random() < self._violent:
