@@ -220,8 +220,8 @@ FENCING_CANARIES: list[tuple[Mutant, set[str], int]] = [
     (answer_what_was_under_way_when_io_froze, {"C8"}, 3),
     (go_on_although_the_peer_is_active, {"C8"}, 15),
     (go_on_although_the_handler_failed, {"C8"}, 15),
-    (accept_a_verdict_on_an_earlier_loss, {"C8"}, 1),
-    (take_an_unreachable_peer_for_dead, {"C8"}, 1),
+    (accept_a_verdict_on_an_earlier_loss, {"C8"}, 45),
+    (take_an_unreachable_peer_for_dead, {"C8"}, 12),
 ]
 
 
