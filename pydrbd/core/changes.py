@@ -169,10 +169,9 @@ class Changes:
             and new.role == Role.Primary
             and (new.conn < ConnState.Connected or new.pdsk <= DiskState.Failed)
         )
-        served = (
-            old.peer == Role.Secondary and new.peer == Role.Primary and new.pdsk < DiskState.Inconsistent
-        )
-        return promoted_alone or served
+        serves = new.peer == Role.Primary and new.pdsk < DiskState.Inconsistent and new.conn >= ConnState.Connected
+        begins_to_serve = old.peer == Role.Secondary or old.disk < DiskState.UpToDate
+        return promoted_alone or (serves and begins_to_serve)
 
     def _is_announced(self, old: State, new: State) -> bool:
         """Whether the peer is told by P_STATE (WIRE 5.6, last paragraph)."""

@@ -21,6 +21,7 @@ from pydrbd.core.events import LaneEnded, PeerLaneEnded
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.volume import Volume
 from pydrbd.core.write_batch import WriteBatch
+from pydrbd.limits import DRBD_IO_BYTES_MAX
 from pydrbd.native import LANE_GROUPS, LaneLog
 from pydrbd.units import EXTENT_SIZE_BYTES
 from pydrbd.wire.packet_numbers import WireProtocol
@@ -76,6 +77,7 @@ class Lanes:
             state.conn == ConnState.Connected
             and state.disk == state.pdsk == DiskState.UpToDate
             and node.header_format == 100
+            and volume.peer.request_bytes_max == DRBD_IO_BYTES_MAX
             and volume.disk is not None
             and not volume.frozen
         )
@@ -154,6 +156,7 @@ class Lanes:
         """The peer is gone: mark what it may lack of what lanes have sent."""
         for volume in self._node.volumes.values():  # there is one, else there are no lanes
             for batch in (batch for log in unacked for batch in log.batches()):
+                self._node.flushes.on_unconfirmed(volume)
                 if volume.disk is not None:
                     volume.disk.bitmap.set_records(batch, batch.all)
 

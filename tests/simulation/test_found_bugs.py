@@ -440,6 +440,26 @@ def test_the_next_flush_fails_when_the_only_good_disk_may_have_lost_an_answered_
     assert any("may have lost" in line for line in world.a.log)
 
 
+@pytest.mark.parametrize("lanes", [False, True])
+def test_the_next_flush_fails_when_both_disks_may_have_lost_an_answered_write(lanes: bool) -> None:
+    """A4: it was in both caches; one disk is given up, then the other one loses its power. With lanes, too."""
+    world = pair(lanes=lanes)
+    client = Client(world, world.a)
+    assert write(world, client, 0, 1) == 0  # its extent is hot from here on
+    flush = client.flush()  # and the peer has confirmed its epoch
+    world.run_until(lambda: flush in client.replies)
+    assert write(world, client, 0, 2) == 0
+    assert not lanes or (world.a.lane is not None and world.a.lane.taken)
+    assert granted(world, world.a, "detach")
+    world.b.lose_power(world.rng)
+    world.run(0.1)
+    world.b.start()
+    world.run_until(lambda: world.a.volume.state.pdsk == DiskState.UpToDate)
+    later = client.flush()
+    world.run_until(lambda: later in client.replies)
+    assert client.replies[later] == (5, b"")
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_demotion_that_a_bad_disk_cuts_short_forgets_no_write(seed: int) -> None:
     """B2: the superblock that ends the activity log's duty fails, with the flush before it; marking the disk as bad
@@ -458,3 +478,22 @@ def test_a_demotion_that_a_bad_disk_cuts_short_forgets_no_write(seed: int) -> No
     world.a.start()
     world.run_until(world.is_in_sync)
     assert world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_diskless_primary_goes_on_when_its_peer_attaches_after_connecting(seed: int) -> None:
+    """D5: the peer had died before it heard of the lost disk. Its data serves from now on, in a generation of its own,
+    and for that the Primary waits: whether the peer's disk comes before its link or after."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    world.link_latency_s = 0.1
+    world.a.disks[0].fail_once.add("read")
+    client.read(0, 4096)
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless)
+    world.b.stop()
+    world.run(0.5)
+    world.link_latency_s = 0.0002
+    world.b.start()
+    world.run_until(lambda: world.a.volume.state.pdsk == DiskState.UpToDate)
+    assert write(world, client, 0, 1) == 0
+    assert not same_generation(world)
