@@ -116,11 +116,12 @@ class TransferLog:
         raise AssertionError(f"epoch {number} has been released with a write under way")
 
     def close_current(self) -> None:
-        """End the current epoch; nothing happens if it holds no write."""
+        """End the current epoch; nothing happens if it holds no write. One that went to no peer may be over by now."""
         epoch = self._epochs[-1]
         if epoch.request_count:
             epoch.closed = True
             self._epochs.append(Epoch(epoch.number + 1))
+            self.release()
 
     def press(self) -> bool:
         """Somebody waits for the peer to have everything: the current epoch ends, the newest barrier is urgent.

@@ -164,12 +164,18 @@ class LogGate:
         self._starving.discard(volume.vnr)
         if not wanted:
             return None
-        released = self._node.log.released
-        plan = log.plan(list(wanted), released) or log.plan(first, released)
-        if plan is None:
-            self._starving.add(volume.vnr)
+
+        def plan() -> Plan | None:
+            released = self._node.log.released
+            return log.plan(list(wanted), released) or log.plan(first, released)
+
+        found = plan()
+        if found is None:
             self._node.press_for_barrier()
-        return plan
+            found = plan()  # the current epoch has ended, and it may have waited for nothing else
+        if found is None:
+            self._starving.add(volume.vnr)
+        return found
 
 
 def _parts(batch: Batch, mask: int, extents_most: int) -> Iterator[tuple[int, list[int]]]:

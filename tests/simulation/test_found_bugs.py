@@ -497,3 +497,20 @@ def test_a_diskless_primary_goes_on_when_its_peer_attaches_after_connecting(seed
     world.run_until(lambda: world.a.volume.state.pdsk == DiskState.UpToDate)
     assert write(world, client, 0, 1) == 0
     assert not same_generation(world)
+
+
+def test_a_lone_primary_gives_its_extents_up_in_an_epoch_that_a_lane_had_begun() -> None:
+    """D5: writes that went to no peer are answered without ending such an epoch; what ends it then must release it."""
+    size_bytes = 40 << 20
+    world = World(1, size_bytes=size_bytes, superblock=fresh_pair_superblock(size_bytes), al_extents=4, lanes=True)
+    world.start()
+    world.run_until(world.is_in_sync)
+    assert granted(world, world.a, "primary")
+    client = Client(world, world.a)
+    assert write(world, client, 0, 1) == 0
+    for ask in (client.flush, lambda: client.read(0, 4096)):  # an epoch ends; then a lane begins, and writes nothing
+        request = ask()
+        world.run_until(lambda request=request: request in client.replies)
+    world.b.stop()
+    for extent in range(9):
+        assert write(world, client, extent << 22, extent + 10) == 0
