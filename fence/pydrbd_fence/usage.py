@@ -58,7 +58,7 @@ OPTIONS: Final = (
     Option("--foreground", "", "Don't become a daemon", "watch"),
     Option("--help", "", "This text"),
     Option("--priority-dir", "DIR", "Files with numbers: their sum says how much this node is worth in a split"),
-    Option("--simulate", "", "Decide and log everything, stop nothing", "watch"),
+    Option("--simulate", "", "Decide and log everything, stop nothing; pills for this node are refused then", "watch"),
     Option("-c", "", "sbd's; no effect: the daemon always looks at Corosync, too", "sbd"),
     Option("-D", "", "sbd's; no effect: watch becomes a daemon", "sbd"),
     Option("-F", "N", "sbd's; no effect: a lost device is tried for ever", "sbd"),

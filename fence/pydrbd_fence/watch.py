@@ -79,6 +79,8 @@ class Inquisitor:
             warn_s,
         )
         self.judge = Judge(rules, clock())
+        # A simulation stops nothing, and nobody may count on it.
+        self.watching = State.left if settings.simulate else State.watching
         self.pause_s = times.loop_s / LOOKS_PER_LOOP
         self.watchers = [self._watcher(index, address) for index, address in enumerate(settings.devices)]
 
@@ -86,7 +88,7 @@ class Inquisitor:
         def opener() -> Device:
             return open_device(address, self.times.io_s)
 
-        return Watcher(
+        watcher = Watcher(
             index,
             self.settings.node,
             self.boot,
@@ -96,6 +98,9 @@ class Inquisitor:
             clock=clock,
             sleep=time.sleep,
         )
+        if self.settings.simulate:
+            watcher.wish = replace(watcher.wish, state=self.watching)
+        return watcher
 
     def start(self) -> None:
         """Reporters of all kinds."""
@@ -193,7 +198,7 @@ class Inquisitor:
             case Arm():
                 if self.watchdog is not None:
                     self.watchdog.arm()
-                self._wish(State.watching)
+                self._wish(self.watching)
                 self.journal.log(NOTICE, f"this node is watched now: {', '.join(self.settings.devices) or 'no disks'}")
                 self.parent.tell(0)
             case Acknowledge(letter_id, command):
@@ -222,6 +227,8 @@ class Inquisitor:
 
     def _acknowledge(self, letter_id: bytes, command: int) -> None:
         """The watchdog is not fed any more; first make it short, then promise when we are dead."""
+        if self.settings.simulate:
+            return
         short = self.watchdog is not None and self.watchdog.armed and self.watchdog.set_timeout(LAST_WATCHDOG_S)
         bound_s = LAST_WATCHDOG_S if short else self.times.watchdog_s
         self._wish(

@@ -330,3 +330,18 @@ def test_a_time_for_the_crash_dump_leaves_the_watchdog_armed(nbd, disk, short_tm
     node.process.wait(LIMIT_S)
     wait_until(lambda: node.dog.closed, "the watchdog's close")
     assert b"V" not in node.dog.bytes and node.ended()[0] == "crashdump"
+
+
+def test_a_simulation_decides_and_stops_nothing(nbd, disk, short_tmp, processes):
+    """--simulate: a pill is logged, neither watchdog nor power is touched; nor may a sender count on its death."""
+    node = Node(short_tmp, processes, [nbd.address], "alpha", *foreground("--simulate"))
+    wait_until(lambda: "is watched now" in node.log.read_text(), "the first good vote")
+    wait_until(lambda: disk.read_slot(0).state is State.left, "its slot says that nobody is stopped here")
+    refused = send(node, "beta", "alpha", "off")
+    assert refused.returncode == 1 and "no watchdog is armed" in refused.stderr
+    disk.write_letter(0, Letter(3, "beta", True, True, 1, b"p" * 16, b"s" * 16))
+    assert node.process.wait(LIMIT_S) == 0
+    log = node.log.read_text()
+    assert "Received command off from beta" in log and "only simulated" in log
+    assert node.ended() == [] and node.dog.bytes == b""
+    assert disk.read_slot(0).state is State.left and disk.read_slot(0).taken_id == bytes(16)
