@@ -44,54 +44,12 @@ _COMMANDS = {
 """What the machines need on the host, and the Debian package that has it."""
 
 PREPARE = f"""
-cat >/etc/systemd/system/ledger.service <<'END'
-[Service]
-ExecStart=/usr/bin/python3 {LEDGER} /srv/r0/ledger
-END
+install -m 755 {LEDGER} /usr/local/bin/ledger
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -s /lib/systemd/system/corosync.service /lib/systemd/system/pacemaker.service \\
     /etc/systemd/system/multi-user.target.wants/
 """
-"""A service, and what apt-get did when it installed the cluster's software (the guests have the host's)."""
-
-_COMMANDS = {
-    "corosync": "corosync",
-    "pacemakerd": "pacemaker",
-    "crm_mon": "pacemaker-cli-utils",
-    "crm": "crmsh",
-    "fence_sbd": "fence-agents",
-    "ocf-tester": "resource-agents",
-    "nbd-client": "nbd-client",
-    "nbdkit": "nbdkit",
-    "mkfs.ext4": "e2fsprogs",
-    "/lib/systemd/systemd": "systemd",
-    "dbus-daemon": "dbus",
-}
-"""What the machines need on the host, and the Debian package that has it."""
-
-INSTALL = f"""
-ln -s {ROOT}/.venv/bin/pydrbd {ROOT}/.venv/bin/pydrbd-sbd {ROOT}/fence/agents/fence_pydrbd /usr/sbin/
-mkdir -p /usr/lib/ocf/resource.d/pydrbd
-ln -s {ROOT}/fence/ocf/disk {ROOT}/fence/ocf/nbd /usr/lib/ocf/resource.d/pydrbd/
-cat >/etc/systemd/system/pydrbd-sbd.service <<'END'
-[Unit]
-After=systemd-modules-load.service network-online.target
-Before=corosync.service pacemaker.service
-PartOf=corosync.service
-[Service]
-Type=forking
-ExecStart=/usr/sbin/pydrbd-sbd watch
-TimeoutStartSec=300
-[Install]
-RequiredBy=corosync.service
-RequiredBy=pacemaker.service
-END
-cat >/etc/systemd/system/ledger.service <<'END'
-[Service]
-ExecStart=/usr/bin/python3 {LEDGER} /srv/r0/ledger
-END
-"""
-"""What a user has before the document begins: pydrbd installed, and a service."""
+"""The service's program, and what apt-get did when it installed the cluster's software (the guests have the host's)."""
 
 
 def why_not() -> str | None:
