@@ -24,11 +24,14 @@ KERNEL = "linux.uml"
 INIT = Path(__file__).with_name("guest_init.py")
 PYTHON = "/usr/bin/python3"
 BOOT_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 120.0
+"""For what takes a second; a machine on which everybody tests at once takes its time."""
+
 MEMORY = "256M"
 MODULES = Path("/usr/lib/uml/modules")
 
 _KILL_TIMEOUT_S = 10.0
-_ANSWER_GRACE_S = 15.0
+_ANSWER_GRACE_S = 60.0
 _CONSOLE_LINES = 40
 _STACK = re.compile(r" *\[<[0-9a-f]+>\]")
 
@@ -132,17 +135,17 @@ class Guest:
 
     # --- commands ---
 
-    def run(self, *argv: str, text: str = "", timeout_s: float = 30.0, check: bool = True) -> Done:
+    def run(self, *argv: str, text: str = "", timeout_s: float = COMMAND_TIMEOUT_S, check: bool = True) -> Done:
         """Run a command and wait for its end. Raises GuestFailed if it fails and `check`, or nobody answers."""
         return self.begin(*argv, text=text, timeout_s=timeout_s).wait(check=check)
 
-    def begin(self, *argv: str, text: str = "", timeout_s: float = 30.0) -> Running:
+    def begin(self, *argv: str, text: str = "", timeout_s: float = COMMAND_TIMEOUT_S) -> Running:
         """Start a command; several may run at a time."""
         line = self._open_line()
         request = line.ask({"argv": argv, "input": text, "timeout_s": timeout_s})
         return Running(self, line, request, " ".join(argv), timeout_s)
 
-    def shell(self, script: str, timeout_s: float = 30.0, check: bool = True) -> str:
+    def shell(self, script: str, timeout_s: float = COMMAND_TIMEOUT_S, check: bool = True) -> str:
         """Run a shell script, stopped by its first failing command; its output."""
         return self.run("sh", "-ec", script, timeout_s=timeout_s, check=check).output
 

@@ -16,7 +16,7 @@ HOST_ADDRESS = f"{PREFIX}.1"
 TOKEN_BUCKET = ("tbf", "burst", "64kb", "latency", "1s")
 """tc's words for a slow line."""
 
-_COMMAND_TIMEOUT_S = 20.0
+_COMMAND_TIMEOUT_S = 60.0
 
 
 class LabFailed(Exception):

@@ -23,8 +23,8 @@ from tests.lab.network import LabFailed, Network, system
 from tests.lab.nodes import RESOURCE, STRESS, Generations, Node, Refused, States
 from tests.lab.waiting import wait_until
 
-_STOP_TIMEOUT_S = 20.0
-_ANSWER_TIMEOUT_S = 40.0
+_STOP_TIMEOUT_S = 60.0
+_ANSWER_TIMEOUT_S = 60.0
 _REQUESTS = {"discard": Command.TRIM, "zero": Command.WRITE_ZEROES}
 _HARMLESS = "has no effect in pydrbd yet"
 _BAD = re.compile(r"WARNING|ERROR|CRITICAL|Traceback|AssertionError|ProtocolError|NetworkFailure|Timeout|BrokenPipe")
@@ -154,7 +154,7 @@ class PydrbdNode(PydrbdVerbs):
 
     def up(self) -> None:
         self._process = self._start("serve")
-        wait_until(self._is_up, f"{self.name} to come up", why_not=self.log)
+        wait_until(self._is_up, f"{self.name} to come up", _STOP_TIMEOUT_S, self.log)
 
     def _is_up(self) -> bool:
         assert self._process is not None
