@@ -44,6 +44,8 @@ class Pair:
         self.second = second
         self.image = bytearray()
         self.allowed: list[str] = []
+        self.handlers = ""
+        """What stands in the section `handlers`."""
 
     @property
     def kernel(self) -> KernelNode:
@@ -74,7 +76,7 @@ class Pair:
 
     def configure(self, node: Node, net: str, *, disk: str = "") -> None:
         """Give one node its configuration: what it is to do when it comes up."""
-        node.configure(resource_text(list(self), net=net, disk=disk))
+        node.configure(resource_text(list(self), net=net, disk=disk, handlers=self.handlers))
 
     def wait_for_fresh(self) -> None:
         """Wait until both see each other, and that neither has data."""
