@@ -174,6 +174,7 @@ def test_a_process_that_hangs_is_no_secondary_and_is_ended_by_force(nodes: list[
     assert alpha.agent("start") == RUNNING
     pid = alpha.pid
     os.kill(pid, signal.SIGSTOP)
+    assert alpha.agent("demote", OCF_RESKEY_CRM_meta_timeout="1000000") == GENERIC  # without waiting for all that time
     assert alpha.agent("monitor") == GENERIC
     assert alpha.agent("stop") == RUNNING
     assert has_ended(pid)
