@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,34 @@ from tests.chaos.conftest import assert_clean_logs
 SIZE_BYTES = 32 * MIB
 BLOCK = 4096
 LINBITS = Path("/usr/lib/drbd/stonith_admin-fence-peer.sh")
+LINBITS_CRM = Path("/usr/lib/drbd/crm-fence-peer.9.sh")
+LINBITS_CRM_END = Path("/usr/lib/drbd/crm-unfence-peer.9.sh")
+PACEMAKERS = ("cibadmin", "crm_mon", "crm_diff")
+CIB = """<cib validate-with="pacemaker-3.9" epoch="5" num_updates="0" admin_epoch="0"
+ have-quorum="1" dc-uuid="1">
+  <configuration>
+    <crm_config/>
+    <nodes><node id="1" uname="alpha"/><node id="2" uname="beta"/></nodes>
+    <resources>
+      <clone id="disk-clone">
+        <meta_attributes id="m"><nvpair id="mp" name="promotable" value="true"/></meta_attributes>
+        <primitive id="disk" class="ocf" provider="pydrbd" type="disk">
+          <instance_attributes id="b">
+            <nvpair id="y" name="drbd_resource" value="r0"/>
+          </instance_attributes>
+        </primitive>
+      </clone>
+    </resources>
+    <constraints/>
+  </configuration>
+  <status>
+    <node_state id="1" uname="alpha" in_ccm="true" crmd="online" join="member" expected="member"/>
+    <node_state id="2" uname="beta" in_ccm="false" crmd="offline" join="down" expected="down"/>
+  </status>
+</cib>
+"""
+"""What Pacemaker knows when it has shot beta."""
+
 EVENTS = ("fence-peer", "unfence-peer", "before-resync-target", "after-resync-target")
 SCRIPT = """#!/bin/sh
 env > {directory}/$PYDRBD_NODE.$1.new && mv {directory}/$PYDRBD_NODE.$1.new {directory}/$PYDRBD_NODE.$1
@@ -113,6 +142,43 @@ def test_linbits_stonith_script_works_unchanged(synced_pair, tmp_path):
         assert primary.volume()["peer_disk"] == "Outdated"
     assert (tmp_path / "shot").read_text() == "--tolerance 5s --tag drbd --fence beta\n"
     assert "fence-peer helper returned 7 (peer was stonithed)" in primary.log_path.read_text()
+    assert_clean_logs(pair)
+
+
+@pytest.mark.interop
+@pytest.mark.skipif(not LINBITS_CRM.exists(), reason="drbd-utils is not installed")
+def test_linbits_crm_script_works_unchanged(synced_pair, tmp_path, need):
+    """It finds the clone by its drbd_resource, bans beta, and says 7; its other half lifts the ban after the resync.
+
+    Pacemaker's own commands work on a file; the ones that ask a daemon are played by scripts.
+    """
+    need(*PACEMAKERS)
+    commands, cib = tmp_path / "bin", tmp_path / "cib.xml"
+    commands.mkdir()
+    cib.write_text(CIB)
+    played = {"uname": "echo alpha", "crm_node": "echo 1", "crmadmin": "exit 1", "logger": f"exec cat >> {tmp_path}/log"}
+    played |= {name: f': "${{CIB_file:={cib}}}"; export CIB_file; exec {shutil.which(name)} "$@"' for name in PACEMAKERS}
+    for name, script in played.items():
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
+    pair = synced_pair(
+        size_bytes=SIZE_BYTES,
+        net="protocol C; connect-int 1;",
+        disk="fencing resource-and-stonith;",
+        handlers=f'fence-peer "PATH={commands}:$PATH {LINBITS_CRM} --timeout 20";'
+        f'unfence-peer "PATH={commands}:$PATH {LINBITS_CRM_END}";',
+    )
+    primary, secondary = pair.nodes
+    with primary.connect_client() as client:
+        secondary.kill()
+        client.write(0, b"1" * BLOCK)
+        assert "fence-peer helper returned 7 (peer was stonithed)" in primary.log_path.read_text()
+        assert primary.volume()["peer_disk"] == "Outdated"
+        banned = cib.read_text()
+        assert 'id="drbd-fence-by-handler-r0-disk-clone"' in banned and 'value="alpha"' in banned
+        secondary.start()
+        pair.wait_until(pair.in_sync, "the resync")
+        pair.wait_until(lambda: "rsc_location" not in cib.read_text(), "the ban to be lifted")
     assert_clean_logs(pair)
 
 
