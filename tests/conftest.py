@@ -31,6 +31,12 @@ settings.register_profile("long", parent=settings.get_profile("ci"), max_example
 settings.load_profile("ci")  # `--hypothesis-profile=long` chooses the other one
 
 
+def pytest_configure():
+    """Whoever starts the tests in the background may have had SIGINT ignored: what they interrupt must hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser):
     group = parser.getgroup("pydrbd")
     group.addoption("--rounds", type=int, default=ROUNDS_DEFAULT, help="rounds of a crash test (default: %(default)s)")

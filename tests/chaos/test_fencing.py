@@ -156,8 +156,10 @@ def test_linbits_crm_script_works_unchanged(synced_pair, tmp_path, need):
     commands, cib = tmp_path / "bin", tmp_path / "cib.xml"
     commands.mkdir()
     cib.write_text(CIB)
-    played = {"uname": "echo alpha", "crm_node": "echo 1", "crmadmin": "exit 1", "logger": f"exec cat >> {tmp_path}/log"}
-    played |= {name: f': "${{CIB_file:={cib}}}"; export CIB_file; exec {shutil.which(name)} "$@"' for name in PACEMAKERS}
+    played = {"uname": "echo alpha", "crm_node": "echo 1", "crmadmin": "exit 1"}
+    played["logger"] = f"exec cat >> {tmp_path}/log"
+    for name in PACEMAKERS:
+        played[name] = f': "${{CIB_file:={cib}}}"; export CIB_file; exec {shutil.which(name)} "$@"'
     for name, script in played.items():
         (commands / name).write_text(f"#!/bin/sh\n{script}\n")
         (commands / name).chmod(0o755)
