@@ -21,9 +21,10 @@ import trio
 
 from pydrbd.core.events import Command
 from pydrbd.core.snapshot import snapshot
-from pydrbd.core.states import ConnState
+from pydrbd.core.states import ConnState, DiskState, State
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
+from pydrbd.runtime.control_arguments import wrong_arguments
 
 if TYPE_CHECKING:
     from pydrbd.runtime.service import Service
@@ -50,6 +51,13 @@ _NODE_VERBS = frozenset(
         "verify",
         "new-current-uuid",
         "resize",
+    }
+)
+
+_TO_BE_SYNCED = frozenset(
+    {
+        *(DiskState.Attaching, DiskState.Negotiating),
+        *(DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent),
     }
 )
 
@@ -154,6 +162,8 @@ class ControlServer:
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Response:
         """Carry out one verb."""
         service = self._service
+        if wrong := wrong_arguments(verb, arguments, service.node.volumes):
+            return {"code": _TIMED_OUT, "text": wrong, "data": None}
         if verb in _NODE_VERBS:
             return await self._ask_node(verb, dict(arguments))
         if verb == "status":
@@ -205,10 +215,17 @@ class ControlServer:
             return all(volume.state.conn >= ConnState.Connected for volume in volumes)
 
         def in_sync() -> bool:
-            return all(volume.state.conn == ConnState.Connected for volume in volumes)
+            return all(_is_in_sync(volume.state) for volume in volumes)
 
         condition = connected if verb == "wait-connect" else in_sync
         with trio.move_on_after(float("inf") if timeout_s is None else float(timeout_s)):
             await service.wait_for(condition)
             return {"code": 1, "text": "", "data": None}
         return {"code": _TIMED_OUT, "text": f"{verb}: timed out after {timeout_s} s", "data": None}
+
+
+def _is_in_sync(state: State) -> bool:
+    """Connected, and nothing to be copied: also not in a moment, when a good copy and one that is not have just met."""
+    disks = {state.disk, state.pdsk}
+    due = DiskState.UpToDate in disks and bool(disks & _TO_BE_SYNCED)
+    return state.conn == ConnState.Connected and not due

@@ -27,7 +27,6 @@ __all__ = [
     "OV_OUT_OF_SYNC",
     "PACKET_SPECS",
     "PRO_VERSION_MAX",
-    "PRO_VERSION_MIN",
     "AfterSb",
     "ConnFlag",
     "DdsFlag",
@@ -41,7 +40,6 @@ __all__ = [
     "packet_name",
 ]
 
-PRO_VERSION_MIN: Final = 86
 PRO_VERSION_MAX: Final = 101
 APV_BEFORE_FEATURES: Final = 80
 """What the agreed protocol version counts as until both P_CONNECTION_FEATURES were exchanged."""

@@ -107,6 +107,55 @@ def test_a_bad_request_on_the_control_socket_gets_an_answer_that_says_so(make_pa
     assert_alive(node)
 
 
+WRONG_ARGUMENTS = [
+    ("wait-sync", {"timeout_s": "x"}),
+    ("wait-connect", {"timeout_s": [1]}),
+    ("wait-sync", {"timeout_s": float("nan")}),
+    ("resize", {"size_sectors": "x"}),
+    ("resize", {"size_sectors": -1}),
+    ("resize", {"volume": 7}),
+    ("invalidate", {"volume": "a"}),
+    ("detach", {"volume": [1]}),
+    ("new-current-uuid", {"volume": "zz"}),
+    ("primary", {"Force": True}),
+    ("primary", {"force": "no"}),
+    ("verify", {"start_sector": None}),
+]
+
+
+def test_wrong_arguments_on_the_control_socket_are_refused_and_do_nothing(make_pair):
+    """A verb is right, its arguments are not: words that say which, no success, and the node is as it was."""
+    node = make_pair(size_bytes=SIZE_BYTES).nodes[0]
+    node.start()
+    before = node.volume()
+    for verb, arguments in WRONG_ARGUMENTS:
+        answer = node.ask(verb, **arguments)
+        assert answer.code < 1, (verb, arguments)
+        (name,) = arguments
+        assert name in answer.text, answer.text
+    assert_alive(node)
+    assert node.volume() == before
+
+
+def test_wait_sync_waits_for_a_resync_that_has_not_begun_yet(make_pair):
+    """`primary --force` is granted, and the peer has not answered: the copies are not the same, so it waits."""
+    pair = make_pair(size_bytes=SIZE_BYTES)
+    for node in pair.nodes:
+        node.start()
+    alpha = pair.nodes[0]
+    alpha.grant("wait-connect")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(alpha.run_dir / "r0.ctl.sock"))
+        requests = [{"verb": "primary", "arguments": {"force": True}}, {"verb": "wait-sync"}, {"verb": "status"}]
+        sock.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+        with sock.makefile() as answers:
+            found = [json.loads(answers.readline()) for _request in requests]
+    assert [answer["code"] for answer in found] == [1, 1, 1]
+    (volume,) = found[2]["data"]["volumes"]
+    assert (volume["disk"], volume["peer_disk"]) == ("UpToDate", "UpToDate")
+
+
 def test_a_busy_port_ends_serve_with_a_clear_error(make_pair):
     """Exit code 69, and words that name the address."""
     pair = make_pair(size_bytes=SIZE_BYTES)

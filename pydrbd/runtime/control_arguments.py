@@ -1,0 +1,69 @@
+"""What each verb on the control socket may be given: names and kinds, looked at before anything is done.
+
+A request comes from whoever may open the socket, not only from our own command line: a misspelled name must not mean
+"all volumes", and a wrong kind must not meet the core.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+__all__ = ["wrong_arguments"]
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _is_seconds(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    )
+
+
+_KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "force": (_is_flag, "true or false"),
+    "discard_my_data": (_is_flag, "true or false"),
+    "clear_bitmap": (_is_flag, "true or false"),
+    "assume_clean": (_is_flag, "true or false"),
+    "assume_peer_has_space": (_is_flag, "true or false"),
+    "size_sectors": (lambda value: value is None or _is_number(value), "a number of sectors"),
+    "start_sector": (_is_number, "a number of sectors"),
+    "stop_sector": (_is_number, "a number of sectors"),
+    "volume": (_is_number, "a volume's number"),
+    "timeout_s": (_is_seconds, "seconds"),
+}
+
+_NAMES: Final[Mapping[str, frozenset[str]]] = {
+    "primary": frozenset({"force"}),
+    "secondary": frozenset({"force"}),
+    "connect": frozenset({"discard_my_data"}),
+    "disconnect": frozenset({"force"}),
+    "detach": frozenset({"force"}),
+    "verify": frozenset({"start_sector", "stop_sector"}),
+    "new-current-uuid": frozenset({"clear_bitmap", "volume"}),
+    "resize": frozenset({"size_sectors", "assume_clean", "assume_peer_has_space", "volume"}),
+    "wait-connect": frozenset({"timeout_s"}),
+    "wait-sync": frozenset({"timeout_s"}),
+}
+"""Verbs that are not here take nothing."""
+
+
+def wrong_arguments(verb: str, arguments: Mapping[str, Any], volumes: Collection[int]) -> str:
+    """What is wrong with a request, in words; "" if nothing is. `volumes`: the numbers that the resource has."""
+    known = _NAMES.get(verb, frozenset())
+    for name, value in arguments.items():
+        if name not in known:
+            return f"{verb} has no argument {name!r} (but {', '.join(sorted(known)) or 'none'})"
+        is_right, words = _KINDS[name]
+        if not is_right(value):
+            return f"{verb}: {name} must be {words}"
+        if name == "volume" and value not in volumes:
+            return f"{verb}: there is no volume {value}"
+    return ""
