@@ -68,7 +68,10 @@ def test_a_missing_command_skips_with_its_name(run_inner):
 
 def test_a_process_that_ends_on_sigterm_is_stopped_quietly(processes):
     """What a test leaves running is no longer there after the fixture."""
-    process = processes.start(["cat"], stdin=subprocess.PIPE)
+    process = processes.start(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(b"there\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"there\n"  # before that, its environment may not be in /proc yet
     assert process.pid in processes.left()
     assert processes.stop() == []
     assert process.returncode == -signal.SIGTERM
