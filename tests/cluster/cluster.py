@@ -44,12 +44,16 @@ _COMMANDS = {
 """What the machines need on the host, and the Debian package that has it."""
 
 PREPARE = f"""
-install -m 755 {LEDGER} /usr/local/bin/ledger
+cat >/usr/local/bin/ledger <<'END_OF_LEDGER'
+{LEDGER.read_text()}
+END_OF_LEDGER
+chmod 755 /usr/local/bin/ledger
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -s /lib/systemd/system/corosync.service /lib/systemd/system/pacemaker.service \\
     /etc/systemd/system/multi-user.target.wants/
 """
-"""The service's program, and what apt-get did when it installed the cluster's software (the guests have the host's)."""
+"""The service's program (the host's /tmp, where this checkout may be, is not the guests'), and what apt-get did when it
+installed the cluster's software (the guests have the host's)."""
 
 
 def why_not() -> str | None:
