@@ -112,6 +112,16 @@ def _copied(records: Any, count: int) -> Any:
     return copy
 
 
+def _let_go(views: list[Any]) -> None:
+    """C has no pointers into this memory any more: it may move and be used again."""
+    for view in views:
+        if isinstance(view, memoryview):
+            view.release()
+        else:
+            ffi.release(view)
+    views.clear()
+
+
 class ClientLane:
     """A Primary's lane (lane.c)."""
 
@@ -197,12 +207,7 @@ class ClientLane:
             stream.unsent = bytes(memoryview(self._outs[place])[client.out_start : client.out_end])
             client.out = ffi.NULL
         c.hot = c.touched = ffi.NULL
-        for view in self._views:
-            if isinstance(view, memoryview):
-                view.release()
-            else:
-                ffi.release(view)
-        self._views.clear()
+        _let_go(self._views)
 
     @property
     def next_serial(self) -> int:
@@ -308,12 +313,7 @@ class PeerLane:
         c = self._c
         self._data.take_up(c.data)
         c.out = ffi.NULL
-        for view in self._views:
-            if isinstance(view, memoryview):
-                view.release()
-            else:
-                ffi.release(view)
-        self._views.clear()
+        _let_go(self._views)
         return bytes(self._out[c.out_start : c.out_end])
 
     @property
