@@ -16,6 +16,9 @@ SCHEMAS = Path("/usr/share/resource-agents")
 OCF_LIB = Path("/usr/lib/ocf/lib/heartbeat")
 RUNNING, NOT_RUNNING, GENERIC, CONFIGURED = 0, 7, 1, 6
 SOCKET = "/run/nbd.sock"
+FROZEN_S = 40
+"""Longer than the limit of 30 s that one would think of, and than a fencing that is quick."""
+
 GIVEN = {"export": "r0", "socket": SOCKET, "device": "/dev/nbd0", "timeout": "3"}
 
 pytestmark = pytest.mark.skipif(not (OCF_LIB / "ocf.py").exists(), reason="resource-agents is not installed")
@@ -71,16 +74,32 @@ def test_a_device_comes_and_goes(guest: Guest) -> None:
 
 @pytest.mark.interop
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("signal", ["STOP", "KILL"])
-def test_a_server_that_is_stuck_or_gone_does_not_keep_the_device(guest: Guest, signal: str) -> None:
+@pytest.mark.parametrize(("signal", "limit_s"), [("STOP", "3"), ("STOP", "0"), ("KILL", "0")])
+def test_a_server_that_is_stuck_or_gone_does_not_keep_the_device(guest: Guest, signal: str, limit_s: str) -> None:
     """The monitor fails, the stop succeeds, the device is free for the next server."""
-    assert call(guest, "start") == RUNNING
+    assert call(guest, "start", timeout=limit_s) == RUNNING
     guest.shell(f"printf lost | dd of=/dev/nbd0 bs=4096; kill -{signal} $(cat /run/nbdkit.pid)")
     assert call(guest, "monitor") in (GENERIC, NOT_RUNNING)
     assert call(guest, "stop") == RUNNING and call(guest, "monitor") == NOT_RUNNING
     guest.shell(f"kill -KILL $(cat /run/nbdkit.pid) || :; rm -f {SOCKET}")
     guest.shell(f"nbdkit -U {SOCKET} -P /run/nbdkit.pid -e r0 file /run/image")
     assert call(guest, "start") == RUNNING and call(guest, "monitor") == RUNNING
+    assert call(guest, "stop") == RUNNING
+
+
+@pytest.mark.interop
+@pytest.mark.timeout(240)
+def test_a_disk_that_is_frozen_for_long_is_no_dead_one(guest: Guest) -> None:
+    """By default a write waits for its answer for as long as the fencing takes; no error reaches the file system."""
+    given = {key: value for key, value in GIVEN.items() if key != "timeout"}
+    environment = [f"OCF_RESKEY_{key}={value}" for key, value in given.items()]
+    guest.run("env", "OCF_ROOT=/usr/lib/ocf", *environment, str(AGENT), "start")
+    guest.shell("kill -STOP $(cat /run/nbdkit.pid)")
+    writer = guest.begin("sh", "-c", "printf late | dd of=/dev/nbd0 bs=4096 oflag=direct conv=sync", timeout_s=150)
+    guest.run("sleep", str(FROZEN_S), timeout_s=150)
+    guest.shell("kill -CONT $(cat /run/nbdkit.pid)")
+    assert writer.wait().code == 0
+    assert guest.shell("head -c 4 /run/image") == "late"
     assert call(guest, "stop") == RUNNING
 
 
