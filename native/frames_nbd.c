@@ -1,7 +1,11 @@
-/* NBD transmission: requests in, simple replies out, a batch at a time. All numbers are big-endian.
+/* NBD transmission: requests in, replies out, a batch at a time. All numbers are big-endian.
  *
  *   request       u32 magic 0x25609513, u16 flags, u16 type, u64 cookie, u64 offset, u32 length, [WRITE: payload]
- *   simple reply  u32 magic 0x67446698, u32 error, u64 cookie
+ *   simple reply  u32 magic 0x67446698, u32 error, u64 cookie, [READ: data]
+ *   chunk         u32 magic 0x668e33ef, u16 flags, u16 type, u64 cookie, u32 length, `length` bytes
+ *
+ * With structured replies a READ is answered by one chunk: its offset and data, or an error. Everything else that is
+ * answered here has no payload, and its simple reply is right in both styles.
  */
 
 #include "internal.h"
@@ -20,6 +24,10 @@ enum { REQUEST_SIZE = 28 };
 
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC 0x67446698u
+#define CHUNK_MAGIC 0x668e33efu
+
+enum { CHUNK_DONE = 1, CHUNK_NONE = 0, CHUNK_OFFSET_DATA = 1, CHUNK_ERROR = 32769 };
+enum { OFFSET_SIZE = 8, ERROR_SIZE = 6 };
 
 /* The bytes of the request that starts here, or an error; the record is filled but for what depends on the place. */
 static int64_t read_request(const uint8_t *from, uint32_t length_max, struct pydrbd_record *record) {
@@ -65,24 +73,48 @@ static uint8_t *put_reply(uint8_t *to, uint32_t error, const struct pydrbd_recor
     return put_be64(put_be32(put_be32(to, REPLY_MAGIC), error), record->id);
 }
 
+/* A READ's only chunk: its header, for `length` bytes that come after it. */
+static uint8_t *put_chunk(uint8_t *to, uint16_t type, uint32_t length, const struct pydrbd_record *record) {
+    to = put_be16(put_be16(put_be32(to, CHUNK_MAGIC), CHUNK_DONE), type);
+    return put_be32(put_be64(to, record->id), length);
+}
+
+static uint8_t *put_read_error(uint8_t *to, uint32_t error, const struct pydrbd_record *record) {
+    if (error == 0) {
+        return put_chunk(to, CHUNK_NONE, 0, record); /* of no bytes at all */
+    }
+    return put_be16(put_be32(put_chunk(to, CHUNK_ERROR, ERROR_SIZE, record), error), 0);
+}
+
 size_t pydrbd_nbd_replies(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint32_t error,
-                          uint8_t *out) {
+                          int structured, uint8_t *out) {
     uint8_t *to = out;
 
     for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
-        to = put_reply(to, error, records + lowest(mask));
+        const struct pydrbd_record *record = records + lowest(mask);
+        const int as_chunk = structured && record->command == NBD_CMD_READ;
+
+        to = as_chunk ? put_read_error(to, error, record) : put_reply(to, error, record);
     }
     return (size_t)(to - out);
 }
 
+uint8_t *pydrbd_nbd_put_read_header(uint8_t *to, const struct pydrbd_record *record, int structured) {
+    if (!structured) {
+        return put_reply(to, 0, record);
+    }
+    return put_be64(put_chunk(to, CHUNK_OFFSET_DATA, OFFSET_SIZE + record->length, record), record->offset);
+}
+
 /* Each reply is followed by room for its data, and the record then says where that is. */
-size_t pydrbd_nbd_read_replies(struct pydrbd_record *records, uint32_t count, uint64_t mask, uint8_t *out) {
+size_t pydrbd_nbd_read_replies(struct pydrbd_record *records, uint32_t count, uint64_t mask, int structured,
+                               uint8_t *out) {
     uint8_t *to = out;
 
     for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
         struct pydrbd_record *record = records + lowest(mask);
 
-        to = put_reply(to, 0, record);
+        to = pydrbd_nbd_put_read_header(to, record, structured);
         record->data = (uint64_t)(to - out);
         to += record->length;
     }

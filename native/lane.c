@@ -17,7 +17,8 @@
 enum { NBD_CMD_READ = 0, NBD_CMD_WRITE = 1 };
 enum { P_WRITE_ACK = 0x16 };
 enum { DP_SEND_WRITE_ACK = 256 };
-enum { REQUEST_SIZE = 28, REPLY_SIZE = 16, HEADER_SIZE = 40, FORMAT = 100, ACK_PAYLOAD_MAX = 4096 };
+enum { REQUEST_SIZE = 28, REPLY_SIZE = 16, CHUNK_HEADER_SIZE = 28 };
+enum { HEADER_SIZE = 40, FORMAT = 100, ACK_PAYLOAD_MAX = 4096 };
 enum { EXTENT_SHIFT = 22, SPILL_WAIT_US = 20000, CLIENTS_MAX = 64 };
 
 static struct pydrbd_lane_group *group_of(const struct pydrbd_lane *lane, uint64_t serial) {
@@ -185,23 +186,24 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
 /* Reads what the page cache has, with the replies' headers between; how many members that were. */
 static uint32_t read_group(struct pydrbd_lane *lane, struct pydrbd_lane_client *client,
                            const struct pydrbd_record *records, uint32_t count) {
+    const uint64_t header = client->structured ? CHUNK_HEADER_SIZE : REPLY_SIZE;
     uint32_t done = 0;
 
     for (; done < count; done++) {
         const struct pydrbd_record *record = records + done;
         uint8_t *to = client->out + client->out_end;
-        struct iovec part = {to + REPLY_SIZE, record->length};
+        struct iovec part = {to + header, record->length};
         ssize_t moved;
 
-        if (reply_room(client) < REPLY_SIZE + (uint64_t)record->length) {
+        if (reply_room(client) < header + record->length) {
             break;
         }
         moved = preadv2(lane->disk_fd, &part, 1, (off_t)(lane->base + record->offset), RWF_NOWAIT);
         if (moved != (ssize_t)record->length) {
             break;
         }
-        pydrbd_nbd_replies(record, 1, 1, 0, to);
-        client->out_end += REPLY_SIZE + record->length;
+        pydrbd_nbd_put_read_header(to, record, client->structured);
+        client->out_end += header + record->length;
         lane->read += record->length;
     }
     return done;
@@ -268,7 +270,7 @@ static int settle_ack(struct pydrbd_lane *lane, const struct pydrbd_record *ack)
     if (reply_room(client) < REPLY_SIZE) {
         return 0;
     }
-    pydrbd_nbd_replies(group->records + (ack->id & 63), 1, 1, 0, client->out + client->out_end);
+    pydrbd_nbd_replies(group->records + (ack->id & 63), 1, 1, 0, 0, client->out + client->out_end);
     client->out_end += REPLY_SIZE;
     group->busy &= ~member;
     return 1;

@@ -64,8 +64,10 @@ int64_t pydrbd_vli_decode(uint8_t *bits, uint64_t bit_count, uint64_t first, con
 int pydrbd_nbd_split(const uint8_t *buffer, size_t start, size_t end, uint32_t length_max,
                      struct pydrbd_record *out, uint32_t room, size_t *consumed, size_t *need);
 size_t pydrbd_nbd_replies(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint32_t error,
-                          uint8_t *out);
-size_t pydrbd_nbd_read_replies(struct pydrbd_record *records, uint32_t count, uint64_t mask, uint8_t *out);
+                          int structured, uint8_t *out);
+size_t pydrbd_nbd_read_replies(struct pydrbd_record *records, uint32_t count, uint64_t mask, int structured,
+                               uint8_t *out);
+uint8_t *pydrbd_nbd_put_read_header(uint8_t *to, const struct pydrbd_record *record, int structured);
 void pydrbd_nbd_commands(const struct pydrbd_record *records, uint32_t count, uint64_t mask,
                          struct pydrbd_nbd_commands *out);
 
@@ -138,6 +140,7 @@ struct pydrbd_lane_client {
     uint64_t out_size;
     uint64_t out_start;
     uint64_t out_end;
+    int32_t structured; /* READs are answered by chunks */
     uint64_t need;      /* bytes of the request at the front, as far as is known */
     uint64_t batches;
     uint64_t requests;

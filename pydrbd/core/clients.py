@@ -31,7 +31,7 @@ _EINVAL = int(nbd.NbdError.EINVAL)
 _ENOSPC = int(nbd.NbdError.ENOSPC)
 _ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
 _KNOWN_FLAGS = {
-    nbd.Command.READ: nbd.CommandFlag.FUA,
+    nbd.Command.READ: nbd.CommandFlag.FUA | nbd.CommandFlag.DF,
     nbd.Command.WRITE: nbd.CommandFlag.FUA,
     nbd.Command.FLUSH: nbd.CommandFlag.FUA,
     nbd.Command.TRIM: nbd.CommandFlag.FUA,

@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Reads"]
 
 _EIO = 5
-_REPLY_BYTES = 16
 
 
 class _RemoteRead:
     """One client read that the peer answers, in pieces of at most 1 MiB."""
 
-    __slots__ = ("batch", "buffer", "index", "offset", "pending", "session", "volume")
+    __slots__ = ("batch", "buffer", "index", "length", "offset", "pending", "session", "volume")
 
     def __init__(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         record = batch.records[index]
@@ -42,7 +41,9 @@ class _RemoteRead:
         self.batch = batch
         self.index = index
         self.offset = record.offset
-        self.buffer = bytearray(record.length)
+        self.length = record.length
+        self.buffer = native.nbd_read_replies(batch, 1 << index)
+        """The reply, with room for the data at its end."""
         self.pending: dict[int, tuple[int, int]] = {}
 
 
@@ -137,10 +138,10 @@ class Reads:
         if whole and not failed:
             self._node.out.put(Reply(session, batch, mask, [buffer], volume.vnr))
             return
-        view = memoryview(buffer)
+        view, header_bytes = memoryview(buffer), native.nbd_read_header_bytes(batch)
         for index in native.indices(mask & ~failed):
             record = batch.records[index]
-            part = view[record.data - _REPLY_BYTES : record.data + record.length]
+            part = view[record.data - header_bytes : record.data + record.length]
             self._node.out.put(Reply(session, batch, 1 << index, [part], volume.vnr))
         for index in native.indices(failed):
             self._read_remote(volume, session, batch, index)
@@ -155,8 +156,8 @@ class Reads:
         read = _RemoteRead(volume, session, batch, index)
         self._bytes += len(read.buffer)
         position = 0
-        while position < len(read.buffer):
-            length = min(volume.peer.request_bytes_max, len(read.buffer) - position)
+        while position < read.length:
+            length = min(volume.peer.request_bytes_max, read.length - position)
             block_id = self._next_id
             self._next_id += 1
             read.pending[block_id] = (position, length)
@@ -180,7 +181,8 @@ class Reads:
                 f"asked for {length} at {read.offset + position}"
             )
         del self._remote[record.id], read.pending[record.id]
-        read.buffer[position : position + length] = memoryview(batch.buffer)[record.data : record.data + length]
+        place = len(read.buffer) - read.length + position
+        read.buffer[place : place + length] = memoryview(batch.buffer)[record.data : record.data + length]
         volume.counters.received += length >> 9
         if not read.pending:
             self._finish(read, 0)
@@ -203,8 +205,7 @@ class Reads:
         if error or read.volume.state.role != self._node.primary_role:
             self._node.reply(read.volume, read.session, read.batch, 1 << read.index, error or _EIO)
         else:
-            header = native.nbd_replies(read.batch, 1 << read.index, 0)
-            self._node.out.put(Reply(read.session, read.batch, 1 << read.index, [header, read.buffer], read.volume.vnr))
+            self._node.out.put(Reply(read.session, read.batch, 1 << read.index, [read.buffer], read.volume.vnr))
         self._advance()
         self._node.on_read_finished()
 

@@ -79,7 +79,7 @@ class Batch:
     The buffer is writable, can't change its size while the batch lives, and must not be reused before.
     """
 
-    __slots__ = ("all", "buffer", "count", "pointer", "records", "size_bytes", "view")
+    __slots__ = ("all", "buffer", "count", "pointer", "records", "size_bytes", "structured", "view")
 
     def __init__(self, buffer: WritableBuffer, records: Any, count: int) -> None:
         assert 0 <= count <= len(records) <= BATCH_RECORDS_MAX, f"{count} of {len(records)} records"
@@ -88,6 +88,8 @@ class Batch:
         self.view = memoryview(buffer)
         self.pointer = writable(self.view)
         self.size_bytes = len(self.view)
+        self.structured = False
+        """NBD requests: whether their client wants structured replies."""
         self.resize(count)
 
     def resize(self, count: int) -> None:

@@ -17,12 +17,15 @@ __all__ = [
     "drbd_data_headers",
     "drbd_split",
     "nbd_commands",
+    "nbd_read_header_bytes",
     "nbd_read_replies",
     "nbd_replies",
     "nbd_split",
 ]
 
 _NBD_REPLY_SIZE: Final = 16
+_NBD_CHUNK_SIZE: Final = 20
+_NBD_ERROR_CHUNK_SIZE: Final = _NBD_CHUNK_SIZE + 6
 _DATA_HEADER_SIZE_MAX: Final = 16 + 28
 _ACK_SIZE_MAX: Final = 16 + 24
 _DIGEST_BYTES_MAX: Final = 64
@@ -50,18 +53,24 @@ def nbd_split(buffer: WritableBuffer, start: int, end: int, length_max: int) -> 
 
 
 def nbd_replies(batch: Batch, mask: int, error: int = 0) -> bytearray:
-    """The simple replies for these members, 16 bytes each."""
+    """The replies without data for these members; structured ones for READs, if their client wants them."""
     assert 0 <= mask <= batch.all
-    out = bytearray(_NBD_REPLY_SIZE * mask.bit_count())
-    lib.pydrbd_nbd_replies(batch.records, batch.count, mask, error, writable(out))
-    return out
+    size = _NBD_ERROR_CHUNK_SIZE if batch.structured else _NBD_REPLY_SIZE
+    out = bytearray(size * mask.bit_count())
+    used = lib.pydrbd_nbd_replies(batch.records, batch.count, mask, error, batch.structured, writable(out))
+    return out[:used] if batch.structured else out
+
+
+def nbd_read_header_bytes(batch: Batch) -> int:
+    """How many bytes stand before the data in the answer to a READ."""
+    return _NBD_CHUNK_SIZE + 8 if batch.structured else _NBD_REPLY_SIZE
 
 
 def nbd_read_replies(batch: Batch, mask: int) -> bytearray:
     """The good replies for these READs, each with room for its data; each record's `data` then says where that is."""
     assert 0 <= mask <= batch.all
-    out = bytearray(_NBD_REPLY_SIZE * mask.bit_count() + records_length_sum(batch, mask))
-    lib.pydrbd_nbd_read_replies(batch.records, batch.count, mask, writable(out))
+    out = bytearray(nbd_read_header_bytes(batch) * mask.bit_count() + records_length_sum(batch, mask))
+    lib.pydrbd_nbd_read_replies(batch.records, batch.count, mask, batch.structured, writable(out))
     return out
 
 

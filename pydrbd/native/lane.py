@@ -56,6 +56,8 @@ class LaneStream:
     need_bytes: int = 0
     batches: int = 0
     requests: int = 0
+    structured: bool = False
+    """An NBD client that wants structured replies."""
     unsent: bytes = b""
     """What a lane had to say on the socket, and it did not take."""
 
@@ -170,6 +172,7 @@ class ClientLane:
             views.append(view)
             client.out, client.out_size, client.out_start, client.out_end = writable(view), len(view), 0, 0
             client.need, client.batches, client.requests = stream.need_bytes, 0, 0
+            client.structured = stream.structured
             self._streams.append(stream)
             self._outs.append(out)
         c.written = c.read = c.error = c.spill_serial = c.spill_sent = 0

@@ -82,16 +82,27 @@ def nbd_split(buffer: Bytes, start: int, end: int, length_max: int) -> Split:
     return _split(read_one, start, end, BATCH_RECORDS_MAX)
 
 
-def nbd_replies(records: Sequence[Record], mask: int, error: int = 0) -> bytes:
-    """The simple replies for these members."""
-    return b"".join(struct.pack(">IIQ", 0x67446698, error, record.id) for _, record in chosen(records, mask))
+def _nbd_chunk(record: Record, type: int, payload: bytes, more_bytes: int = 0) -> bytes:
+    return struct.pack(">IHHQI", 0x668E33EF, 1, type, record.id, len(payload) + more_bytes) + payload
 
 
-def nbd_read_replies(records: Sequence[Record], mask: int) -> bytes:
+def _nbd_reply(record: Record, error: int, structured: bool) -> bytes:
+    if not structured or record.command != READ:
+        return struct.pack(">IIQ", 0x67446698, error, record.id)
+    return _nbd_chunk(record, 32769, struct.pack(">IH", error, 0)) if error else _nbd_chunk(record, 0, b"")
+
+
+def nbd_replies(records: Sequence[Record], mask: int, error: int = 0, *, structured: bool = False) -> bytes:
+    """The replies without data for these members."""
+    return b"".join(_nbd_reply(record, error, structured) for _, record in chosen(records, mask))
+
+
+def nbd_read_replies(records: Sequence[Record], mask: int, *, structured: bool = False) -> bytes:
     """The good replies with room for their data; the records learn where that is."""
     out = b""
-    for index, record in chosen(records, mask):
-        out += nbd_replies(records, 1 << index)
+    for _index, record in chosen(records, mask):
+        offset = struct.pack(">Q", record.offset)
+        out += _nbd_chunk(record, 1, offset, record.length) if structured else _nbd_reply(record, 0, False)
         record.data = len(out)
         out += bytes(record.length)
     return out

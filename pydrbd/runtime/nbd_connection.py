@@ -80,6 +80,7 @@ class NbdConnection:
         self._closed = False
         self._receive = ReceiveBuffer()
         self._need_bytes = REQUEST_SIZE_BYTES  # of the request at the front of the buffer, as far as is known
+        self._structured = False  # READs are answered by chunks
         self._disconnecting = False  # DISC was read
         self._held_back = False  # a limit holds requests back that are here
         self._lane_replies: bytearray | None = None  # the memory for a lane's replies, once there was one
@@ -141,7 +142,7 @@ class NbdConnection:
             self._lane_replies = cast(bytearray, mmap.mmap(-1, LANE_REPLY_BYTES))
         receive = self._receive
         stream = LaneStream(self._socket.fileno(), receive.memory, receive.start, receive.end)
-        stream.need_bytes = self._need_bytes
+        stream.need_bytes, stream.structured = self._need_bytes, self._structured
         return stream, self._lane_replies
 
     def lane_leave(self, stream: LaneStream) -> None:
@@ -238,6 +239,7 @@ class NbdConnection:
     async def _transmit(self, opened: Opened) -> None:
         """Until the client is gone. Raises ClientProtocolError, _ClientGone."""
         assert self._opener.session is not None
+        self._structured = opened.structured
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sender.run)
             try:
@@ -313,6 +315,7 @@ class NbdConnection:
                     self._need_bytes = 0
                     consumed_bytes = batch.records[admitted].data - REQUEST_SIZE_BYTES - receive.start
                     batch = Batch(receive.memory, batch.records, admitted)
+            batch.structured = self._structured
             receive.start += consumed_bytes
             self._costs[batch] = cost_bytes
             self._in_flight_bytes += cost_bytes

@@ -1,10 +1,12 @@
-"""NBD's numbers and the values that both phases share (fixed newstyle, simple replies only). Pure.
+"""NBD's numbers and the values that both phases share (fixed newstyle, simple and structured replies). Pure.
 
 Source of the formats: the NBD project's doc/proto.md. All integers are big-endian. The transmission phase:
 
     request   28 bytes   u32 magic 0x25609513, u16 command flags, u16 command, u64 cookie, u64 offset, u32 length;
                          after a WRITE, `length` bytes of payload follow
     reply     16 bytes   u32 magic 0x67446698, u32 error, u64 cookie; after an error-free READ its bytes follow
+    chunk     20 bytes   u32 magic 0x668e33ef, u16 flags, u16 ChunkType, u64 cookie, u32 length; `length` bytes follow.
+                         With structured replies, a READ is answered by chunks, the last of them with ChunkFlag.DONE
 
 Batches of requests are split and batches of replies are built by pydrbd.native; what is here serves the handshake
 (pydrbd.wire.nbd_negotiation), single replies and tests.
@@ -23,6 +25,8 @@ from pydrbd.limits import NBD_REQUEST_BYTES_MAX, NBD_STRING_BYTES_MAX
 __all__ = [
     "REPLY_SIZE_BYTES",
     "REQUEST_SIZE_BYTES",
+    "ChunkFlag",
+    "ChunkType",
     "ClientFlag",
     "Command",
     "CommandFlag",
@@ -36,7 +40,6 @@ __all__ = [
     "ReplyType",
     "TransmissionFlag",
     "encode_request",
-    "encode_simple_reply",
 ]
 
 
@@ -48,6 +51,7 @@ class NbdMagic(IntEnum):
     OPTION_REPLY = 0x0003E889045565A9
     REQUEST = 0x25609513
     SIMPLE_REPLY = 0x67446698
+    CHUNK = 0x668E33EF
 
 
 class HandshakeFlag(IntFlag):
@@ -115,6 +119,7 @@ class TransmissionFlag(IntFlag):
     ROTATIONAL = 1 << 4
     SEND_TRIM = 1 << 5
     SEND_WRITE_ZEROES = 1 << 6
+    SEND_DF = 1 << 7
     CAN_MULTI_CONN = 1 << 8
 
 
@@ -129,6 +134,23 @@ class Command(IntEnum):
     CACHE = 5
     WRITE_ZEROES = 6
     BLOCK_STATUS = 7
+
+
+class ChunkFlag(IntFlag):
+    """Flags of a structured reply's chunk."""
+
+    DONE = 1
+
+
+class ChunkType(IntEnum):
+    """What a chunk holds; those with bit 15 set are errors."""
+
+    NONE = 0
+    OFFSET_DATA = 1  # u64 offset, data
+    OFFSET_HOLE = 2  # u64 offset, u32 length
+    BLOCK_STATUS = 5  # u32 context, then u32 length and u32 flags for each extent
+    ERROR = 32769  # u32 error, u16 length of a text, text
+    ERROR_OFFSET = 32770
 
 
 class CommandFlag(IntFlag):
@@ -195,10 +217,11 @@ class ExportInfo:
         assert len(self.name.encode()) <= NBD_STRING_BYTES_MAX
         assert len(self.description.encode()) <= NBD_STRING_BYTES_MAX
 
-    @property
-    def transmission_flags(self) -> TransmissionFlag:
+    def transmission_flags(self, *, structured: bool = False) -> TransmissionFlag:
         """The 16 bits that GO, INFO and EXPORT_NAME answer; a read-only export offers nothing that writes."""
         flags = TransmissionFlag.HAS_FLAGS
+        if structured:
+            flags |= TransmissionFlag.SEND_DF
         if self.can_flush:
             flags |= TransmissionFlag.SEND_FLUSH
         if self.can_multi_conn:
@@ -215,17 +238,10 @@ class ExportInfo:
 
 
 _REQUEST: Final = Struct(">IHHQQI")
-_SIMPLE_REPLY: Final = Struct(">IIQ")
 
 REQUEST_SIZE_BYTES: Final = 28
 REPLY_SIZE_BYTES: Final = 16
 assert _REQUEST.size == REQUEST_SIZE_BYTES
-assert _SIMPLE_REPLY.size == REPLY_SIZE_BYTES
-
-
-def encode_simple_reply(cookie: int, error: NbdError = NbdError.OK) -> bytes:
-    """The 16 bytes that answer one request; a successful READ's data follows them."""
-    return _SIMPLE_REPLY.pack(NbdMagic.SIMPLE_REPLY, error, cookie)
 
 
 def encode_request(command: int, cookie: int, offset: int = 0, length: int = 0, flags: int = 0) -> bytes:

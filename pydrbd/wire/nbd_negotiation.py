@@ -71,6 +71,8 @@ class Opened:
 
     info: ExportInfo
     unread: bytes
+    structured: bool = False
+    """READs are to be answered by chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Negotiation:
         self._option: tuple[int, int] | None = None  # number and length, once its header is here
         self._skip_bytes = 0  # of the data of an option that is too long to keep
         self._options_seen = 0
+        self._structured = False
         self._outcome: Outcome | None = None
         self._error: ClientProtocolError | None = None
 
@@ -201,6 +204,8 @@ class Negotiation:
                 self._on_list(data)
             elif option in (Option.INFO, Option.GO):
                 self._on_info_or_go(option, data)
+            elif option == Option.STRUCTURED_REPLY:
+                self._on_structured_reply(data)
             else:
                 raise _OptionRefused(ReplyType.ERR_UNSUP, f"option {option} is not supported")
         except _OptionRefused as refused:
@@ -214,7 +219,7 @@ class Negotiation:
             info = self._source.open(_decode_name(data))
         except (_OptionRefused, ExportUnavailable) as error:
             raise ClientProtocolError(f"EXPORT_NAME can't be answered: {error}") from error
-        self._outgoing += _EXPORT_NAME_REPLY.pack(info.size_bytes, info.transmission_flags)
+        self._outgoing += _EXPORT_NAME_REPLY.pack(info.size_bytes, self._flags(info))
         assert self._client_flags is not None
         if not self._client_flags & ClientFlag.NO_ZEROES:
             self._outgoing += _NAME_ZEROES
@@ -231,9 +236,7 @@ class Negotiation:
     def _on_info_or_go(self, option: int, data: bytes) -> None:
         name, wanted = _decode_info_request(data)
         info = self._source.open(name) if option == Option.GO else self._source.describe(name)
-        self._reply(
-            option, ReplyType.INFO, _INFO_EXPORT.pack(InfoType.EXPORT, info.size_bytes, info.transmission_flags)
-        )
+        self._reply(option, ReplyType.INFO, _INFO_EXPORT.pack(InfoType.EXPORT, info.size_bytes, self._flags(info)))
         if InfoType.NAME in wanted:
             self._reply(option, ReplyType.INFO, _U16.pack(InfoType.NAME) + info.name.encode())
         if InfoType.DESCRIPTION in wanted and info.description:
@@ -244,8 +247,17 @@ class Negotiation:
         if option == Option.GO:
             self._open_transmission(info)
 
+    def _on_structured_reply(self, data: bytes) -> None:
+        if data:
+            raise _OptionRefused(ReplyType.ERR_INVALID, "STRUCTURED_REPLY takes no data")
+        self._structured = True
+        self._reply(Option.STRUCTURED_REPLY, ReplyType.ACK)
+
+    def _flags(self, info: ExportInfo) -> int:
+        return int(info.transmission_flags(structured=self._structured))
+
     def _open_transmission(self, info: ExportInfo) -> None:
-        self._outcome = Opened(info, bytes(self._incoming))
+        self._outcome = Opened(info, bytes(self._incoming), self._structured)
         self._incoming.clear()
 
     def _reply(self, option: int, reply: ReplyType, data: bytes = b"") -> None:

@@ -130,17 +130,23 @@ def test_only_a_write_has_a_payload():
         assert (members[0].length, consumed, need) == (2**32 - 1, 28, 0)
 
 
-@given(record_lists(), masks, st.integers(0, 2**32 - 1))
-def test_replies_are_the_twins(members, mask, error):
-    """Also those to READs, for which the records learn where their data goes."""
+@given(record_lists(), masks, st.sampled_from([0, 5]) | st.integers(0, 2**32 - 1), st.booleans())
+def test_replies_are_the_twins(members, mask, error, structured):
+    """Structured ones to READs, simple ones to all others."""
     mask, batch = within(mask, members), batch_of(members)
-    assert native.nbd_replies(batch, mask, error) == reference.nbd_replies(members, mask, error)
+    batch.structured = structured
+    wanted = reference.nbd_replies(members, mask, error, structured=structured)
+    assert native.nbd_replies(batch, mask, error) == wanted
     assert native.nbd_commands(batch, mask) == reference.nbd_commands(members, mask)
 
 
-@given(record_lists(records(lengths=st.integers(0, 50))), masks)
-def test_read_replies_are_the_twins(members, mask):
+@given(record_lists(records(lengths=st.integers(0, 50))), masks, st.booleans())
+def test_read_replies_are_the_twins(members, mask, structured):
     """Headers, room, and where the room is."""
     mask, batch = within(mask, members), batch_of(members)
-    assert native.nbd_read_replies(batch, mask) == reference.nbd_read_replies(members, mask)
+    batch.structured = structured
+    wanted = reference.nbd_read_replies(members, mask, structured=structured)
+    assert native.nbd_read_replies(batch, mask) == wanted
+    first = next(native.indices(mask), None)
+    assert first is None or members[first].data == native.nbd_read_header_bytes(batch)
     assert records_of(batch) == members

@@ -39,6 +39,11 @@ def reply(cookie, data=b""):
     return struct.pack(">IIQ", 0x67446698, 0, cookie) + data
 
 
+def chunk(cookie, offset, data):
+    """A structured reply to a READ."""
+    return struct.pack(">IHHQIQ", 0x668E33EF, 1, 1, cookie, 8 + len(data), offset) + data
+
+
 def packet(command, payload, volume=0):
     return struct.pack(">IHHII", 0x8620EC20, volume, command, len(payload), 0) + payload
 
@@ -234,6 +239,24 @@ def test_reads_come_from_the_page_cache_but_never_show_a_write_under_way():
         assert rig.run() == native.LANE_FOREIGN
         rig.end()
         assert drained(rig.clients[0]) == b"" and rig.lane.read_bytes == 4608
+
+
+def test_a_client_that_wants_structured_replies_gets_chunks_for_its_reads():
+    """One chunk for each; its writes are answered as everybody's."""
+    with ClientRig(clients=2, cached=True) as rig:
+        rig.streams[0].structured = True
+        rig.begin()
+        os.pwrite(rig.disk, b"x" * 4096, 4096)
+        for client in rig.clients:
+            client.send(request(READ, 4096, 4096, cookie=1) + request(READ, 0, 512, cookie=2))
+        rig.clients[0].send(request(WRITE, 8192, bytes(512), cookie=3))
+        rig.run()
+        rig.peer_meta.send(ack(8192, 512, 64))
+        rig.run()
+        wanted = chunk(1, 4096, b"x" * 4096) + chunk(2, 0, bytes(512)) + reply(3)
+        assert drained(rig.clients[0]) == wanted
+        assert drained(rig.clients[1]) == reply(1, b"x" * 4096) + reply(2, bytes(512))
+        rig.end()
 
 
 def test_a_peer_that_does_not_read_gets_the_rest_from_python():

@@ -10,13 +10,13 @@ from pydrbd import native
 from pydrbd.limits import NBD_REQUEST_BYTES_MAX
 from pydrbd.native import Batch, Buffer
 from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable
-from pydrbd.wire.nbd import Command, CommandFlag, NbdError, ReplyType, encode_simple_reply
+from pydrbd.wire.nbd import Command, CommandFlag, NbdError, ReplyType
 
 __all__ = ["MemoryEngine", "MemorySession"]
 
 _WRITES = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 _FLAGS = {
-    Command.READ: CommandFlag.FUA,
+    Command.READ: CommandFlag.FUA | CommandFlag.DF,
     Command.WRITE: CommandFlag.FUA,
     Command.FLUSH: CommandFlag.FUA,
     Command.TRIM: CommandFlag.FUA,
@@ -111,7 +111,7 @@ class MemorySession:
             self.client.send([native.nbd_replies(batch, writes, NbdError.OK)])
         for index in range(batch.count):
             if not (reads | writes) >> index & 1:
-                self._carry_out_one(batch, batch.records[index])
+                self._carry_out_one(batch, index)
         if reads:  # last, because their records are changed
             out = native.nbd_read_replies(batch, reads)
             failed, _ = native.pread_records(self._engine.fd, base_bytes=0, batch=batch, mask=reads, buffer=out)
@@ -119,14 +119,20 @@ class MemorySession:
             self.client.send([out])
         self.client.done(batch)
 
-    def _carry_out_one(self, batch: Batch, record: Any) -> None:
+    def _carry_out_one(self, batch: Batch, index: int) -> None:
+        record: Any = batch.records[index]
         payload = (
             memoryview(batch.buffer)[record.data : record.data + record.length]
             if record.command == Command.WRITE
             else b""
         )
         error, data = self._answer(record.command, record.flags, record.offset, record.length, payload)
-        self.client.send([encode_simple_reply(record.id, error), data])
+        if record.command != Command.READ or error:
+            self.client.send([native.nbd_replies(batch, 1 << index, error)])
+        else:
+            reply = native.nbd_read_replies(batch, 1 << index)
+            reply[record.data :] = data
+            self.client.send([reply])
 
     def _answer(self, command: int, flags: int, offset: int, length: int, payload: Buffer) -> tuple[NbdError, bytes]:
         engine = self._engine

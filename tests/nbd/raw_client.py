@@ -76,10 +76,14 @@ class RawClient:
         _, number, reply, length = struct.unpack(">QIII", await self.receive(20))
         return number, reply, await self.receive(length)
 
-    async def go(self, name: str) -> None:
+    async def go(self, name: str, *, structured: bool = False) -> None:
         """The whole handshake."""
         assert await self.receive(18) == GREETING
-        await self.send(FIXED + option(Option.GO, info_request(name.encode())))
+        await self.send(FIXED)
+        if structured:
+            await self.send(option(Option.STRUCTURED_REPLY))
+            assert await self.option_reply() == (Option.STRUCTURED_REPLY, 1, b"")
+        await self.send(option(Option.GO, info_request(name.encode())))
         while True:
             _, reply, _ = await self.option_reply()
             assert reply in (1, 3)
@@ -100,6 +104,12 @@ class RawClient:
         magic, error, cookie = struct.unpack(">IIQ", await self.receive(16))
         assert magic == 0x67446698
         return error, cookie
+
+    async def chunk(self) -> tuple[int, int, int, bytes]:
+        """A chunk of a structured reply: (flags, type, cookie, payload)."""
+        magic, flags, kind, cookie, length = struct.unpack(">IHHQI", await self.receive(20))
+        assert magic == 0x668E33EF
+        return flags, kind, cookie, await self.receive(length)
 
     async def close(self) -> None:
         await self.stream.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +63,7 @@ def run(*chunks: bytes) -> Result:
     except ClientProtocolError as error:
         return Result(negotiation.take_outgoing(), None, str(error))
     if isinstance(outcome, Opened):
-        outcome = Opened(outcome.info, outcome.unread + left)
+        outcome = replace(outcome, unread=outcome.unread + left)
     return Result(negotiation.take_outgoing(), outcome, "")
 
 
@@ -102,11 +102,23 @@ def test_info_answers_name_and_description_when_asked_and_goes_on() -> None:
 def test_export_name_answers_with_zeroes_only_if_not_agreed_otherwise(client_flags: int, zeroes: int) -> None:
     """EXPORT_NAME has no option reply; the padding follows the client's flag, and old newstyle clients may use it."""
     result = run(struct.pack(">I", client_flags) + option(Option.EXPORT_NAME, b"r0"))
-    assert result.outgoing == GREETING + struct.pack(">QH", 1 << 20, R0.transmission_flags) + bytes(zeroes)
+    assert result.outgoing == GREETING + struct.pack(">QH", 1 << 20, R0.transmission_flags()) + bytes(zeroes)
     assert result.outcome == Opened(R0, b"")
 
 
-@pytest.mark.parametrize("number", [Option.STARTTLS, Option.STRUCTURED_REPLY, Option.SET_META_CONTEXT, 11, 4711])
+def test_structured_replies_are_agreed_before_the_export_is_opened() -> None:
+    """With them an export honours DF, and says so; an option with data is refused, and agrees to nothing."""
+    asked = option(Option.STRUCTURED_REPLY)
+    result = run(FIXED + asked + option(Option.GO, info_request(b"r0")))
+    (_, first, _), (_, _, info), *_ = replies(result.outgoing)
+    assert first == ReplyType.ACK and struct.unpack(">HQH", info)[2] & TransmissionFlag.SEND_DF
+    assert result.outcome == Opened(R0, b"", structured=True)
+    result = run(FIXED + option(Option.STRUCTURED_REPLY, b"x") + option(Option.GO, info_request(b"r0")))
+    assert replies(result.outgoing)[0][1] == ReplyType.ERR_INVALID
+    assert result.outcome == Opened(R0, b"")
+
+
+@pytest.mark.parametrize("number", [Option.STARTTLS, Option.SET_META_CONTEXT, 11, 4711])
 def test_options_not_offered_are_refused_and_their_data_skipped(number: int) -> None:
     """The baseline requirement: the option after an unknown one is understood."""
     result = run(FIXED + option(number, b"x" * 1000) + option(Option.GO, info_request(b"r0")))

@@ -9,7 +9,7 @@ import trio
 
 from pydrbd.limits import NBD_REQUEST_BYTES_MAX
 from pydrbd.runtime import nbd_connection
-from pydrbd.wire.nbd import Command, CommandFlag, NbdError, Option, encode_request
+from pydrbd.wire.nbd import ChunkFlag, ChunkType, Command, CommandFlag, NbdError, Option, encode_request
 from tests.nbd.conftest import DISK_SIZE_BYTES
 from tests.nbd.memory_engine import MemorySession
 from tests.nbd.raw_client import FIXED, info_request, option, until
@@ -49,6 +49,20 @@ async def test_a_refused_request_leaves_the_stream_in_step(connect, export, comm
     data = b"xy" if command == Command.WRITE else b""
     assert await client.request(command, offset, 2, flags, data=data) == (error, b"")
     assert await client.request(Command.READ, 0, 2) == (0, b"\0\0")
+
+
+async def test_with_structured_replies_a_read_is_one_chunk_and_so_is_its_error(connect, engine):
+    """Also when DF asks for that; other commands get the answers that they always got."""
+    client = await connect()
+    await client.go("disk", structured=True)
+    assert await client.request(Command.WRITE, 4096, data=b"a" * 8192) == (0, b"")
+    await client.send(encode_request(Command.READ, 7, 4095, 2))
+    assert await client.chunk() == (ChunkFlag.DONE, ChunkType.OFFSET_DATA, 7, struct.pack(">Q", 4095) + b"\0a")
+    await client.send(encode_request(Command.READ, 8, 4096, 1, CommandFlag.DF))
+    assert await client.chunk() == (ChunkFlag.DONE, ChunkType.OFFSET_DATA, 8, struct.pack(">Q", 4096) + b"a")
+    await client.send(encode_request(Command.READ, 9, DISK_SIZE_BYTES, 1))
+    assert await client.chunk() == (ChunkFlag.DONE, ChunkType.ERROR, 9, struct.pack(">IH", NbdError.EINVAL, 0))
+    assert await client.request(Command.TRIM, DISK_SIZE_BYTES, 1) == (NbdError.ENOSPC, b"")
 
 
 async def test_a_read_that_is_too_long_is_refused_and_a_write_drops_the_connection(connect, server, caplog):
