@@ -5,11 +5,12 @@ Exit codes: 0 all measured; 1 a server or fio failed, or an answer was wrong; 2 
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from benchmarks.options import read_options
 from benchmarks.peers import PEERS
 from benchmarks.progress import Progress
 from benchmarks.servers import ServerError
+from benchmarks.table import markdown
 from pydrbd.units import MIB
 
 __all__ = ["main"]
+
+_HOW = {"here": "fio's nbd engine on Unix sockets, all files in the page cache."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="pydrbd-bench-", dir=options.directory) as name:
-            return _run(options.plan, Path(name), options.output)
+            return _run(options.plans, Path(name), options.output)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -42,13 +46,37 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(plan: Plan, directory: Path, output: Path) -> int:
+def _run(plans: Mapping[str, Plan], directory: Path, output: Path) -> int:
+    progress = Progress(sum(plan.run_count for plan in plans.values()))
+    try:
+        groups = [_measure(place, plan, directory, progress) for place, plan in plans.items()]
+    finally:
+        progress.end()
+    made = report.merge(groups, _before(output))
+    report.write(made, output)
+    print(markdown(made), end="")
+    failures = [group["failure"] for group in groups if "failure" in group]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _before(output: Path) -> dict[str, Any] | None:
+    """The report that will be replaced."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((output / "latest.json").read_text())
+        return found
+    return None
+
+
+def _measure(place: str, plan: Plan, directory: Path, progress: Progress) -> dict[str, Any]:
+    """One place's peers, all there from its first run to its last."""
     surroundings: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(directory),
         "versions": versions(),
+        "how": _HOW[place],
     }
-    progress = Progress(plan.run_count)
     runs: list[Run] = []
 
     def on_run(run: Run) -> None:
@@ -62,18 +90,10 @@ def _run(plan: Plan, directory: Path, output: Path) -> int:
                 progress.say(f"starting {PEERS[name].title} ({plan.size_bytes // MIB} MiB)")
                 (directory / name).mkdir()
                 peers[name] = PEERS[name].start(directory / name, plan.size_bytes, stack)
-            measure(plan, peers, directory, on_run)
+            measure(plan, peers, on_run)
     except (FioError, ServerError, OSError) as error:
         surroundings["failure"] = str(error)
-    finally:
-        progress.end()
-    made = report.build(plan, runs, surroundings)
-    report.write(made, output)
-    print(report.markdown(made))
-    failure = surroundings.get("failure")
-    if failure:
-        print(f"error: {failure}", file=sys.stderr)
-    return 1 if failure else 0
+    return report.build_group(place, plan, runs, surroundings)
 
 
 if __name__ == "__main__":

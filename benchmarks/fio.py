@@ -1,47 +1,39 @@
-"""fio's nbd engine: one run on one export, and what its report says."""
+"""fio: one run on one export (its nbd engine) or block device, and what its report says."""
 
 from __future__ import annotations
 
 import json
 import resource
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
 
-__all__ = ["FioError", "FioResult", "command", "parse", "run"]
+__all__ = ["FioError", "command", "dirty_command", "make_dirty", "parse", "run", "target_words"]
 
 _START_TIMEOUT_S = 60.0
+_DIRTY_TIMEOUT_S = 300.0
+_PERCENTILES = {"50": "50.000000", "90": "90.000000", "99": "99.000000", "99.9": "99.900000"}
+"""As we call them, and as fio does."""
 
 
 class FioError(Exception):
     """fio failed, or reported something that we can't use."""
 
 
-@dataclass(frozen=True, slots=True)
-class FioResult:
-    """One run. `latency_*_us` is from submission to reply (of writes, if there are any), without a flush after it."""
-
-    requests: int
-    writes: int
-    flushes: int
-    seconds: float
-    rate_per_s: float
-    bytes_per_s: float
-    latency_mean_us: float
-    latency_p50_us: float
-    latency_p99_us: float
+def target_words(where: str) -> dict[str, object]:
+    """fio's words for an NBD address, or for a block device."""
+    if "://" in where:
+        return {"ioengine": "nbd", "uri": where}
+    return {"ioengine": "libaio", "filename": where, "direct": 1}
 
 
-def command(row: Row, uri: str, size_bytes: int, seconds: float, seed: int) -> list[str]:
+def command(row: Row, where: str, size_bytes: int, seconds: float, seed: int) -> list[str]:
     """fio's command line. `seconds` is rounded up to whole milliseconds."""
     words: dict[str, object] = {
         "name": row.name,
-        "ioengine": "nbd",
-        "uri": uri,
+        **target_words(where),
         "rw": row.pattern,
         "bs": row.block_bytes,
         "iodepth": row.depth,
@@ -62,27 +54,51 @@ def command(row: Row, uri: str, size_bytes: int, seconds: float, seed: int) -> l
     return ["fio", *(f"--{key}={value}" for key, value in words.items())]
 
 
-def run(row: Row, uri: str, size_bytes: int, seconds: float, seed: int, directory: Path) -> tuple[FioResult, float]:
+def dirty_command(where: str, size_bytes: int, share: float, seed: int) -> list[str]:
+    """Write this share of all blocks of 4 KiB once, all over the place, each with bytes that were not there before."""
+    words: dict[str, object] = {
+        "name": "dirty",
+        **target_words(where),
+        "rw": "randwrite",
+        "bs": 4096,
+        "iodepth": 32,
+        "size": size_bytes,
+        "io_size": max(4096, int(size_bytes * share) // 4096 * 4096),
+        "randseed": seed,
+        "refill_buffers": 1,
+        "thread": 1,
+        "eta": "never",
+        "output-format": "json",
+    }
+    return ["fio", *(f"--{key}={value}" for key, value in words.items())]
+
+
+def run(row: Row, where: str, size_bytes: int, seconds: float, seed: int, directory: Path) -> tuple[Outcome, float]:
     """Run fio in `directory` (it may leave files there): its result and its own CPU seconds. Raises FioError."""
     before = _children_cpu_seconds()
+    text = _call(command(row, where, size_bytes, seconds, seed), directory, seconds + _START_TIMEOUT_S)
+    return parse(text, row), _children_cpu_seconds() - before
+
+
+def make_dirty(where: str, size_bytes: int, share: float, seed: int, directory: Path) -> None:
+    """Run `dirty_command` here. Raises FioError."""
+    _call(dirty_command(where, size_bytes, share, seed), directory, _DIRTY_TIMEOUT_S)
+
+
+def _call(words: list[str], directory: Path, timeout_s: float) -> str:
+    name = words[1].removeprefix("--name=")
     try:
         done = subprocess.run(
-            command(row, uri, size_bytes, seconds, seed),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds + _START_TIMEOUT_S,
+            words, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired as error:
-        raise FioError(f"{row.name}: fio did not end in {error.timeout:.0f} s: was a request not answered?") from error
+        raise FioError(f"{name}: fio did not end in {error.timeout:.0f} s: was a request not answered?") from error
     if done.returncode:
-        words = (done.stderr or done.stdout).strip()[-500:]
-        raise FioError(f"{row.name}: fio ended with code {done.returncode}: {words}")
-    return parse(done.stdout, row), _children_cpu_seconds() - before
+        raise FioError(f"{name}: fio ended with code {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout
 
 
-def parse(text: str, row: Row) -> FioResult:
+def parse(text: str, row: Row) -> Outcome:
     """fio's JSON report of one job (lines of notes before it are skipped). Raises FioError."""
     start = text.find("\n{") + 1 if not text.startswith("{") else 0
     try:
@@ -96,24 +112,17 @@ def parse(text: str, row: Row) -> FioResult:
         requests = sum(job[side]["total_ios"] for side in sides)
         if not requests or not seconds:
             raise FioError(f"{row.name}: fio did nothing in {seconds} s")
-        latency = done["clat_ns"]
-        return FioResult(
+        percentiles = done["clat_ns"]["percentile"]
+        return Outcome(
             requests=requests,
-            flushes=job["sync"]["total_ios"] if row.flush else 0,
+            bytes_done=sum(job[side]["io_bytes"] for side in sides),
             seconds=seconds,
-            rate_per_s=requests / seconds,
-            bytes_per_s=sum(job[side]["io_bytes"] for side in sides) / seconds,
             writes=job["write"]["total_ios"],
-            latency_mean_us=latency["mean"] / 1000,
-            latency_p50_us=_percentile_us(latency, "50.000000"),
-            latency_p99_us=_percentile_us(latency, "99.000000"),
+            flushes=job["sync"]["total_ios"] if row.flush else 0,
+            latency_us={name: float(percentiles[key]) / 1000 for name, key in _PERCENTILES.items()},
         )
     except (ValueError, KeyError, TypeError) as error:
         raise FioError(f"{row.name}: not a report of fio's: {error!r} in {text[:200]!r}") from error
-
-
-def _percentile_us(latency: Mapping[str, Any], percent: str) -> float:
-    return float(latency["percentile"][percent]) / 1000
 
 
 def _children_cpu_seconds() -> float:

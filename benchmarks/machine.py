@@ -37,6 +37,7 @@ def versions() -> dict[str, str]:
         "cffi": importlib.metadata.version("cffi"),
         "fio": _first_line("fio", "--version"),
         "nbdkit": _first_line("nbdkit", "--version"),
+        "qemu": _first_line("qemu-storage-daemon", "--version").removeprefix("qemu-storage-daemon version "),
     }
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks import fio
 from benchmarks.cpu import Clock
-from benchmarks.fio import FioResult
-from benchmarks.peers import Peer
+from benchmarks.outcome import Outcome, joined
+from benchmarks.peers import Peer, can
 from benchmarks.rows import Row
 
 __all__ = ["NOISY_SHARE", "Plan", "Run", "measure", "run_once"]
 
 NOISY_SHARE = 0.15
 """A run during which others used more of the processors than this is marked."""
+
+_RESYNC_SHARE = 0.4
+_RESYNCS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Plan:
 
     @property
     def run_count(self) -> int:
-        return len(self.rows) * len(self.peers) * self.repeat
+        return self.repeat * sum(can(name, row) for row in self.rows for name in self.peers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +43,59 @@ class Run:
     row: str
     peer: str
     repetition: int
-    fio: FioResult
+    outcome: Outcome
     server_cpu_s: float
     other_cpu_s: float
     counted: Mapping[str, int]
 
     @property
     def cpu_us_per_request(self) -> float:
-        return self.server_cpu_s / self.fio.requests * 1e6
+        return self.server_cpu_s / self.outcome.requests * 1e6
 
     @property
     def noisy(self) -> bool:
         """Whether others had a good part of the machine (the kernel's own threads count as others)."""
-        return self.other_cpu_s > NOISY_SHARE * self.fio.seconds * (os.cpu_count() or 1)
+        return self.other_cpu_s > NOISY_SHARE * self.outcome.seconds * (os.cpu_count() or 1)
 
 
-def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int, directory: Path) -> Run:
+def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int) -> Run:
     """One run, and the proof that its answers were right. Raises FioError, ServerError, OSError."""
     before = peer.counters()
-    clock = Clock.start(peer.pids)
-    result, fio_s = fio.run(row, peer.uri, plan.size_bytes, plan.seconds, repetition + 1, directory)
-    server_s, machine_s = clock.since()
+    if row.pattern == "resync":
+        outcome, server_s, other_s = _resyncs(row, peer, plan.seconds, repetition)
+    else:
+        clock = Clock.start(peer.pids)
+        outcome, client_s = peer.drive(row, plan.seconds, repetition + 1)
+        server_s, machine_s = clock.since()
+        other_s = machine_s - server_s - client_s
     after = peer.counters()
     counted = {key: after[key] - before[key] for key in after}
-    peer.verify(row, counted, result.writes)
-    return Run(row.name, name, repetition, result, server_s, max(0.0, machine_s - server_s - fio_s), counted)
+    peer.verify(row, counted, outcome.writes)
+    return Run(row.name, name, repetition, outcome, server_s, max(0.0, other_s), counted)
 
 
-def measure(plan: Plan, peers: Mapping[str, Peer], directory: Path, on_run: Callable[[Run], None]) -> list[Run]:
+def _resyncs(row: Row, peer: Peer, seconds: float, repetition: int) -> tuple[Outcome, float, float]:
+    """One resync after the other, until together they have taken a good part of `seconds`; CPU of servers and others.
+
+    A single one of a small disk is over in no time.
+    """
+    outcomes: list[Outcome] = []
+    server_s = other_s = 0.0
+    while sum(outcome.seconds for outcome in outcomes) < _RESYNC_SHARE * seconds and len(outcomes) < _RESYNCS_MAX:
+        peer.prepare_resync(row, repetition * _RESYNCS_MAX + len(outcomes) + 1)
+        clock, own_s = Clock.start(peer.pids), time.process_time()
+        outcomes.append(peer.resync(row))
+        servers, machine = clock.since()
+        server_s += servers
+        other_s += machine - servers - (time.process_time() - own_s)
+    return joined(outcomes), server_s, other_s
+
+
+def measure(plan: Plan, peers: Mapping[str, Peer], on_run: Callable[[Run], None]) -> list[Run]:
     """All runs of a plan; `on_run` hears of each as it ends."""
     runs = []
     for row, repetition, name in order(plan.rows, plan.peers, plan.repeat):
-        run = run_once(row, name, peers[name], plan, repetition, directory)
+        run = run_once(row, name, peers[name], plan, repetition)
         runs.append(run)
         on_run(run)
     return runs
@@ -83,5 +106,5 @@ def order(rows: Sequence[Row], peers: Sequence[str], repeat: int) -> Iterator[tu
     for repetition in range(repeat):
         turn = peers if repetition % 2 == 0 else tuple(reversed(peers))
         for row in rows:
-            for name in turn:
+            for name in (name for name in turn if can(name, row)):
                 yield row, repetition, name

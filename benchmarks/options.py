@@ -18,7 +18,7 @@ from pydrbd.units import MIB
 __all__ = ["Options", "read_options"]
 
 _RESULTS = Path(__file__).resolve().parent / "results"
-_LENGTHS = {"quick": (2.0, 2), "full": (15.0, 5)}
+_LENGTHS = {"quick": (1.5, 2), "full": (15.0, 4)}
 """BENCH -> seconds of a run, repetitions."""
 
 _PATH_BYTES_MAX = 60
@@ -27,9 +27,9 @@ _PATH_BYTES_MAX = 60
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`directory`: where the disks and sockets go; `output`: where the report."""
+    """A plan for each place; `directory`: where the disks and sockets go; `output`: where the report."""
 
-    plan: Plan
+    plans: dict[str, Plan]
     directory: Path
     output: Path
 
@@ -61,7 +61,7 @@ def read_options(argv: Sequence[str] | None = None) -> Options:
     seconds, repeat = _LENGTHS[length]
     rows = tuple(ROWS[name] for name in found.rows)
     plan = Plan(rows, found.peers, found.seconds or seconds, found.repeat or repeat, found.size * MIB)
-    return Options(plan, place, found.output)
+    return Options({"here": plan}, place, found.output)
 
 
 def _names(table: Mapping[str, object]) -> Callable[[str], tuple[str, ...]]:

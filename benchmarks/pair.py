@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks import fio
+from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
-from benchmarks.servers import ServerError, fill
+from benchmarks.servers import ServerError, fill, scribble
+from benchmarks.single import NbdPeer
 from pydrbd.admin.demo_pair import RESOURCE, LocalNode, LocalPair
 from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.errors import PydrbdError
-from pydrbd.units import MIB, SECTOR_SIZE_BYTES
+from pydrbd.units import BIT_SIZE_BYTES, MIB, SECTOR_SIZE_BYTES
 
 __all__ = ["PydrbdPair"]
 
@@ -20,20 +24,22 @@ _META_ROOM_BYTES = MIB
 """Internal meta-data for up to 8 GiB: 32 KiB of activity log, 32 KiB of bitmap a GiB, the superblock."""
 
 _QUIET_TIMEOUT_S = 10.0
+_LEAST_DIRTY = 0.95
+"""Of the blocks that a resync row means; fio need not touch each of them once only."""
 
 
-class PydrbdPair:
+class PydrbdPair(NbdPeer):
     """Two nodes in sync. Every run is followed by a comparison of the two data areas."""
 
     def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
         self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered")
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
+        super().__init__(directory, size_bytes, f"nbd+unix:///{RESOURCE}?socket={self._primary.nbd_socket}")
         try:
             self._bring_up(size_bytes)
         except (PydrbdError, CommandFailed) as error:
             raise ServerError(f"the pair does not come up: {error}") from error
-        self.uri = f"nbd+unix:///{RESOURCE}?socket={self._primary.nbd_socket}"
 
     def _bring_up(self, size_bytes: int) -> None:
         """From empty disks, with different data on each, to a pair in sync."""
@@ -64,6 +70,44 @@ class PydrbdPair:
             "secondary_wakeups": there["link_statistics"]["wakeups"],
             "log_writes": here["volumes"][0]["counters"]["al_writes"],
         }
+
+    def prepare_resync(self, row: Row, seed: int) -> None:
+        """Paused on the Secondary, which is then spoilt, or misses writes while it is apart."""
+        try:
+            self._secondary.grant("pause-sync")
+            if row.dirty == 1:
+                self._secondary.grant("invalidate")
+                scribble(self._secondary.disk_path, self.size_bytes, random.Random(seed))
+            else:
+                self._secondary.grant("disconnect", force=False)
+                fio.make_dirty(self.uri, self.size_bytes, row.dirty, seed, self.directory)
+                self._secondary.grant("connect", discard_my_data=False)
+            self._pair.wait_until(self._is_paused, "a resync that is held")
+        except (PydrbdError, CommandFailed) as error:
+            raise ServerError(f"{row.name}: {error}") from error
+
+    def _is_paused(self) -> bool:
+        return self._secondary.volume()["cstate"] == "PausedSyncT"
+
+    def resync(self, row: Row) -> Outcome:
+        dirty = self._secondary.volume()["out_of_sync_bits"]
+        wanted = row.dirty * self.size_bytes / BIT_SIZE_BYTES
+        if dirty < wanted * _LEAST_DIRTY:
+            raise ServerError(f"{row.name}: {dirty} blocks are to be synced, and not {wanted:.0f}")
+        begun = time.monotonic()
+        curve = [(0.0, 0.0)]
+
+        def is_done() -> bool:
+            volume = self._secondary.volume()
+            curve.append((time.monotonic() - begun, 1 - volume["out_of_sync_bits"] / dirty))
+            return bool(volume["cstate"] == "Connected" and volume["disk"] == "UpToDate")
+
+        try:
+            self._secondary.grant("resume-sync")
+            self._pair.wait_until(is_done, "the end of the resync")
+        except (PydrbdError, CommandFailed) as error:
+            raise ServerError(f"{row.name}: {error}") from error
+        return Outcome(dirty, dirty * BIT_SIZE_BYTES, curve[-1][0], curve=curve)
 
     def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
         """The nodes are connected, every write went to the peer, and the copies are the same. Raises ServerError."""

@@ -5,28 +5,39 @@ All of them hand out `size_bytes` on a Unix socket, on files whose every block i
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from benchmarks.outcome import Outcome
 from benchmarks.pair import PydrbdPair
 from benchmarks.qemu import QemuMirror, QemuQuorum
 from benchmarks.rows import Row
-from benchmarks.servers import Server, fill, wait_for_socket
+from benchmarks.single import NbdkitFile, QemuNbd
 
-__all__ = ["PEERS", "NbdkitFile", "Peer", "PeerKind"]
+__all__ = ["PEERS", "PLACES", "Peer", "PeerKind", "can"]
+
+PLACES = {"here": "on this machine", "lab": "in two guests of the lab"}
+"""Peers of one place are compared with each other, and run at the same time."""
 
 
 class Peer(Protocol):
     """A server that runs; its constructor starts it and leaves everything that must be ended on the stack."""
 
-    uri: str
-
     @property
-    def pids(self) -> tuple[int, ...]: ...
+    def pids(self) -> tuple[int, ...]:
+        """Whose processor time counts; none: it can't be told."""
+
+    def drive(self, row: Row, seconds: float, seed: int) -> tuple[Outcome, float]:
+        """Have clients do a row's work: what came of it, and the clients' CPU seconds. Raises FioError, ServerError."""
+
+    def prepare_resync(self, row: Row, seed: int) -> None:
+        """Bring the copies as far apart as the row says; nothing mends them yet. Raises FioError, ServerError."""
+
+    def resync(self, row: Row) -> Outcome:
+        """Let it begin, and wait for its end. Raises ServerError."""
 
     def counters(self) -> Mapping[str, int]:
         """Counts since the start, for differences over a run."""
@@ -35,41 +46,30 @@ class Peer(Protocol):
         """After a run, with the differences of its counters: raises ServerError if an answer was wrong."""
 
 
-class NbdkitFile:
-    """`nbdkit file`: the same front door and one copy, with nobody to talk to. The limit on this machine."""
-
-    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
-        disk, socket = directory / "disk.img", directory / "nbd.sock"
-        fill(disk, size_bytes, random.Random(0))
-        words = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(socket), "file", str(disk)]
-        self._server = stack.enter_context(Server(words, directory / "log", directory))
-        wait_for_socket(socket, self._server)
-        self.uri = f"nbd+unix:///?socket={socket}"
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return (self._server.pid,)
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
-        self._server.check()
-
-
 @dataclass(frozen=True, slots=True)
 class PeerKind:
-    """A line of the table: `start(directory, size_bytes, stack)` needs `programs` in the path."""
+    """A line of the table: `start(directory, size_bytes, stack)` needs `programs` in the path.
+
+    `resyncs`: the rows of that kind that it can do.
+    """
 
     title: str
     programs: tuple[str, ...]
     start: Callable[[Path, int, ExitStack], Peer]
+    resyncs: tuple[str, ...] = ()
+    place: Literal["here", "lab"] = "here"
 
 
 PEERS: dict[str, PeerKind] = {
-    "pydrbd": PeerKind("pydrbd pair", (), PydrbdPair),
+    "pydrbd": PeerKind("pydrbd pair", (), PydrbdPair, ("resync-full", "resync-10")),
     "nbdkit": PeerKind("nbdkit file", ("nbdkit",), NbdkitFile),
-    "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), QemuMirror),
+    "qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), QemuNbd),
+    "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), QemuMirror, ("resync-full",)),
     "quorum": PeerKind("QEMU quorum", ("qemu-storage-daemon",), QemuQuorum),
 }
-"""The first one is what the others are compared with."""
+"""The first one of a place is what the others there are compared with."""
+
+
+def can(name: str, row: Row) -> bool:
+    """Whether this peer can do this row's work."""
+    return row.pattern != "resync" or row.name in PEERS[name].resyncs

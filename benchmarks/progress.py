@@ -30,8 +30,8 @@ class Progress:
         self._done += 1
         noisy = f", others used {run.other_cpu_s:.1f} s CPU" if run.noisy else ""
         self.say(
-            f"[{self._done}/{self._run_count}] {run.row:<16} {run.peer:<8} {run.fio.rate_per_s:>9,.0f}/s "
-            f"{run.fio.bytes_per_s / 1e6:>7,.0f} MB/s {run.cpu_us_per_request:>6.0f} us CPU each{noisy}"
+            f"[{self._done}/{self._run_count}] {run.row:<16} {run.peer:<8} {run.outcome.rate_per_s:>9,.0f}/s "
+            f"{run.outcome.bytes_per_s / 1e6:>7,.0f} MB/s {run.cpu_us_per_request:>6.0f} us CPU each{noisy}"
         )
         if self._moves:
             left_s = (time.monotonic() - self._begun) / self._done * (self._run_count - self._done)

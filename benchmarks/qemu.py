@@ -13,30 +13,34 @@ import json
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
-from benchmarks.servers import Server, ServerError, fill, wait_for_socket
+from benchmarks.servers import Server, ServerError, fill, scribble, wait_for_socket
+from benchmarks.single import NbdPeer
 
 __all__ = ["QemuMirror", "QemuQuorum"]
 
 _DAEMON = "qemu-storage-daemon"
 _READY_TIMEOUT_S = 120.0
-_POLL_S = 0.05
+_POLL_S = 0.01
 _CHUNK_BYTES = 1 << 20
+_JOB = "m"
 
 
-class _QemuPair:
+class _QemuPair(NbdPeer):
     """Two daemons: the second serves its file, the first writes to both; `words` say how it does that."""
 
     def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
+        peer_socket, socket_path = directory / "b.sock", directory / "a.sock"
+        super().__init__(directory, size_bytes, f"nbd+unix:///disk?socket={socket_path}")
         self._files = (directory / "a.img", directory / "b.img")
         for file in self._files:
             fill(file, size_bytes, random.Random(0))
-        peer_socket, socket_path = directory / "b.sock", directory / "a.sock"
         words = [*_file("b", self._files[1]), *_nbd_server(peer_socket), "--export", _export("b")]
         second = stack.enter_context(Server([_DAEMON, *words], directory / "b.log", directory))
         wait_for_socket(peer_socket, second)
@@ -45,27 +49,23 @@ class _QemuPair:
         first = stack.enter_context(Server([_DAEMON, *words], directory / "a.log", directory))
         wait_for_socket(socket_path, first)
         self._servers = (first, second)
-        self._begin(directory)
-        self.uri = f"nbd+unix:///disk?socket={socket_path}"
+        self._begin(stack)
 
     def _words(self, directory: Path) -> list[str]:
         raise AssertionError("a pair of this kind says what it exports")
 
-    def _begin(self, directory: Path) -> None:
+    def _begin(self, stack: ExitStack) -> None:
         """What is left to be done once both run. Raises ServerError."""
 
     @property
     def pids(self) -> tuple[int, ...]:
         return tuple(server.pid for server in self._servers)
 
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
     def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
-        """Both run, and after writes both files are the same."""
+        """Both run, and after a row that wrote anything both files are the same."""
         for server in self._servers:
             server.check()
-        if row.writes:
+        if row.pattern != "randread":
             a, b = (file.open("rb") for file in self._files)
             with a, b:
                 while here := a.read(_CHUNK_BYTES):
@@ -95,15 +95,41 @@ class QemuMirror(_QemuPair):
         ]
         return ["--export", _export("a"), *monitor]
 
-    def _begin(self, directory: Path) -> None:
-        with _Monitor(directory / "qmp.sock") as monitor:
-            words = {"job-id": "m", "device": "a", "target": "rb", "sync": "full", "copy-mode": "write-blocking"}
-            monitor.ask("blockdev-mirror", **words)
-            deadline = time.monotonic() + _READY_TIMEOUT_S
-            while not any(job.get("ready") for job in monitor.ask("query-block-jobs")):
-                if time.monotonic() > deadline:
-                    raise ServerError(f"QEMU's mirror is not ready after {_READY_TIMEOUT_S:.0f} s")
-                time.sleep(_POLL_S)
+    def _begin(self, stack: ExitStack) -> None:
+        self._monitor = stack.enter_context(_Monitor(self.directory / "qmp.sock"))
+        self._copy()
+
+    def prepare_resync(self, row: Row, seed: int) -> None:
+        """End the job, which leaves two equal copies, and spoil the second."""
+        self._monitor.ask("block-job-cancel", device=_JOB)
+        self._wait(lambda: not self._monitor.ask("query-block-jobs"), "the end of its job")
+        scribble(self._files[1], self.size_bytes, random.Random(seed))
+
+    def resync(self, row: Row) -> Outcome:
+        return self._copy()
+
+    def _copy(self) -> Outcome:
+        """Begin the job, and wait until it says that both are the same."""
+        begun = time.monotonic()
+        words = {"job-id": _JOB, "device": "a", "target": "rb", "sync": "full", "copy-mode": "write-blocking"}
+        self._monitor.ask("blockdev-mirror", **words)
+        curve = [(0.0, 0.0)]
+
+        def is_ready() -> bool:
+            (job,) = self._monitor.ask("query-block-jobs")
+            share = 1.0 if job["ready"] else min(1.0, job["offset"] / max(1, job["len"]))
+            curve.append((time.monotonic() - begun, share))
+            return bool(job["ready"])
+
+        self._wait(is_ready, "the copy")
+        return Outcome(self.size_bytes // 4096, self.size_bytes, curve[-1][0], curve=curve)
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ServerError(f"QEMU's mirror: waited {_READY_TIMEOUT_S:.0f} s for {what}")
+            time.sleep(_POLL_S)
 
 
 class _Monitor:

@@ -1,4 +1,4 @@
-"""From runs to a report: medians, ratios within one repetition, a JSON document and a Markdown table."""
+"""From runs to a report: medians, ratios within one repetition, goals; as JSON values, which `table` shows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import NOISY_SHARE, Plan, Run
+from benchmarks.goals import GOALS, Goal
+from benchmarks.measure import Plan, Run
 from benchmarks.peers import PEERS
 from benchmarks.rows import Row
+from benchmarks.table import markdown
 
-__all__ = ["build", "markdown", "write"]
+__all__ = ["build_group", "merge", "replace_file", "write"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def build(plan: Plan, runs: Sequence[Run], surroundings: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole report as JSON values. Rows and peers that have no run are left out."""
+def build_group(place: str, plan: Plan, runs: Sequence[Run], surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured side by side, as JSON values. Rows and peers that have no run are left out."""
     return {
-        "schema": SCHEMA,
+        "place": place,
         **surroundings,
         "plan": {"seconds": plan.seconds, "repeat": plan.repeat, "size_bytes": plan.size_bytes},
         "peers": {name: PEERS[name].title for name in plan.peers},
@@ -30,37 +32,46 @@ def build(plan: Plan, runs: Sequence[Run], surroundings: Mapping[str, Any]) -> d
     }
 
 
+def merge(groups: Sequence[Mapping[str, Any]], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A report of these groups. What none of them has measured is kept from the report before, with its date."""
+    places = {group["place"] for group in groups}
+    kept = [] if before is None or before.get("schema") != SCHEMA else before["groups"]
+    return {"schema": SCHEMA, "groups": [*groups, *(group for group in kept if group["place"] not in places)]}
+
+
 def _row(row: Row, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
-    of_peer = {name: [run for run in runs if run.peer == name] for name in plan.peers}
-    first, *others = plan.peers
+    of_peer = {name: of for name in plan.peers if (of := [run for run in runs if run.peer == name])}
+    goals = [goal for goal in GOALS if goal.row == row.name and goal.ours in of_peer]
     return {
         "name": row.name,
         "title": row.title,
         "unit": row.unit,
-        "peers": {name: _peer(row, of_peer[name]) for name in plan.peers if of_peer[name]},
-        "ratios": {
-            f"{first}/{other}": _ratios(of_peer[first], of_peer[other])
-            for other in others
-            if of_peer[first] and of_peer[other]
-        },
+        "peers": {name: _peer(row, of) for name, of in of_peer.items()},
+        "goals": [
+            _reached(goal, of_peer[goal.ours], others)
+            for goal in goals
+            if len(others := [of_peer[name] for name in goal.against if name in of_peer]) == len(goal.against)
+        ],
     }
 
 
 def _peer(row: Row, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "rate": median(_rate(row, run) for run in runs),
-        "latency_p50_us": median(run.fio.latency_p50_us for run in runs),
-        "latency_p99_us": median(run.fio.latency_p99_us for run in runs),
-        "cpu_us_per_request": median(run.cpu_us_per_request for run in runs),
+        "latency_us": {
+            percent: median(run.outcome.latency_us[percent] for run in runs) for percent in runs[0].outcome.latency_us
+        },
+        "cpu_us_per_request": median(run.cpu_us_per_request for run in runs) or None,
+        "cpu_s_per_gib": median(run.server_cpu_s / run.outcome.bytes_done for run in runs) * (1 << 30) or None,
         "requests_per_wakeup": _quotient(runs, "nbd_requests", "nbd_wakeups"),
         "packets_per_wakeup": _quotient(runs, "secondary_packets", "secondary_wakeups") if row.writes else None,
         "noisy_runs": sum(run.noisy for run in runs),
-        "runs": [asdict(run) for run in runs],
+        "runs": [{**asdict(run), "rate": _rate(row, run), "noisy": run.noisy} for run in runs],
     }
 
 
 def _rate(row: Row, run: Run) -> float:
-    return run.fio.bytes_per_s / 1e6 if row.unit == "MB/s" else run.fio.rate_per_s
+    return run.outcome.bytes_per_s / 1e6 if row.unit == "MB/s" else run.outcome.rate_per_s
 
 
 def _quotient(runs: Sequence[Run], of: str, per: str) -> float | None:
@@ -69,81 +80,39 @@ def _quotient(runs: Sequence[Run], of: str, per: str) -> float | None:
     return sum(run.counted[of] for run in runs) / total if total else None
 
 
-def _ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> dict[str, float]:
-    """Medians of what was measured side by side: rates (more is better) and CPU per request (less is)."""
-    other = {run.repetition: run for run in theirs}
-    pairs = [(run, other[run.repetition]) for run in ours if run.repetition in other]
+def _reached(goal: Goal, ours: Sequence[Run], theirs: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """A goal, and the ratio that there is: the one that is worse for us of those to each of the others.
+
+    Each is a median of the ratios within a repetition, of what was measured side by side.
+    """
+    ratios = [_ratio(goal, ours, runs) for runs in theirs]
+    ratio = min(ratios) if goal.what == "rate" else max(ratios)
     return {
-        "rate": median(our.fio.rate_per_s / their.fio.rate_per_s for our, their in pairs),
-        "cpu_per_request": median(our.cpu_us_per_request / max(their.cpu_us_per_request, 1e-3) for our, their in pairs),
+        "against": list(goal.against),
+        "what": goal.what,
+        "goal": goal.ratio,
+        "ratio": ratio,
+        "reached": goal.is_reached(ratio),
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table for people."""
-    peers: dict[str, str] = report["peers"]
-    first, *others = peers
-    head = ["work", *(title for title in peers.values())]
-    head += [f"{peers[first]} / {peers[other]}" for other in others]
-    head += [f"server CPU per request, us: {', '.join(peers.values())}", f"{peers[first]}: requests per wake-up"]
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-    for row in report["rows"]:
-        found = row["peers"]
-        cells = [row["title"]]
-        cells += [_figure(found[name], row["unit"]) if name in found else "" for name in peers]
-        ratios = [row["ratios"].get(f"{first}/{other}") for other in others]
-        cells += [f"{ratio['rate']:.2f}" if ratio else "" for ratio in ratios]
-        cells.append(", ".join(f"{found[name]['cpu_us_per_request']:.0f}" for name in peers if name in found))
-        cells.append(_wakeups(found.get(first, {})))
-        lines.append(_line(cells))
-    return "\n".join([*lines, "", *_remarks(report)]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _figure(peer: Mapping[str, Any], unit: str) -> str:
-    noisy = f" (n{peer['noisy_runs']})" if peer["noisy_runs"] else ""
-    return f"{peer['rate']:,.0f} {unit}{noisy}".replace(" /s", "/s")
-
-
-def _wakeups(peer: Mapping[str, Any]) -> str:
-    here, there = peer.get("requests_per_wakeup"), peer.get("packets_per_wakeup")
-    if here is None:
-        return ""
-    return f"{here:.1f}" if there is None else f"{here:.1f} (packets on the Secondary: {there:.1f})"
-
-
-def _remarks(report: Mapping[str, Any]) -> list[str]:
-    plan, machine, versions = report["plan"], report["machine"], report["versions"]
-    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    remarks = [
-        f"Medians of {plan['repeat']} runs of {plan['seconds']:g} s each, interleaved; ratios are medians of the "
-        "ratios within a repetition. fio's nbd engine, one connection on a Unix socket, all files in the page cache.",
-        "",
-        f"{report['started']}: {machine['cpu']}, {machine['cpu_count']} processors, {machine['memory_mib']} MiB, Linux "
-        f"{machine['kernel']}, {machine['file_system']}; {found}.",
-    ]
-    if any(peer["noisy_runs"] for row in report["rows"] for peer in row["peers"].values()):
-        remarks += [
-            "",
-            f"(nX): during X of the runs others used more than {NOISY_SHARE:.0%} of the processors: "
-            "distrust the figure.",
-        ]
-    if report.get("failure"):
-        remarks += ["", f"**FAILED: {report['failure']}**"]
-    return remarks
+def _ratio(goal: Goal, ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    other = {run.repetition: run for run in theirs}
+    pairs = [(run, other[run.repetition]) for run in ours if run.repetition in other]
+    if goal.what == "cpu_per_request":
+        return median(our.cpu_us_per_request / max(their.cpu_us_per_request, 1e-3) for our, their in pairs)
+    return median(our.outcome.bytes_per_s / their.outcome.bytes_per_s for our, their in pairs)
 
 
 def write(report: Mapping[str, Any], directory: Path) -> None:
     """latest.json and latest.md in `directory`; each is there whole, or as it was."""
     directory.mkdir(parents=True, exist_ok=True)
-    _replace(directory / "latest.json", json.dumps(report, indent=1) + "\n")
-    _replace(directory / "latest.md", markdown(report))
+    replace_file(directory / "latest.json", json.dumps(report, indent=1) + "\n")
+    replace_file(directory / "latest.md", markdown(report))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that nobody sees half."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)
     beside.replace(path)

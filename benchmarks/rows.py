@@ -12,21 +12,25 @@ __all__ = ["ROWS", "Row"]
 class Row:
     """One kind of work. `flush`: every write is followed by a FLUSH. `unit`: what its rate is shown in.
 
-    `clients` connections at a time, each at this depth; `randrw` is 70% reads.
+    `clients` connections at a time, each at this depth; `randrw` is 70% reads. A `resync` has no client: the
+    copy is brought up to date, of which the share `dirty` is out of sync, in blocks of 4 KiB all over the device
+    unless it is 1.
     """
 
     name: str
     title: str
-    pattern: Literal["randwrite", "write", "randread", "randrw"]
-    block_bytes: int
-    depth: int
+    pattern: Literal["randwrite", "write", "randread", "randrw", "resync"]
+    block_bytes: int = 4096
+    depth: int = 1
     flush: bool = False
     unit: Literal["/s", "MB/s"] = "/s"
     clients: int = 1
+    dirty: float = 0.0
 
     @property
     def writes(self) -> bool:
-        return self.pattern != "randread"
+        """Whether clients write."""
+        return self.pattern not in ("randread", "resync")
 
 
 ROWS: dict[str, Row] = {
@@ -38,5 +42,7 @@ ROWS: dict[str, Row] = {
         Row("read-4k-32", "4k random read, depth 32", "randread", 4096, 32),
         Row("flush-4k-1", "4k random write + FLUSH each, depth 1", "randwrite", 4096, 1, flush=True),
         Row("mix-4k-16x4", "70/30 random mix of 4k, 4 connections, depth 16 each", "randrw", 4096, 16, clients=4),
+        Row("resync-full", "resync of everything", "resync", unit="MB/s", dirty=1.0),
+        Row("resync-10", "resync of 10% of the 4k blocks, scattered", "resync", unit="MB/s", dirty=0.1),
     )
 }

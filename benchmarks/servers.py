@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Server", "ServerError", "fill", "wait_for_socket"]
+__all__ = ["Server", "ServerError", "fill", "scribble", "wait_for_socket"]
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
@@ -87,3 +87,13 @@ def fill(path: Path, size_bytes: int, chance: random.Random) -> None:
             for piece in range(0, len(chunk), _PIECE_BYTES):
                 file.write(chunk[piece : piece + _PIECE_BYTES])
         os.fsync(file.fileno())
+
+
+def scribble(path: Path, size_bytes: int, chance: random.Random) -> None:
+    """Spoil one block of 4 KiB in each MiB of a file: a resync that does not write everything is found out."""
+    with path.open("r+b", buffering=0) as file:
+        for start in range(0, size_bytes, _CHUNK_BYTES):
+            room = min(_CHUNK_BYTES, size_bytes - start)
+            at = chance.randrange(0, max(1, room // _PIECE_BYTES)) * _PIECE_BYTES
+            file.seek(start + at)
+            file.write(chance.randbytes(min(_PIECE_BYTES, room - at)))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fio
 from benchmarks.pair import PydrbdPair
 from benchmarks.peers import PEERS
 from benchmarks.rows import ROWS
@@ -20,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.interop
-def test_one_tiny_row_makes_a_whole_report(need, processes, short_tmp):
-    """A pair and nbdkit are started, measured, compared and ended; the table is printed, JSON has all figures."""
-    need("fio", "nbdkit")
-    words = ["--peers", "pydrbd,nbdkit", "--rows", "write-4k-32", "--seconds", "0.7", "--repeat", "1", "--size", "8"]
-    words += ["--dir", str(short_tmp), "--output", str(short_tmp / "out")]
+def test_two_tiny_rows_make_a_whole_report(need, processes, short_tmp):
+    """A pair and a mirror are started, measured, compared and ended; the table is printed, JSON has all figures."""
+    need("fio", "qemu-storage-daemon")
+    words = ["--peers", "pydrbd,mirror", "--rows", "write-4k-32,resync-full", "--seconds", "0.5", "--repeat", "1"]
+    words += ["--size", "8", "--dir", str(short_tmp), "--output", str(short_tmp / "out")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words],
         cwd=ROOT,
@@ -34,21 +33,41 @@ def test_one_tiny_row_makes_a_whole_report(need, processes, short_tmp):
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == (short_tmp / "out/latest.md").read_text().strip()
-    assert "[2/2]" in done.stderr
+    assert done.stdout == (short_tmp / "out/latest.md").read_text()
+    assert "[4/4]" in done.stderr
     assert [path.name for path in short_tmp.iterdir()] == ["out"], "something was left behind"
 
-    report = json.loads((short_tmp / "out/latest.json").read_text())
-    assert {"schema", "started", "machine", "versions", "plan", "peers", "rows"} == set(report)
-    assert report["versions"]["fio"].startswith("fio-") and report["machine"]["kernel"]
-    (row,) = report["rows"]
-    assert row["name"] == "write-4k-32" and row["ratios"]["pydrbd/nbdkit"]["rate"] > 0
-    ours = row["peers"]["pydrbd"]
-    assert ours["rate"] > 0 and ours["cpu_us_per_request"] > 0
+    (group,) = json.loads((short_tmp / "out/latest.json").read_text())["groups"]
+    assert {"place", "started", "machine", "versions", "how", "plan", "peers", "rows"} == set(group)
+    assert group["versions"]["fio"].startswith("fio-") and group["machine"]["kernel"]
+    writes, resync = group["rows"]
+    assert writes["name"] == "write-4k-32" and resync["name"] == "resync-full"
+    ours = writes["peers"]["pydrbd"]
+    assert ours["rate"] > 0 and ours["latency_us"]["50"] <= ours["latency_us"]["99"]
     assert 1 <= ours["requests_per_wakeup"] <= 32
     (run,) = ours["runs"]
-    assert run["counted"]["nbd_requests"] >= run["fio"]["requests"] > 0
-    assert run["counted"]["secondary_packets"] >= run["fio"]["requests"]
+    assert run["counted"]["nbd_requests"] >= run["outcome"]["requests"] > 0
+    assert run["counted"]["secondary_packets"] >= run["outcome"]["requests"]
+    assert resync["goals"][0]["ratio"] > 0
+    for peer in resync["peers"].values():
+        assert peer["runs"][0]["outcome"]["curve"][-1][1] == 1.0
+
+
+@pytest.mark.interop
+def test_a_scattered_resync_brings_what_was_missed(need, processes, monkeypatch, short_tmp):
+    """A tenth of the blocks was written while the Secondary was away; the resync is of that much, and is complete."""
+    need("fio")
+    monkeypatch.setattr("os.environ", processes.env)
+    monkeypatch.chdir(ROOT)
+    row = ROWS["resync-10"]
+    with ExitStack() as stack:
+        pair = PydrbdPair(short_tmp, 8 << 20, stack)
+        pair.prepare_resync(row, 1)
+        done = pair.resync(row)
+        pair.verify(row, {}, 0)
+        assert done.bytes_done == pytest.approx(0.1 * (8 << 20), rel=0.05)
+        with pytest.raises(ServerError, match=r"0 blocks are to be synced, and not 205"):
+            pair.resync(row)
 
 
 @pytest.mark.interop
@@ -60,7 +79,7 @@ def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
         (short_tmp / name).mkdir()
         with ExitStack() as stack:
             pair = PEERS[name].start(short_tmp / name, 4 << 20, stack)
-            assert fio.run(row, pair.uri, 4 << 20, 0.3, 1, short_tmp)[0].writes > 0
+            assert pair.drive(row, 0.3, 1)[0].writes > 0
             pair.verify(row, {}, 0)
             with (short_tmp / name / "b.img").open("r+b") as copy:
                 copy.write(b"not what was written")

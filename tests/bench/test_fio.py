@@ -9,6 +9,7 @@ import pytest
 from benchmarks import fio
 from benchmarks.rows import ROWS
 
+PERCENTILES = {"50.000000": 240_000, "90.000000": 500_000, "99.000000": 900_000, "99.900000": 1_000_000}
 WRITE, READ, FLUSH = ROWS["write-4k-32"], ROWS["read-4k-32"], ROWS["flush-4k-1"]
 
 
@@ -19,7 +20,7 @@ def side(total_ios, runtime_ms, block_bytes=4096):
         "total_ios": total_ios,
         "runtime": runtime_ms,
         "iops": 1.0,
-        "clat_ns": {"mean": 250_000.0, "percentile": {"50.000000": 240_000, "99.000000": 900_000}},
+        "clat_ns": {"mean": 250_000.0, "percentile": PERCENTILES},
     }
 
 
@@ -34,7 +35,7 @@ def test_rates_come_from_totals_and_the_time_that_fio_measured():
     assert (found.requests, found.seconds, found.flushes) == (50_000, 2.0, 0)
     assert found.rate_per_s == 25_000
     assert found.bytes_per_s == 25_000 * 4096
-    assert (found.latency_mean_us, found.latency_p50_us, found.latency_p99_us) == (250.0, 240.0, 900.0)
+    assert found.latency_us == {"50": 240.0, "90": 500.0, "99": 900.0, "99.9": 1000.0}
 
 
 def test_a_read_row_takes_the_read_side():
@@ -45,7 +46,7 @@ def test_a_read_row_takes_the_read_side():
 def test_a_mixed_row_takes_both_sides():
     """Reads and writes together; the writes by themselves are what must have come to the second node."""
     found = fio.parse(report(read=(700, 1_000), write=(300, 1_000)), ROWS["mix-4k-16x4"])
-    assert (found.requests, found.writes, found.bytes_per_s) == (1000, 300, 1000 * 4096)
+    assert (found.requests, found.writes, found.bytes_done) == (1000, 300, 1000 * 4096)
 
 
 def test_flushes_are_counted_for_a_row_that_flushes():
@@ -88,6 +89,19 @@ def test_the_command_line_says_what_the_row_says():
     words = fio.command(FLUSH, "nbd+unix:///r0?socket=/s", 1 << 20, 1.5, seed=7)
     assert {"--bs=4096", "--iodepth=1", "--rw=randwrite", "--fsync=1", "--runtime=1500ms", "--randseed=7"} <= set(words)
     assert "--fsync=1" not in fio.command(WRITE, "nbd://x", 1 << 20, 1, seed=7)
+
+
+def test_a_block_device_is_written_past_the_page_cache():
+    """What is measured in a guest must not be its own memory."""
+    words = fio.command(WRITE, "/dev/nbd0", 1 << 20, 1, seed=7)
+    assert {"--ioengine=libaio", "--filename=/dev/nbd0", "--direct=1"} <= set(words)
+
+
+def test_blocks_are_made_dirty_once_each_with_new_bytes():
+    """A tenth of 256 blocks, whole blocks; and at least one."""
+    words = fio.dirty_command("nbd://x", 1 << 20, 0.1, seed=7)
+    assert {"--io_size=102400", "--refill_buffers=1", "--randseed=7"} <= set(words)
+    assert "--io_size=4096" in fio.dirty_command("nbd://x", 1 << 20, 0.001, seed=7)
 
 
 def test_a_fio_that_fails_is_an_error_with_its_words(need, tmp_path):
