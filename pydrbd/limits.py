@@ -56,6 +56,7 @@ __all__ = [
     "NBD_OPTIONS_MAX",
     "NBD_OPTION_BYTES_MAX",
     "NBD_REQUEST_BYTES_MAX",
+    "NBD_STATUS_EXTENTS_MAX",
     "NBD_STRING_BYTES_MAX",
     "PEER_BACKLOG_BYTES_MAX",
     "PEER_READ_BYTES_MAX",
@@ -103,6 +104,9 @@ NBD_DISCONNECT_TIMEOUT_S: Final = 30.0
 NBD_OPTION_BYTES_MAX: Final = 64 * KIB
 NBD_OPTIONS_MAX: Final = 64
 NBD_STRING_BYTES_MAX: Final = 4096
+NBD_STATUS_EXTENTS_MAX: Final = 8192
+"""Extents in an answer to BLOCK_STATUS, for each context; the client asks again for what is left."""
+
 NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
 NBD_CONNECTIONS_MAX: Final = 256
 

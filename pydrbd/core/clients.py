@@ -4,7 +4,7 @@
     outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
     unknown command or flag              EINVAL
     not whole sectors                    EINVAL (the export announces a minimum block of 512)
-    length 0                             success, nothing done
+    length 0                             success, nothing done; EINVAL for BLOCK_STATUS
     I/O frozen (WIRE 5.5)                held until it thaws
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
-from pydrbd.core.effects import Part, Reply
+from pydrbd.core.effects import Part, ReadAhead, Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
 from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
@@ -36,6 +36,8 @@ _KNOWN_FLAGS = {
     nbd.Command.FLUSH: nbd.CommandFlag.FUA,
     nbd.Command.TRIM: nbd.CommandFlag.FUA,
     nbd.Command.WRITE_ZEROES: nbd.CommandFlag.FUA | nbd.CommandFlag.NO_HOLE,
+    nbd.Command.CACHE: nbd.CommandFlag.FUA,
+    nbd.Command.BLOCK_STATUS: nbd.CommandFlag.FUA | nbd.CommandFlag.REQ_ONE,
 }
 _ALL_FLAGS = 0xFFFF
 
@@ -106,10 +108,27 @@ class Clients:
         for index in native.indices(long_writes):
             _LongWrite(self, volume, session, batch, index).submit()
         for index in native.indices(others):
-            if batch.records[index].command == nbd.Command.FLUSH:
+            command = batch.records[index].command
+            if command == nbd.Command.FLUSH:
                 node.flushes.submit(volume, session, batch, index)
+            elif command == nbd.Command.BLOCK_STATUS:
+                node.block_status.submit(volume, session, batch, index)
+            elif command == nbd.Command.CACHE:
+                self._read_ahead(volume, session, batch, index)
             else:
                 self._advance(_LongRequest(volume, session, batch, index), 0)
+
+    def _read_ahead(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        """CACHE is a hint: whatever comes of it, it is answered with success."""
+        record = batch.records[index]
+        if volume.disk is None:
+            self.reply(volume, session, batch, 1 << index, 0)
+            return
+
+        def done(_failed: int, _errno: int) -> None:
+            self.reply(volume, session, batch, 1 << index, 0)
+
+        self._node.out.put(ReadAhead(volume.vnr, record.offset, record.length, done))
 
     def _refuse(self, volume: Volume, session: Any, batch: Batch) -> int:
         """Answer what can't be done at all; the members that were answered."""
@@ -127,12 +146,17 @@ class Clients:
         invalid |= native.records_unaligned(batch, batch.all & ~invalid & ~outside, SECTOR_SIZE_BYTES)
         empty = native.records_empty(batch, batch.all & ~invalid)
         empty &= ~native.records_with_command(batch, empty, nbd.Command.FLUSH)
+        unanswerable = native.records_with_command(batch, empty, nbd.Command.BLOCK_STATUS)
+        invalid |= unanswerable
+        empty &= ~unanswerable
         if not outside and not invalid and not empty:
             return self._refuse_long_reads(volume, session, batch)
         outside &= ~invalid
-        reads = native.records_with_command(batch, outside, nbd.Command.READ)
-        self.reply(volume, session, batch, invalid | reads, _EINVAL)
-        self.reply(volume, session, batch, outside & ~reads, _ENOSPC)
+        looks = 0  # what only looks has not run out of space
+        for command in (nbd.Command.READ, nbd.Command.CACHE, nbd.Command.BLOCK_STATUS):
+            looks |= native.records_with_command(batch, outside, command)
+        self.reply(volume, session, batch, invalid | looks, _EINVAL)
+        self.reply(volume, session, batch, outside & ~looks, _ENOSPC)
         self.reply(volume, session, batch, empty & ~outside, 0)
         return outside | invalid | empty
 

@@ -27,10 +27,12 @@ __all__ = [
     "Effect",
     "Level",
     "Log",
+    "MapDisk",
     "MeasureDisk",
     "OpenLink",
     "Part",
     "Persist",
+    "ReadAhead",
     "Reply",
     "RunHelper",
     "Send",
@@ -117,6 +119,31 @@ class DiskZero:
     length_bytes: int
     may_unmap: bool
     fua: bool
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class MapDisk:
+    """Look where the disk has holes: (length, is a hole) one behind the other, put in here before `then`.
+
+    At most `extents_max` of them, so they may end before the range does; none at all if it can't be known.
+    """
+
+    volume: int
+    offset_bytes: int
+    length_bytes: int
+    extents_max: int
+    then: Then
+    extents: list[tuple[int, bool]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class ReadAhead:
+    """Have the range in memory soon, if that is any use; it can't fail."""
+
+    volume: int
+    offset_bytes: int
+    length_bytes: int
     then: Then
 
 
@@ -232,6 +259,8 @@ Effect = (
     | DiskFlush
     | DiskDiscard
     | DiskZero
+    | MapDisk
+    | ReadAhead
     | Persist
     | Reply
     | Answer

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydrbd import native
 from pydrbd.core.bitmap_exchange import BitmapExchange
+from pydrbd.core.block_status import BlockStatus
 from pydrbd.core.changes import Changes
 from pydrbd.core.clients import Clients
 from pydrbd.core.csums import Csums
@@ -108,6 +109,7 @@ class Node:
         self.writes = Writes(self)
         self.reads = Reads(self)
         self.flushes = Flushes(self)
+        self.block_status = BlockStatus(self)
         self.clients = Clients(self)
         self.peer_writes = PeerWrites(self)
         self.peers = PeerStates(self)

@@ -6,8 +6,10 @@ disk.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sys
 import threading
 from typing import Protocol
 
@@ -75,6 +77,14 @@ class BlockDevice(Protocol):
 
     def write_zeroes(self, offset_bytes: int, length: int, *, may_unmap: bool) -> None:
         """Zero a range, giving up its space only with `may_unmap`; raises DiskIOError."""
+        ...
+
+    def extents(self, offset_bytes: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
+        """(length, is a hole that reads as zeroes) from the offset on, at most so many; raises DiskIOError."""
+        ...
+
+    def read_ahead(self, offset_bytes: int, length: int) -> None:
+        """Have the range in memory soon, if reading it then comes from there."""
         ...
 
     def close(self) -> None:
@@ -199,6 +209,29 @@ class FileDevice:
         except OSError as error:
             raise self._failed("zeroing", offset_bytes, length, error) from error
 
+    def extents(self, offset_bytes: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
+        """See BlockDevice. What the file system does not tell is no hole."""
+        self._check_range(offset_bytes, length)
+        found: list[tuple[int, bool]] = []
+        end = offset_bytes + length
+        position, is_hole = offset_bytes, False
+        try:
+            while position < end and len(found) < extents_max:
+                border = min(_next_border(self._fd, position, is_hole=is_hole), end)
+                if border > position:
+                    found.append((border - position, is_hole))
+                position, is_hole = border, not is_hole
+        except OSError as error:
+            raise self._failed("mapping", offset_bytes, length, error) from error
+        return found
+
+    def read_ahead(self, offset_bytes: int, length: int) -> None:
+        """See BlockDevice."""
+        self._check_range(offset_bytes, length)
+        if self._direct is None:
+            with contextlib.suppress(OSError):  # it is a hint
+                os.posix_fadvise(self._fd, offset_bytes, length, os.POSIX_FADV_WILLNEED)
+
     def refresh_size(self) -> int:
         """Take up the size that the disk has grown to, in bytes; raises DiskIOError if it has shrunk."""
         try:
@@ -232,6 +265,19 @@ class FileDevice:
     def _failed(self, doing: str, offset_bytes: int, length: int, error: OSError) -> DiskIOError:
         message = f"{self.path}: {doing} {length} bytes at {offset_bytes} failed: {error.strerror}"
         return DiskIOError(error.errno or errno.EIO, message)
+
+
+def _next_border(fd: int, position: int, *, is_hole: bool) -> int:
+    """Where the data, or the hole, that begins at a position ends; the position itself if it is none. Raises OSError.
+
+    Reads and writes here name their places, so that it does no harm to move the descriptor's own.
+    """
+    try:
+        return os.lseek(fd, position, os.SEEK_DATA if is_hole else os.SEEK_HOLE)
+    except OSError as error:
+        if is_hole and error.errno == errno.ENXIO:
+            return sys.maxsize  # there is no data behind
+        raise
 
 
 def _read_fully(fd: int, offset_bytes: int, target: memoryview) -> None:

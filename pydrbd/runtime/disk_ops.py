@@ -18,8 +18,10 @@ __all__ = [
     "Discard",
     "DiskOp",
     "Flush",
+    "MapExtents",
     "MetaRead",
     "MetaWrite",
+    "ReadAhead",
     "ReadBatch",
     "WriteBatch",
     "WriteZeroes",
@@ -163,6 +165,38 @@ class WriteZeroes(DiskOp):
 
     def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
         device.write_zeroes(base_bytes + self.offset_bytes, self.length, may_unmap=self.may_unmap)
+        return 0, 0
+
+
+class MapExtents(DiskOp):
+    """Where the disk has holes: `extents` are (length, is a hole), at most so many, from an offset on."""
+
+    __slots__ = ("extents", "extents_max", "length", "offset_bytes")
+
+    def __init__(self, offset_bytes: int, length: int, extents_max: int) -> None:
+        super().__init__()
+        self.offset_bytes = offset_bytes
+        self.length = length
+        self.extents_max = extents_max
+        self.extents: list[tuple[int, bool]] = []
+
+    def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+        self.extents = device.extents(base_bytes + self.offset_bytes, self.length, self.extents_max)
+        return 0, 0
+
+
+class ReadAhead(DiskOp):
+    """Have a range of the data area in memory soon."""
+
+    __slots__ = ("length", "offset_bytes")
+
+    def __init__(self, offset_bytes: int, length: int) -> None:
+        super().__init__()
+        self.offset_bytes = offset_bytes
+        self.length = length
+
+    def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+        device.read_ahead(base_bytes + self.offset_bytes, self.length)
         return 0, 0
 
 

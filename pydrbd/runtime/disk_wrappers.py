@@ -88,6 +88,14 @@ class _ByRange(ABC):
         return failed, number
 
 
+    def extents(self, offset_bytes: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
+        """See BlockDevice: no holes."""
+        return [(length, False)]
+
+    def read_ahead(self, offset_bytes: int, length: int) -> None:  # noqa: B027 - it is a hint
+        """See BlockDevice."""
+
+
 class MemoryDevice(_ByRange):
     """A disk in a bytearray, `image`: no cache, no errors, no threads; flushes are counted."""
 

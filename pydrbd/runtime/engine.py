@@ -89,6 +89,8 @@ class Session(Protocol):
 
     info: ExportInfo
     lane: LaneDoor | None
+    contexts: Sequence[tuple[int, str]]
+    """Number and name of what BLOCK_STATUS tells of; the server sets it when the handshake is over."""
 
     def submit(self, batch: Batch) -> None:
         """Carry out a batch of requests; answers go through `Client.send`, in any order, now or later.

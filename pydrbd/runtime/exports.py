@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pydrbd.core.block_status import CONTEXTS
 from pydrbd.core.effects import Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
 from pydrbd.core.states import DiskState, Role
@@ -46,7 +47,9 @@ class Exports:
             size_bytes=volume.size_bytes,
             description=f"pydrbd resource {self._service.plan.resource.name} volume {volume.vnr}",
             block_minimum=_BLOCK_BYTES,
+            can_cache=True,
             can_multi_conn=True,
+            contexts=CONTEXTS,
         )
 
     def describe(self, name: str) -> ExportInfo:
@@ -81,6 +84,7 @@ class ClientSession:
 
     def __init__(self, service: Service, vnr: int, info: ExportInfo, client: Client) -> None:
         self.info = info
+        self.contexts: Sequence[tuple[int, str]] = ()
         self._service = service
         self._vnr = vnr
         self._client = client

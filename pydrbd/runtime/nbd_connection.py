@@ -240,6 +240,7 @@ class NbdConnection:
         """Until the client is gone. Raises ClientProtocolError, _ClientGone."""
         assert self._opener.session is not None
         self._structured = opened.structured
+        self._opener.session.contexts = opened.contexts
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sender.run)
             try:

@@ -17,7 +17,17 @@ from pydrbd.runtime.block_device import FileDevice
 from pydrbd.runtime.block_open import IoMode
 from pydrbd.runtime.build import DiskPlace
 from pydrbd.runtime.disk import Disk, OnDone
-from pydrbd.runtime.disk_ops import Discard, DiskOp, Flush, MetaWrite, ReadBatch, WriteBatch, WriteZeroes
+from pydrbd.runtime.disk_ops import (
+    Discard,
+    DiskOp,
+    Flush,
+    MapExtents,
+    MetaWrite,
+    ReadAhead,
+    ReadBatch,
+    WriteBatch,
+    WriteZeroes,
+)
 from pydrbd.units import SECTOR_SIZE_BYTES
 
 __all__ = ["OnEnd", "VolumeDisk", "open_volume_disk"]
@@ -122,6 +132,10 @@ class VolumeDisk:
                 self._submit(effect, Discard(effect.offset_bytes, effect.length_bytes))
             case fx.DiskZero():
                 self._zero(effect)
+            case fx.MapDisk():
+                self._map(effect)
+            case fx.ReadAhead():
+                self._submit(effect, ReadAhead(effect.offset_bytes, effect.length_bytes))
             case fx.Persist():
                 self._persists.append(effect)
                 if not self._persisting:
@@ -148,6 +162,15 @@ class VolumeDisk:
             disk, op, on_done = self._held.popleft()
             if disk.submit(op, lambda op, on_done=on_done: self._done(op, on_done)):  # type: ignore[misc]
                 on_done(op)
+
+    def _map(self, effect: fx.MapDisk) -> None:
+        op = MapExtents(effect.offset_bytes, effect.length_bytes, effect.extents_max)
+
+        def mapped(_op: DiskOp) -> None:
+            effect.extents = op.extents
+            self._on_end(effect, op.failed_mask, op.errno)
+
+        self._begin(self._data, op, mapped)
 
     def _zero(self, effect: fx.DiskZero) -> None:
         op = WriteZeroes(effect.offset_bytes, effect.length_bytes, effect.may_unmap)

@@ -39,6 +39,7 @@ __all__ = [
     "Option",
     "ReplyType",
     "TransmissionFlag",
+    "encode_block_status",
     "encode_request",
 ]
 
@@ -89,6 +90,7 @@ class ReplyType(IntEnum):
     ACK = 1
     SERVER = 2
     INFO = 3
+    META_CONTEXT = 4
     ERR_UNSUP = 0x80000001
     ERR_POLICY = 0x80000002
     ERR_INVALID = 0x80000003
@@ -121,6 +123,7 @@ class TransmissionFlag(IntFlag):
     SEND_WRITE_ZEROES = 1 << 6
     SEND_DF = 1 << 7
     CAN_MULTI_CONN = 1 << 8
+    SEND_CACHE = 1 << 10
 
 
 class Command(IntEnum):
@@ -207,7 +210,10 @@ class ExportInfo:
     can_fua: bool = True
     can_trim: bool = True
     can_zero: bool = True
+    can_cache: bool = False
     can_multi_conn: bool = False
+    contexts: tuple[str, ...] = ()
+    """Names of the meta-data contexts that BLOCK_STATUS can tell of."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.size_bytes < 1 << 63, f"export {self.name!r} has {self.size_bytes} bytes"
@@ -224,6 +230,8 @@ class ExportInfo:
             flags |= TransmissionFlag.SEND_DF
         if self.can_flush:
             flags |= TransmissionFlag.SEND_FLUSH
+        if self.can_cache:
+            flags |= TransmissionFlag.SEND_CACHE
         if self.can_multi_conn:
             flags |= TransmissionFlag.CAN_MULTI_CONN
         if self.read_only:
@@ -238,10 +246,20 @@ class ExportInfo:
 
 
 _REQUEST: Final = Struct(">IHHQQI")
+_CHUNK: Final = Struct(">IHHQI")
+_U32: Final = Struct(">I")
+_EXTENT: Final = Struct(">II")
 
 REQUEST_SIZE_BYTES: Final = 28
 REPLY_SIZE_BYTES: Final = 16
 assert _REQUEST.size == REQUEST_SIZE_BYTES
+
+
+def encode_block_status(cookie: int, context: int, extents: list[tuple[int, int]], *, done: bool) -> bytes:
+    """One context's answer to BLOCK_STATUS: (length in bytes, flags) of each extent; `done`: the last context's."""
+    size_bytes = _U32.size + _EXTENT.size * len(extents)
+    head = _CHUNK.pack(NbdMagic.CHUNK, ChunkFlag.DONE if done else 0, ChunkType.BLOCK_STATUS, cookie, size_bytes)
+    return b"".join((head, _U32.pack(context), *(_EXTENT.pack(*extent) for extent in extents)))
 
 
 def encode_request(command: int, cookie: int, offset: int = 0, length: int = 0, flags: int = 0) -> bytes:

@@ -32,6 +32,13 @@ from pydrbd.wire.nbd import (
     Option,
     ReplyType,
 )
+from pydrbd.wire.nbd_option_data import (
+    OptionRefused,
+    asks_for,
+    decode_context_request,
+    decode_info_request,
+    decode_name,
+)
 
 __all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome"]
 
@@ -73,6 +80,8 @@ class Opened:
     unread: bytes
     structured: bool = False
     """READs are to be answered by chunks."""
+    contexts: tuple[tuple[int, str], ...] = ()
+    """Number and name of the contexts that BLOCK_STATUS is to tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +90,6 @@ class Aborted:
 
 
 Outcome = Opened | Aborted
-
-
-class _OptionRefused(Exception):
-    """An option that is answered with an error reply; the handshake goes on."""
-
-    def __init__(self, code: ReplyType, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
 
 
 class Negotiation:
@@ -105,6 +105,7 @@ class Negotiation:
         self._skip_bytes = 0  # of the data of an option that is too long to keep
         self._options_seen = 0
         self._structured = False
+        self._chosen: tuple[str, tuple[tuple[int, str], ...]] | None = None  # the export's name, and its contexts
         self._outcome: Outcome | None = None
         self._error: ClientProtocolError | None = None
 
@@ -206,9 +207,11 @@ class Negotiation:
                 self._on_info_or_go(option, data)
             elif option == Option.STRUCTURED_REPLY:
                 self._on_structured_reply(data)
+            elif option in (Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT):
+                self._on_meta_context(option, data)
             else:
-                raise _OptionRefused(ReplyType.ERR_UNSUP, f"option {option} is not supported")
-        except _OptionRefused as refused:
+                raise OptionRefused(ReplyType.ERR_UNSUP, f"option {option} is not supported")
+        except OptionRefused as refused:
             self._reply_error(option, refused.code, refused.text)
         except ExportUnavailable as unavailable:
             self._reply_error(option, unavailable.code, unavailable.reason)
@@ -216,25 +219,26 @@ class Negotiation:
     def _on_export_name(self, data: bytes) -> None:
         """The old way in: it has no error reply, so every failure ends the connection."""
         try:
-            info = self._source.open(_decode_name(data))
-        except (_OptionRefused, ExportUnavailable) as error:
+            name = decode_name(data)
+            info = self._source.open(name)
+        except (OptionRefused, ExportUnavailable) as error:
             raise ClientProtocolError(f"EXPORT_NAME can't be answered: {error}") from error
         self._outgoing += _EXPORT_NAME_REPLY.pack(info.size_bytes, self._flags(info))
         assert self._client_flags is not None
         if not self._client_flags & ClientFlag.NO_ZEROES:
             self._outgoing += _NAME_ZEROES
-        self._open_transmission(info)
+        self._open_transmission(info, name)
 
     def _on_list(self, data: bytes) -> None:
         if data:
-            raise _OptionRefused(ReplyType.ERR_INVALID, "LIST takes no data")
+            raise OptionRefused(ReplyType.ERR_INVALID, "LIST takes no data")
         for export in self._source.exports():
             name = export.name.encode()
             self._reply(Option.LIST, ReplyType.SERVER, _U32.pack(len(name)) + name + export.description.encode())
         self._reply(Option.LIST, ReplyType.ACK)
 
     def _on_info_or_go(self, option: int, data: bytes) -> None:
-        name, wanted = _decode_info_request(data)
+        name, wanted = decode_info_request(data)
         info = self._source.open(name) if option == Option.GO else self._source.describe(name)
         self._reply(option, ReplyType.INFO, _INFO_EXPORT.pack(InfoType.EXPORT, info.size_bytes, self._flags(info)))
         if InfoType.NAME in wanted:
@@ -245,19 +249,39 @@ class Negotiation:
         self._reply(option, ReplyType.INFO, _INFO_BLOCK_SIZE.pack(InfoType.BLOCK_SIZE, *sizes))
         self._reply(option, ReplyType.ACK)
         if option == Option.GO:
-            self._open_transmission(info)
+            self._open_transmission(info, name)
 
     def _on_structured_reply(self, data: bytes) -> None:
         if data:
-            raise _OptionRefused(ReplyType.ERR_INVALID, "STRUCTURED_REPLY takes no data")
+            raise OptionRefused(ReplyType.ERR_INVALID, "STRUCTURED_REPLY takes no data")
         self._structured = True
         self._reply(Option.STRUCTURED_REPLY, ReplyType.ACK)
+
+    def _on_meta_context(self, option: int, data: bytes) -> None:
+        """Show or choose contexts. A choice holds for one export, and replaces an earlier one even if it fails."""
+        if option == Option.SET_META_CONTEXT:
+            self._chosen = None
+        if not self._structured:
+            raise OptionRefused(ReplyType.ERR_INVALID, "meta-data contexts need STRUCTURED_REPLY before")
+        name, queries = decode_context_request(data)
+        offered = self._source.describe(name).contexts
+        if option == Option.LIST_META_CONTEXT:
+            wanted = {context for context in offered if asks_for(queries, context)}
+        else:
+            wanted = set(queries)
+        found = tuple((number, context) for number, context in enumerate(offered, 1) if context in wanted)
+        for number, context in found:
+            self._reply(option, ReplyType.META_CONTEXT, _U32.pack(number) + context.encode())
+        self._reply(option, ReplyType.ACK)
+        if option == Option.SET_META_CONTEXT:
+            self._chosen = (name, found)
 
     def _flags(self, info: ExportInfo) -> int:
         return int(info.transmission_flags(structured=self._structured))
 
-    def _open_transmission(self, info: ExportInfo) -> None:
-        self._outcome = Opened(info, bytes(self._incoming), self._structured)
+    def _open_transmission(self, info: ExportInfo, name: str) -> None:
+        contexts = self._chosen[1] if self._chosen is not None and self._chosen[0] == name else ()
+        self._outcome = Opened(info, bytes(self._incoming), self._structured, contexts)
         self._incoming.clear()
 
     def _reply(self, option: int, reply: ReplyType, data: bytes = b"") -> None:
@@ -268,32 +292,3 @@ class Negotiation:
         # Cutting bytes may cut a character in half: ignore that half on the way back.
         cut = text.encode("utf-8", "replace")[:NBD_STRING_BYTES_MAX].decode("utf-8", "ignore")
         self._reply(option, code, cut.encode())
-
-
-def _decode_name(data: bytes) -> str:
-    """An export's name: at most 4096 bytes of UTF-8 without NUL. Raises _OptionRefused."""
-    if len(data) > NBD_STRING_BYTES_MAX:
-        raise _OptionRefused(ReplyType.ERR_TOO_BIG, f"an export name has at most {NBD_STRING_BYTES_MAX} bytes")
-    try:
-        name = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _OptionRefused(ReplyType.ERR_INVALID, "an export name must be UTF-8") from None
-    if "\0" in name:
-        raise _OptionRefused(ReplyType.ERR_INVALID, "an export name must not contain NUL")
-    return name
-
-
-def _decode_info_request(data: bytes) -> tuple[str, frozenset[int]]:
-    """INFO's and GO's data: u32 name length, name, u16 count, count times u16 InfoType. Raises _OptionRefused."""
-    if len(data) < _U32.size + _U16.size:
-        raise _OptionRefused(ReplyType.ERR_INVALID, "INFO and GO need a name length, a name and a count")
-    (name_bytes,) = _U32.unpack_from(data)
-    count_at = _U32.size + name_bytes
-    if count_at + _U16.size > len(data):
-        raise _OptionRefused(ReplyType.ERR_INVALID, f"a name of {name_bytes} bytes does not fit into the option")
-    (count,) = _U16.unpack_from(data, count_at)
-    wanted_at = count_at + _U16.size
-    if wanted_at + count * _U16.size != len(data):
-        raise _OptionRefused(ReplyType.ERR_INVALID, f"{count} information requests do not fill the option")
-    wanted = frozenset(item for (item,) in _U16.iter_unpack(data[wanted_at:]))
-    return _decode_name(data[_U32.size : count_at]), wanted

@@ -70,6 +70,31 @@ def size_of(run, uri):
     return int(run("nbdinfo", "--size", uri))
 
 
+def extents(run, uri, context):
+    """(offset, length, flags) of each extent, as nbdinfo says it."""
+    lines = run("nbdinfo", f"--map={context}", uri).splitlines()
+    return [tuple(map(int, line.split()[:3])) for line in lines]
+
+
+def test_nbdinfo_shows_the_map_of_both_contexts(export, run):
+    """Holes of the disk; and, while the peer is away, what was written without it, which nothing is any more later."""
+    pair, uri = export
+    whole = size_of(run, uri)
+    run("qemu-io", "-f", "raw", "-c", "write 4M 1M", "-c", "discard 8M 1M", "-c", "flush", uri)
+    allocated = extents(run, uri, "base:allocation")
+    assert sum(length for _, length, _ in allocated) == whole
+    assert any(offset <= 8 * MIB and offset + length >= 9 * MIB and flags == 3 for offset, length, flags in allocated)
+    assert any(offset <= 4 * MIB and offset + length >= 5 * MIB and flags == 0 for offset, length, flags in allocated)
+    assert extents(run, uri, "pydrbd:out-of-sync") == [(0, whole, 0)]
+    pair.nodes[1].kill()
+    run("qemu-io", "-f", "raw", "-c", "write 20M 64k", "-c", "flush", uri)
+    assert (20 * MIB, 64 * KIB, 1) in extents(run, uri, "pydrbd:out-of-sync")
+    pair.nodes[1].start()
+    pair.wait_until(pair.in_sync, "both to be in sync")
+    assert extents(run, uri, "pydrbd:out-of-sync") == [(0, whole, 0)]
+    run("qemu-io", "-f", "raw", "-c", "read -P 0 8M 1M", uri)
+
+
 def test_nbdinfo_nbdcopy_and_qemu_img_carry_whole_images_in_and_out(export, run, short_tmp, seed):
     """Every byte that nbdcopy or qemu-img convert writes is what the other one reads, and is on both disks."""
     pair, uri = export

@@ -83,6 +83,7 @@ class MemorySession:
     def __init__(self, engine: MemoryEngine, info: ExportInfo, client: Client) -> None:
         self.info = info
         self.lane = None
+        self.contexts: Sequence[tuple[int, str]] = ()
         self.client = client
         self._engine = engine
 

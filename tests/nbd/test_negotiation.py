@@ -16,7 +16,13 @@ from pydrbd.wire.nbd import ExportInfo, ExportUnavailable, InfoType, Option, Rep
 from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome
 from tests.nbd.raw_client import FIXED, GREETING, info_request, option, replies
 
-R0 = ExportInfo(name="r0", size_bytes=1 << 20, description="the first volume", can_multi_conn=True)
+R0 = ExportInfo(
+    name="r0",
+    size_bytes=1 << 20,
+    description="the first volume",
+    can_multi_conn=True,
+    contexts=("base:allocation", "pydrbd:out-of-sync"),
+)
 SECONDARY = ExportInfo(name="r0/1", size_bytes=1 << 21)
 
 
@@ -118,7 +124,71 @@ def test_structured_replies_are_agreed_before_the_export_is_opened() -> None:
     assert result.outcome == Opened(R0, b"")
 
 
-@pytest.mark.parametrize("number", [Option.STARTTLS, Option.SET_META_CONTEXT, 11, 4711])
+def contexts_request(name: bytes, *queries: bytes) -> bytes:
+    """The data of SET_ and LIST_META_CONTEXT."""
+    strings = b"".join(struct.pack(">I", len(query)) + query for query in queries)
+    return struct.pack(">I", len(name)) + name + struct.pack(">I", len(queries)) + strings
+
+
+def with_contexts(*options: bytes) -> Result:
+    """A handshake with structured replies, these options, and GO for r0."""
+    return run(FIXED + option(Option.STRUCTURED_REPLY) + b"".join(options) + option(Option.GO, info_request(b"r0")))
+
+
+@pytest.mark.parametrize(
+    ("queries", "found"),
+    [([], [1, 2]), ([b"base:"], [1]), ([b"pydrbd:out-of-sync", b"qemu:dirty-bitmap:x"], [2]), ([b"b", b"\xff"], [])],
+)
+def test_contexts_are_listed_by_name_or_by_namespace(queries: list[bytes], found: list[int]) -> None:
+    """What is not known is left out; a list chooses nothing."""
+    result = with_contexts(option(Option.LIST_META_CONTEXT, contexts_request(b"r0", *queries)))
+    answers = [(reply, data) for number, reply, data in replies(result.outgoing) if number == Option.LIST_META_CONTEXT]
+    assert answers.pop() == (ReplyType.ACK, b"")
+    assert answers == [(ReplyType.META_CONTEXT, struct.pack(">I", n) + R0.contexts[n - 1].encode()) for n in found]
+    assert result.outcome == Opened(R0, b"", structured=True)
+
+
+def test_chosen_contexts_are_those_of_the_last_choice_for_that_export() -> None:
+    """The last choice counts, even one that was refused or is for another export."""
+    one = option(Option.SET_META_CONTEXT, contexts_request(b"r0", b"base:allocation"))
+    other = option(Option.SET_META_CONTEXT, contexts_request(b"r0", b"pydrbd:out-of-sync", b"base:"))
+    default = option(Option.SET_META_CONTEXT, contexts_request(b"", b"base:allocation"))
+    broken = option(Option.SET_META_CONTEXT, b"x")
+    for choices, contexts in [
+        ([one], ((1, "base:allocation"),)),
+        ([one, other], ((2, "pydrbd:out-of-sync"),)),
+        ([one, default], ()),
+        ([one, broken], ()),
+    ]:
+        assert with_contexts(*choices).outcome == Opened(R0, b"", structured=True, contexts=contexts)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", b"ends in the middle"),
+        (contexts_request(b"r0", b"base:")[:-1], b"does not fit"),
+        (contexts_request(b"r0") + b"x", b"behind its end"),
+        (struct.pack(">I", 2**32 - 1), b"does not fit"),
+        (struct.pack(">I2sI", 2, b"r0", 2**32 - 1), b"ends in the middle"),
+        (contexts_request(b"r9"), b"there is no export 'r9'"),
+    ],
+)
+def test_a_request_for_contexts_that_makes_no_sense_is_refused(data: bytes, text: bytes) -> None:
+    """With its reason; nothing is chosen, and the handshake goes on."""
+    result = with_contexts(option(Option.SET_META_CONTEXT, data))
+    number, reply, said = replies(result.outgoing)[1]
+    assert number == Option.SET_META_CONTEXT and reply >= ReplyType.ERR_UNSUP and text in said
+    assert result.outcome == Opened(R0, b"", structured=True)
+
+
+def test_contexts_need_structured_replies() -> None:
+    """Without them there would be no way to answer."""
+    result = run(FIXED + option(Option.SET_META_CONTEXT, contexts_request(b"r0")) + option(Option.ABORT))
+    assert replies(result.outgoing)[0][1] == ReplyType.ERR_INVALID
+
+
+@pytest.mark.parametrize("number", [Option.STARTTLS, 11, 4711])
 def test_options_not_offered_are_refused_and_their_data_skipped(number: int) -> None:
     """The baseline requirement: the option after an unknown one is understood."""
     result = run(FIXED + option(number, b"x" * 1000) + option(Option.GO, info_request(b"r0")))

@@ -19,6 +19,7 @@ from pydrbd.runtime.direct_io import BOUNCE_BYTES, DirectIo
 from tests.runtime.disk_tools import assert_same, read_batch, write_batch
 
 SIZE_BYTES = 64 * 1024
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -386,3 +387,24 @@ def test_outside_of_the_disk_is_our_bug(device: FileDevice) -> None:
     with pytest.raises(AssertionError):
         device.write_records(write_batch([(0, bytes(512)), (SIZE_BYTES - 512, bytes(512))]), 0b11, 512)
     assert Path(device.path).stat().st_size == SIZE_BYTES
+
+
+def test_holes_are_told_from_data(tmp_path: Path) -> None:
+    """Where the file system tells; cut to the range and to the number that were asked for."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(16 * MIB)
+        os.pwrite(file.fileno(), b"x" * MIB, 4 * MIB)
+        os.fsync(file.fileno())
+    device = FileDevice(str(path), "buffered")
+    try:
+        found = device.extents(0, 16 * MIB, 100)
+        if found == [(16 * MIB, False)]:
+            pytest.skip("this file system does not tell of holes")
+        assert found == [(4 * MIB, True), (MIB, False), (11 * MIB, True)]
+        assert device.extents(4 * MIB + 512, MIB, 100) == [(MIB - 512, False), (512, True)]
+        assert device.extents(0, 16 * MIB, 2) == found[:2]
+        device.read_ahead(0, 16 * MIB)
+        assert device.read_at(4 * MIB - 1, 2) == b"\0x"
+    finally:
+        device.close()
