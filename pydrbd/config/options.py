@@ -220,7 +220,7 @@ _STARTUP: Final = (
 )
 
 _HANDLERS: Final = tuple(
-    _string("handlers", name, 4096, effective=name not in ("before-resync-target", "before-resync-source"))
+    _string("handlers", name, 4096)
     for name in (
         "pri-on-incon-degr",
         "pri-lost-after-sb",

@@ -99,6 +99,7 @@ class LinkEvents:
         node.writes.lose_peer()
         node.peer_writes.reset()
         node.bitmaps.reset()
+        node.packets.reset()
         node.set_cstate(reason, **self.parting)
         self.parting = {}
         for volume in node.volumes.values():

@@ -59,6 +59,7 @@ from pydrbd.core.reads import Reads
 from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync
 from pydrbd.core.resync_source import ResyncSource
+from pydrbd.core.resync_start import ResyncStart
 from pydrbd.core.states import ConnState, DiskState, Role, State
 from pydrbd.core.transitions import Fencing, Rules
 from pydrbd.core.verify import Verify
@@ -113,7 +114,7 @@ class Node:
         self.peer_writes = PeerWrites(self)
         self.peers = PeerStates(self)
         self.bitmaps = BitmapExchange(self)
-        self.resync, self.resync_source = Resync(self), ResyncSource(self)
+        self.resync_start, self.resync, self.resync_source = ResyncStart(self), Resync(self), ResyncSource(self)
         self.new_uuids = NewUuids(self)
         self.resizes = Resizes(self)
         self.digests, self.csums = Digests(self), Csums(self)
@@ -249,6 +250,11 @@ class Node:
 
     def expect_teardown(self) -> None:
         self.links.expect_teardown()
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether nobody should read from the data socket now."""
+        return self.peer_writes.behind or self.packets.holding
 
     def drop_link(self, reason: str) -> None:
         """Close the sockets; the shell reports LinkDown, and the connection begins anew."""

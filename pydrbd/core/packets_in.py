@@ -2,10 +2,14 @@
 
 Packets are cut by native code and come as batches. Runs of the peer's writes, and runs of its acknowledgements, are
 worked in together; everything else is rare and goes through a table by itself.
+
+While a handler is run that a resync waits for (before-resync-target), the data socket is held: what it brings is worked
+in afterwards, in order, as it is with a kernel, whose receiver waits. Pings are on the other socket and are answered.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,6 +46,9 @@ class PacketsIn:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.holding = False
+        """Whether nobody should read from the data socket."""
+        self._held: deque[tuple[Batch, int]] = deque()  # what one read brought, at most: the shell reads no more
         self._data: dict[int, _OfRecord] = {
             Packet.P_DATA_REPLY: node.reads.on_data_reply,
             Packet.P_DATA_REQUEST: node.peer_writes.on_read,
@@ -50,7 +57,7 @@ class PacketsIn:
             Packet.P_UUIDS: self._payload(node.peers.on_uuids),
             Packet.P_STATE: self._payload(node.peers.on_state),
             Packet.P_SYNC_UUID: self._payload(
-                lambda volume, payload: node.resync.start_target(volume, SyncUuid.decode(payload).uuid)
+                lambda volume, payload: node.resync_start.start_target(volume, SyncUuid.decode(payload).uuid)
             ),
             Packet.P_STATE_CHG_REQ: self._payload(
                 lambda volume, payload: node.operator.on_request(Packet.P_STATE_CHG_REQ, volume, payload)
@@ -78,9 +85,27 @@ class PacketsIn:
     def on_received(self, event: Received) -> None:
         """One socket's packets, in order."""
         if event.socket == Socket.DATA:
-            self._on_data(event.batch)
+            self._on_data(event.batch, 0)
         else:
             self._on_meta(event.batch)
+
+    def hold(self) -> None:
+        """Leave what comes on the data socket from here on until `release`."""
+        self.holding = True
+
+    def release(self) -> None:
+        """Work in what was held; it may be held again on the way."""
+        held, self._held, self.holding = self._held, deque(), False
+        try:
+            for batch, index in held:
+                self._on_data(batch, index)
+        except PeerProtocolError as error:
+            self._node.drop_link(f"the peer broke the protocol: {error}")
+
+    def reset(self) -> None:
+        """The connection is gone."""
+        self._held.clear()
+        self.holding = False
 
     def _volume(self, vnr: int) -> Volume:
         volume = self._node.volumes.get(vnr)
@@ -90,11 +115,13 @@ class PacketsIn:
 
     # --- data socket ---
 
-    def _on_data(self, batch: Batch) -> None:
-        index = 0
+    def _on_data(self, batch: Batch, index: int) -> None:
         while index < batch.count:
             if self._node.links.handshake is None or self._node.cstate < ConnState.WFConnection:
                 return  # given up, or parting, in the middle of a batch: nothing of it counts any more
+            if self.holding:
+                self._held.append((batch, index))
+                return
             record = batch.records[index]
             run = self._runs.get(record.command)
             if run is not None and not self._node.links.handshaking:

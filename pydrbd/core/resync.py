@@ -2,7 +2,7 @@
 
 Target: find runs of set bits, ask, write, clear the bits, acknowledge; in the end flush, write bitmap and superblock,
 say so. It is durably Inconsistent from before the first resync write until after that flush (B7).
-Source: see resync_source.py.
+How it begins: resync_start.py. Source: resync_source.py.
 
 A resync write must not overtake a newer write, nor the other way round. The source holds the range of a request
 against client writes from before it reads until its answer is in the stream to the target. The target does not ask for
@@ -114,33 +114,15 @@ class Resync:
 
     # --- beginning and end ---
 
-    def begin(self, volume: Volume) -> None:
+    def begin(self, volume: Volume) -> ResyncProgress:
         """Both bitmaps are one, and this is what there is to do."""
         assert volume.disk is not None
         bits = volume.disk.bitmap.count
-        self._running[volume.vnr] = ResyncProgress(
-            bits, self._node.now, next_persist=self._node.now + RESYNC_PERSIST_S
-        )
+        running = ResyncProgress(bits, self._node.now, next_persist=self._node.now + RESYNC_PERSIST_S)
+        self._running[volume.vnr] = running
         kib = bits * BIT_SIZE_BYTES // 1024
         self._node.log_line(Level.INFO, f"volume {volume.vnr}: began resync, will sync {kib} KB [{bits} bits set]")
-
-    def start_target(self, volume: Volume, sync_uuid: int) -> None:
-        """P_SYNC_UUID: become SyncTarget, durably Inconsistent and with every bit on disk, then ask."""
-        node = self._node
-        if volume.state.conn == ConnState.Connected and node.operator.waits_for(volume):
-            volume.peer.early_sync_uuid = sync_uuid
-            return
-        if volume.state.conn == ConnState.Connected and volume.disk is None:
-            return  # sent before the peer knew that our disk is gone
-        if volume.state.conn != ConnState.WFSyncUUID or volume.disk is None:
-            raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
-        volume.uuids = uuids.start_sync_target(volume.uuids, sync_uuid, volume.state.role == Role.Primary)
-        self.begin(volume)
-        self._running[volume.vnr].csums = node.csums.chosen(volume)
-        stage = node.changes.bitmap_stage(volume, flush_data=False)
-        node.change(volume, conn=ConnState.SyncTarget, disk=DiskState.Inconsistent)
-        node.changes.write_superblock(volume, stage)
-        self.advance(volume)
+        return running
 
     def end(self, volume: Volume, running: ResyncProgress, good: bool) -> None:
         """What both sides do: the log line, the bitmap on disk, and our copy of the peer's identifiers (WIRE 8)."""

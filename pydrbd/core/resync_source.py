@@ -48,7 +48,11 @@ class ResyncSource:
             self.start(volume)
 
     def start(self, volume: Volume) -> None:
-        """Both bitmaps are one: become SyncSource and give the target the sync UUID, which is durable here first."""
+        """Both bitmaps are one: become SyncSource, unless before-resync-source forbids it."""
+        self._node.resync_start.run_before("before-resync-source", volume, lambda: self._become_source(volume))
+
+    def _become_source(self, volume: Volume) -> None:
+        """Become SyncSource and give the target the sync UUID, which is durable here first."""
         node, disk = self._node, volume.disk
         assert disk is not None
         theirs = volume.peer.uuids

@@ -145,7 +145,7 @@ class SyncCommands:
             return
         node.change(volume, conn=ConnState.WFSyncUUID)
         if volume.peer.early_sync_uuid is not None:
-            node.resync.start_target(volume, volume.peer.early_sync_uuid)
+            node.resync_start.start_target(volume, volume.peer.early_sync_uuid)
             volume.peer.early_sync_uuid = None
 
     # --- pauses ---

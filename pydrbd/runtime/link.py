@@ -127,7 +127,7 @@ class Link:
 
     def resume_reading(self) -> None:
         """Read on if the local disk has caught up (after every event)."""
-        if self._hold_reading is not None and not self._owner.node.peer_writes.behind:
+        if self._hold_reading is not None and not self._owner.node.holds_data:
             self._hold_reading.set()
 
     # --- lanes (runtime/lane.py) ---
@@ -278,7 +278,7 @@ class Link:
             if lane.reads(which):
                 await lane.wait_ended()
                 continue
-            if which is Socket.DATA and self._owner.node.peer_writes.behind:
+            if which is Socket.DATA and self._owner.node.holds_data:
                 self._hold_reading = trio.Event()
                 await self._hold_reading.wait()
                 self._hold_reading = None
