@@ -60,9 +60,9 @@ def _check_empty(disk: MetaDisk, layout: Layout, *, force: bool) -> None:
     lost = conflicts(findings, layout)
     found = "; ".join(finding.text for finding in findings)
     if not force:
-        damage = f" This would damage it: {'; '.join(lost)}." if lost else ""
+        words = f"this would damage what is there: {'; '.join(lost)}" if lost else f"found {found}"
         raise MetaDataError(
-            f"{disk.name}: found {found}.{damage} Nothing was written; 'pydrbd create-md --force {disk.target}' does it"
+            f"{disk.name}: {words}. Nothing was written; 'pydrbd create-md --force {disk.target}' does it"
         )
     complain(f"{disk.name}: found {found}: writing meta-data all the same (--force)")
 

@@ -28,6 +28,15 @@ _HINTS: Final[Mapping[tuple[str, int], str]] = {
 """What to do about a refusal, by verb and DRBD's code."""
 
 
+_REFUSED_BY_PEER: Final = -10
+
+
+def _has_lost_peer(context: Context, resource: str) -> bool:
+    """Whether it was silence that counts as the peer's refusal."""
+    data = context.running(resource)
+    return data is not None and data["connection"] != "Connected"
+
+
 def request(context: Context, resource: str, verb: str, arguments: dict[str, Any]) -> int:
     """Have the process carry out a verb. Raises StateRefused with DRBD's words, CommandFailed, NotRunningError."""
     timeout_s = _TIMEOUTS_S.get(verb, VERB_TIMEOUT_S)
@@ -38,6 +47,8 @@ def request(context: Context, resource: str, verb: str, arguments: dict[str, Any
         raise
     except StateRefused as error:
         hint = _HINTS.get((verb, error.code))
+        if error.code == _REFUSED_BY_PEER and _has_lost_peer(context, resource):
+            hint = "the peer did not answer, and the connection is lost now: ask again"
         if hint is None:
             raise
         raise StateRefused(error.code, f"{error}: {hint}") from None

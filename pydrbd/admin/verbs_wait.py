@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed, StandAloneError, WaitTimedOut
+from pydrbd.admin.output import complain
 from pydrbd.admin.progress import Progress
 from pydrbd.errors import StateRefused
 from pydrbd.units import BIT_SIZE_BYTES
@@ -37,6 +38,7 @@ class _Bar:
     def __init__(self, resource: str) -> None:
         self._title = f"{resource} resync"
         self._progress: Progress | None = None
+        self._explained = False
 
     def show(self, data: dict[str, Any]) -> None:
         running = [volume["resync"] for volume in data["volumes"] if volume["resync"]]
@@ -47,6 +49,15 @@ class _Bar:
         if self._progress is None:
             self._progress = Progress(self._title, total)
         self._progress.update(max(0, total - left), total)
+
+    def explain(self, data: dict[str, Any]) -> None:
+        """Say once why nothing moves, if it takes somebody to begin it."""
+        if not self._explained and any(_lacks_good_data(volume) for volume in data["volumes"]):
+            self._explained = True
+            complain(
+                f"{data['name']}: neither copy is UpToDate: waiting until one is chosen "
+                f"('pydrbd primary --force {data['name']}' on the node that has the good data)"
+            )
 
     def end(self, *, good: bool) -> None:
         if self._progress is not None and good:
@@ -89,9 +100,11 @@ def _wait_in_slices(client: ControlClient, verb: str, timeout_s: float, deadline
             alone_since = now
         elif now - alone_since >= _STANDALONE_GRACE_S:
             raise StandAloneError(
-                f"{client.resource}: is StandAlone (disconnected, or the data of both nodes differ: see its log): "
-                f"pydrbd connect {client.resource}"
+                f"{client.resource}: is StandAlone: {data.get('connection_reason') or 'disconnected'}: "
+                f"when that is mended, pydrbd connect {client.resource}"
             )
+        if bar is not None:
+            bar.explain(data)
         if time.monotonic() >= deadline:
             raise WaitTimedOut(f"{client.resource}: {verb}: not within {timeout_s:g} s ({_state(data)})")
         if time.monotonic() - now < slice_s / 2:
@@ -99,4 +112,13 @@ def _wait_in_slices(client: ControlClient, verb: str, timeout_s: float, deadline
 
 
 def _state(data: dict[str, Any]) -> str:
-    return ", ".join(sorted({str(volume["cstate"]) for volume in data["volumes"]}))
+    states = ", ".join(sorted({str(volume["cstate"]) for volume in data["volumes"]}))
+    reason = data.get("connection_reason")
+    if any(_lacks_good_data(volume) for volume in data["volumes"]):
+        reason = "neither copy is UpToDate"
+    return f"{states}: {reason}" if reason else states
+
+
+def _lacks_good_data(volume: dict[str, Any]) -> bool:
+    """Connected, and nobody has what could be copied: a new pair, before one copy is chosen."""
+    return bool(volume["cstate"] == "Connected" and volume["disk"] == volume["peer_disk"] == "Inconsistent")

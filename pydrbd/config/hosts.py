@@ -187,6 +187,10 @@ def _parse_meta_disk(statement: Statement) -> MetaDisk:
     opening = next((at for at, token in enumerate(tokens) if token.is_symbol("[")), None)
     if statement.name != "meta-disk" or statement.block is not None or opening != 1:
         (path,) = _non_empty(statement, expect_words(statement, 1, "internal or a device"))
+        if "/" not in path and path != "internal" and did_you_mean(path, ("internal",)):
+            raise tokens[0].place.error(
+                f"'{statement.name} {path}' is neither internal nor the path of a device; did you mean 'internal'?"
+            )
         return MetaDisk(path)
     if len(tokens) != 4 or not tokens[3].is_symbol("]"):
         raise tokens[1].place.error("an index is written as a number in brackets: [0]")

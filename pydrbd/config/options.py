@@ -117,7 +117,7 @@ _NET: Final = (
     _number("net", "sndbuf-size", 0, 0, 10485760, Unit.BYTES, effective=True),
     _number("net", "rcvbuf-size", 0, 0, 10485760, Unit.BYTES),
     _number("net", "ko-count", 0, 7, 200, effective=True),
-    _bool("net", "allow-two-primaries", False, effective=True, only=False),
+    _bool("net", "allow-two-primaries", False, effective=True),
     _string("net", "cram-hmac-alg", effective=True),
     _string("net", "shared-secret", effective=True),
     Option(

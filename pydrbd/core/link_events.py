@@ -31,6 +31,8 @@ class LinkEvents:
         self._teardown = False
         self.parting: dict[str, DiskState] = {}
         """What both nodes have agreed that the disks are once they part."""
+        self.reason = ""
+        """Why the last connection ended, in words; empty if there was none since the operator has last connected."""
 
     @property
     def handshaking(self) -> bool:
@@ -67,7 +69,8 @@ class LinkEvents:
         if node.cstate == ConnState.StandAlone:
             return
         reason = ConnState.TearDown if self._teardown else ConnState(event.reason)
-        node.log_line(Level.INFO if self._teardown else Level.WARNING, f"connection lost: {reason.name} {event.text}")
+        self.reason = f"connection lost: {reason.name} {event.text}".rstrip()
+        node.log_line(Level.INFO if self._teardown else Level.WARNING, self.reason)
         if not self._lose(reason):
             return
         node.set_cstate(ConnState.Unconnected)
@@ -79,6 +82,7 @@ class LinkEvents:
         node = self._node
         if node.cstate == ConnState.StandAlone:
             return
+        self.reason = reason
         node.log_line(level, f"dropping the connection, going StandAlone: {reason}")
         node.out.put(CloseLink(reason, linger=True))
         self._lose(ConnState.Disconnecting)

@@ -242,7 +242,10 @@ def _foreign_magic(block: bytes, magic: int, where: str) -> str:
     if struct.unpack_from(">I", block, 0x1C)[0] == MAGIC_V07:
         return f"{where} is of DRBD 0.7 (v07): convert it with drbdmeta, or create new meta-data"
     if not any(block):
-        return f"no DRBD meta-data: {where} is all zeros; create it with create-md"
+        return (
+            f"no DRBD meta-data: {where} is all zeros. A new disk needs create-md; one that was in use, and has grown "
+            "since, must not get it: give it its old size back, up, and grow it while it is in use"
+        )
     return (
         f"no DRBD meta-data: the magic number of {where} is {magic:#010x}, expected {MAGIC_CLEAN:#010x} or "
         f"{MAGIC_UNCLEAN:#010x}; check the device and `meta-disk`, or create it with create-md"

@@ -225,7 +225,10 @@ class ControlServer:
 
 
 def _is_in_sync(state: State) -> bool:
-    """Connected, and nothing to be copied: also not in a moment, when a good copy and one that is not have just met."""
+    """Connected, and nothing to be copied: also not in a moment, when a good copy and one that is not have just met.
+
+    Two new disks are not in sync either: one of them must be chosen first.
+    """
     disks = {state.disk, state.pdsk}
     due = DiskState.UpToDate in disks and bool(disks & _TO_BE_SYNCED)
-    return state.conn == ConnState.Connected and not due
+    return state.conn == ConnState.Connected and not due and disks != {DiskState.Inconsistent}

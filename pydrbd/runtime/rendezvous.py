@@ -11,6 +11,7 @@ import errno
 import logging
 import random
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,11 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 5
 _JITTER: Final = 1 / 7
+_ADVICE: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: "another node or program has this port",
+    errno.EADDRNOTAVAIL: "this address is none of this machine's: compare 'address' and 'ip address'",
+    errno.EACCES: "ports below 1024 are root's: take a higher one, as 7788, on both nodes, or start it as root",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +97,9 @@ def listen(endpoints: Endpoints) -> trio.socket.SocketType:
     except OSError as error:
         sock.close()
         host, port = endpoints.local
-        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-            raise BusyError(
-                f"can't listen on {host} port {port} for the peer: {error.strerror}; "
-                "is another node or program using it, and is the address one of this machine's?"
-            ) from error
+        advice = _ADVICE.get(error.errno or 0)
+        if advice is not None:
+            raise BusyError(f"can't listen on {host} port {port} for the peer: {error.strerror}: {advice}") from error
         raise
     return sock
 

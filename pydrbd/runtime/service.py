@@ -40,6 +40,7 @@ from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.log_file import LogFile
 from pydrbd.runtime.nbd_server import NbdServer
+from pydrbd.runtime.rendezvous import listen
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
 
@@ -173,7 +174,9 @@ class Service:
             known = self._known_sizes.read(place)
             data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io, known)
         except (PydrbdError, OSError) as error:
-            self.feed(DiskNotOpened(vnr, str(error)))
+            words = str(error)
+            named = place.path in words or place.md_path in words
+            self.feed(DiskNotOpened(vnr, words if named else f"{place.md_path}: {words}"))
             return
         if data.buffered_reason:
             _log.info("%s is used through the page cache: %s", place.path, data.buffered_reason)
@@ -256,8 +259,12 @@ class Service:
                 return
 
     def listen(self) -> None:
-        """Open every socket that we are asked at. Raises BusyError, UsageError."""
+        """Open every socket that we are asked at. Raises BusyError, UsageError.
+
+        The peer's port is tried before any disk is touched: a node that can't listen is not to apply activity logs.
+        """
         self.control.listen()
+        listen(self.plan.endpoints).close()
         places = self.plan.settings.nbd
         path = self.run_dir / f"{self.plan.resource.name}.nbd.sock"
         name = self.plan.resource.name
@@ -275,8 +282,8 @@ class Service:
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Run until a signal or a `stop` command; everything is closed in good order then."""
-        self.listen()
         try:
+            self.listen()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.link.run)

@@ -133,3 +133,25 @@ def process(place):
     fake = FakeProcess(place.run_dir / "r0.ctl.sock")
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def ports():
+    """Two TCP ports that nobody uses."""
+    with socket.socket() as one, socket.socket() as two:
+        for sock in (one, two):
+            sock.bind(("127.0.0.1", 0))
+        found = one.getsockname()[1], two.getsockname()[1]
+    return found
+
+
+@pytest.fixture
+def node(place, ports, processes, monkeypatch):
+    """`place` on free ports, its processes accounted for: none is left when the test ends."""
+    from tests.conftest import MARK
+
+    monkeypatch.setenv(MARK, processes.mark)
+    place.config.write_text(config_text(place.directory, ports))
+    yield place
+    for name in ("alpha", "beta"):
+        place("down", "--force", "r0", node=name)

@@ -42,6 +42,7 @@ def a_snapshot(*volumes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "role": "Primary",
         "peer_role": "Secondary",
         "connection": "Connected",
+        "connection_reason": "",
         "protocol": 101,
         "replication_protocol": "C",
         "peer_is_pydrbd": True,

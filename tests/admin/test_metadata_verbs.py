@@ -188,7 +188,7 @@ def test_one_volume_of_several(place):
     place.config.write_text(config_text(place.directory, volumes=2))
     place.disk("alpha", 1).write_bytes(bytes(DISK_BYTES))
     assert place("create-md", "r0/1").out.startswith("r0/1: New drbd meta data")
-    place("get-gi", "r0/0").complains(65, "r0/0", "all zeros; create it with create-md")
+    place("get-gi", "r0/0").complains(65, "r0/0", "all zeros. A new disk needs create-md")
     place("create-md", "r0/5").complains(64, "r0 has no volume 5 (it has 0, 1)")
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_log_is_refused(place):
 @pytest.mark.parametrize("verb", ["dump-md", "apply-al", "get-gi", "show-gi"])
 def test_no_meta_data(place, verb):
     """A disk that has none."""
-    place(verb, "r0").complains(65, "no DRBD meta-data", "create it with create-md")
+    place(verb, "r0").complains(65, "no DRBD meta-data", "A new disk needs create-md")
 
 
 # --- generation identifiers ---

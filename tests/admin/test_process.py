@@ -14,30 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.conftest import FakeProcess, config_text
+from tests.admin.conftest import FakeProcess
 from tests.admin.snapshots import a_snapshot
-
-
-@pytest.fixture
-def ports():
-    """Two TCP ports that nobody uses."""
-    with socket.socket() as one, socket.socket() as two:
-        for sock in (one, two):
-            sock.bind(("127.0.0.1", 0))
-        found = one.getsockname()[1], two.getsockname()[1]
-    return found
-
-
-@pytest.fixture
-def node(place, ports, processes, monkeypatch):
-    """`place` on free ports, its processes accounted for: none is left when the test ends."""
-    from tests.conftest import MARK
-
-    monkeypatch.setenv(MARK, processes.mark)
-    place.config.write_text(config_text(place.directory, ports))
-    yield place
-    for name in ("alpha", "beta"):
-        place("down", "--force", "r0", node=name)
 
 
 def pid_of(place) -> int:
@@ -116,7 +94,7 @@ def test_two_nodes_find_each_other(node):
 
 def test_up_without_a_disk_that_will_do(node):
     """`up` says why there is no disk; the process runs all the same, and `attach` takes the disk up when it will do."""
-    node("up", "r0").complains(74, "r0: no DRBD meta-data", "create-md", "it runs without its disk")
+    node("up", "r0").complains(74, "alpha0.img: no DRBD meta-data", "create-md", "it runs without its disk")
     assert node("dstate", "r0").out == "Diskless/DUnknown\n"
     node("attach", "r0").complains(17, "no DRBD meta-data")
     assert node("create-md", "r0").code == 0

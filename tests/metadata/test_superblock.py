@@ -80,7 +80,7 @@ def test_clean_needs_magic_and_flag():
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        (bytes(4096), "all zeros; create it with create-md"),
+        (bytes(4096), "all zeros. A new disk needs create-md"),
         (b"\xa5" * 4096, "magic number of the disk is 0xa5a5a5a5, expected 0x8374026b or 0x8374026c"),
         (bytes(0x3C) + b"\x83\x74\x02\x6d" + bytes(4032), "the disk is of DRBD 9"),
         (bytes(0x1C) + b"\x83\x74\x02\x6a" + bytes(4064), "the disk is of DRBD 0.7"),

@@ -193,9 +193,8 @@ async def test_a_port_in_use_ends_the_start_with_its_reason(short_tmp: Path) -> 
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(plan.endpoints.local)
         other.listen()
-        with pytest.RaisesGroup(BusyError, flatten_subgroups=True) as caught, trio.fail_after(LIMIT_S):
+        with pytest.raises(BusyError, match=f"port {plan.endpoints.local[1]} "), trio.fail_after(LIMIT_S):
             await Service(plan, short_tmp).serve()
-    assert str(plan.endpoints.local[1]) in str(caught.value.exceptions[0])
 
 
 async def test_a_foreign_disk_is_not_attached(short_tmp: Path) -> None:
