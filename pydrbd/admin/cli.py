@@ -174,6 +174,8 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
     from pydrbd.admin import verbs_state
     from pydrbd.admin.options import COMMANDS
 
+    if verb == "outdate":
+        return lambda target: verbs_state.outdate(context, target.resource)
     names = {"force", "discard_my_data", "clear_bitmap", "size_sectors", "assume_clean", "assume_peer_has_space"}
     options = {name: value for name, value in vars(arguments).items() if name in names}
     if COMMANDS[verb].names == "volumes":

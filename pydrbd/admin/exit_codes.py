@@ -19,6 +19,7 @@ __all__ = [
     "CopiesDiffer",
     "StandAloneError",
     "WaitTimedOut",
+    "WorseThanOutdated",
     "exit_code_of",
     "exit_codes_text",
     "os_error_text",
@@ -27,7 +28,7 @@ __all__ = [
 EXIT_CODES: Final[Mapping[int, str]] = {
     0: "done (also: there was nothing to do)",
     1: "the output could not be written",
-    5: "wait-connect, wait-sync: the time is over",
+    5: "wait-connect, wait-sync: the time is over; outdate: the data is worse than out of date",
     6: "verify --wait: the copies differ",
     10: "the request failed or was not answered in time, for a reason that has no code",
     17: "the state change is refused, by this node or its peer",
@@ -47,6 +48,12 @@ EXIT_CODES: Final[Mapping[int, str]] = {
 
 class WaitTimedOut(PydrbdError):
     """The state that was waited for did not come in time."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class WorseThanOutdated(PydrbdError):
+    """The data can't be called out of date: it is Inconsistent. Scripts that fence a peer know drbdadm's code."""
 
     exit_code: ClassVar[int] = 5
 

@@ -1,4 +1,4 @@
-"""create-md, dump-md, apply-al: work on the meta-data of a disk that no process has attached."""
+"""create-md, dump-md, apply-al, and outdate: work on the meta-data of a disk that no process has attached."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import time
 
 from pydrbd.admin.context import Context, Target
+from pydrbd.admin.exit_codes import WorseThanOutdated
 from pydrbd.admin.meta_disk import MetaDisk, open_meta_disk, places_of, refuse_if_attached
 from pydrbd.admin.output import complain, say
 from pydrbd.errors import MetaDataError
@@ -16,7 +17,7 @@ from pydrbd.metadata.layout import Layout, MetaKind
 from pydrbd.metadata.opening import open_meta_data
 from pydrbd.units import BIT_SIZE_BYTES, KIB, ceil_div
 
-__all__ = ["apply_al", "create_md", "dump_meta_data"]
+__all__ = ["apply_al", "create_md", "dump_meta_data", "outdate"]
 
 
 def create_md(context: Context, target: Target, *, force: bool, al_stripes: int, al_stripe_size_kib: int) -> int:
@@ -85,6 +86,22 @@ def dump_meta_data(context: Context, target: Target, *, force: bool) -> int:
             f"# {socket.gethostname()}> pydrbd dump-md {volume}\n#\n"
         )
         say(dump_md(superblock, layout, bitmap))
+    return 0
+
+
+def outdate(context: Context, target: Target) -> int:
+    """Mark the data on disk as out of date; nothing is changed if one volume's can't be. Raises WorseThanOutdated."""
+    places = places_of(context, target)
+    for dry_run in (True, False):
+        for volume, place in places:
+            with open_meta_disk(volume, place, read_only=dry_run) as disk:
+                superblock, layout = disk.superblock()
+                try:
+                    outdated = superblock.outdated()
+                except MetaDataError as error:
+                    raise WorseThanOutdated(f"{disk.name}: {error}") from None
+                if not dry_run:
+                    disk.write([(layout.superblock_offset_bytes, outdated.encode())])
     return 0
 
 

@@ -7,10 +7,13 @@ from typing import Any, Final
 
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.control_client import VERB_TIMEOUT_S
+from pydrbd.admin.exit_codes import WorseThanOutdated
 from pydrbd.errors import NotRunningError, StateRefused
 from pydrbd.limits import HELPER_TIMEOUT_S
 
-__all__ = ["request", "request_of_volumes"]
+__all__ = ["outdate", "request", "request_of_volumes"]
+
+_SS_LOWER_THAN_OUTDATED: Final = -16
 
 _TIMEOUTS_S: Final[Mapping[str, float]] = {"attach": 600.0, "primary": HELPER_TIMEOUT_S + VERB_TIMEOUT_S}
 """Before a promotion, the handler fence-peer may have to wait until a node has been shot."""
@@ -53,6 +56,23 @@ def request(context: Context, resource: str, verb: str, arguments: dict[str, Any
             raise
         raise StateRefused(error.code, f"{error}: {hint}") from None
     return 0
+
+
+def outdate(context: Context, resource: str) -> int:
+    """Have the process mark its data; where none runs, say so in the meta-data of its disks.
+
+    Raises WorseThanOutdated, and as `request` or verbs_metadata.outdate.
+    """
+    try:
+        return request(context, resource, "outdate", {})
+    except NotRunningError:
+        from pydrbd.admin import verbs_metadata
+
+        return verbs_metadata.outdate(context, Target(resource, None))
+    except StateRefused as error:
+        if error.code == _SS_LOWER_THAN_OUTDATED:
+            raise WorseThanOutdated(str(error)) from None
+        raise
 
 
 def request_of_volumes(context: Context, target: Target, verb: str, arguments: dict[str, Any]) -> int:

@@ -233,6 +233,33 @@ def test_apply_al_is_drbdmetas(place, drbdmeta, primary):
     assert place("apply-al", "r0").out == "r0/0: Nothing to apply: the activity log is clean.\n"
 
 
+# --- outdate, where no process runs ---
+
+
+def test_outdate_of_a_stopped_resource_is_drbdmetas(place, drbdmeta):
+    """The same meta-data comes out; a second time changes nothing."""
+    place("create-md", "r0")
+    disk = place.disk("alpha")
+    make_used(disk, MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.PEER_OUT_DATED)
+    theirs = place.directory / "theirs.img"
+    theirs.write_bytes(disk.read_bytes())
+    drbdmeta(theirs, "outdate")
+    assert place("outdate", "r0").code == 0
+    assert disk.read_bytes() == theirs.read_bytes()
+    assert superblock_of(disk).disk_state_text() == "Outdated"
+    assert place("outdate", "r0").code == 0
+    assert disk.read_bytes() == theirs.read_bytes()
+
+
+def test_outdate_of_an_inconsistent_disk_is_refused_with_the_code_that_fencing_scripts_know(place):
+    """5: the data is worse than that already; nothing is written. Without meta-data it is another fault."""
+    place("outdate", "r0").complains(65, "r0/0")
+    place("create-md", "r0")
+    before = place.disk("alpha").read_bytes()
+    place("outdate", "r0").complains(5, "the disk is Inconsistent")
+    assert place.disk("alpha").read_bytes() == before
+
+
 def test_a_damaged_log_is_refused(place):
     """A Primary's log that can't be read is no empty log."""
     place("create-md", "r0")

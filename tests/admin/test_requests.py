@@ -184,6 +184,14 @@ def test_no_permission(place, run, monkeypatch):
     place("primary", "r0").complains(77, f"{place.run_dir}/r0.ctl.sock: Permission denied: ask as a user who may")
 
 
+def test_outdate_of_worse_data_has_the_code_that_fencing_scripts_know(place, process):
+    """5, as from drbdadm; every other refusal stays 17."""
+    process.answer("outdate", -16, "State change failed: (-16) Disk state is lower than outdated")
+    place("outdate", "r0").complains(5, "Disk state is lower than outdated")
+    process.answer("outdate", -10, "State change failed: (-10) State change was refused by peer node")
+    place("outdate", "r0").complains(17, "refused by peer")
+
+
 def test_the_client_raises_what_the_demo_relies_on(place, process):
     """`ask` gives the answer, `grant` raises for what is not granted."""
     client = ControlClient("r0", place.run_dir)
