@@ -550,9 +550,9 @@ class Simulation:
         lost.disks[0].wipe()
         end = self.world.now + _LIVENESS_S
         oracle._count("A4" if power_of_both else "A2")
-        while self.client is None:
+        while self.client is None or kept.volume.state.susp_fen:
             if self.world.now > end:
-                raise Violation("A2", f"{kept.name} is all that is left, and can't be promoted")
+                raise Violation("A2", f"{kept.name} is all that is left, and can't be promoted, or is frozen")
             if kept.node is None:
                 kept.start()
             self.world.run(0.5)

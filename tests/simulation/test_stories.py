@@ -60,6 +60,13 @@ def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
     assert totals["checked C8"]
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 70114, 70177])
+def test_stories_with_lanes_and_fencing(seed: int) -> None:
+    """C8 where lanes serve: nothing of theirs is answered while a verdict is awaited."""
+    totals = Simulation(seed, lanes=True, fencing=Fencing.RESOURCE_AND_STONITH).run()
+    assert totals["seeds"] == 1
+
+
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
     """C3: both wrote apart: no copy changes until one side is told to discard, and then the other one wins whole."""
     for story in range(seed, seed + max(1, rounds * SPLIT_BRAINS_PER_ROUND)):
