@@ -27,7 +27,7 @@ from docutils.core import publish_string  # noqa: E402
 from pydrbd_fence import usage  # noqa: E402
 
 import pydrbd  # noqa: E402
-from pydrbd.admin import exit_codes, options  # noqa: E402
+from pydrbd.admin import command_table, exit_codes, options  # noqa: E402
 from pydrbd.config.options import SECTIONS, Kind, Option, Unit  # noqa: E402
 from pydrbd.config.settings import SETTINGS_KEYS  # noqa: E402
 
@@ -121,7 +121,7 @@ def with_argument(name: str, argument: str) -> str:
 
 
 def parser_items(verb: str) -> Items:
-    common = {name for names, *_ in options.COMMON_OPTIONS for name in names} | {"--help"}
+    common = {name for names, *_ in command_table.COMMON_OPTIONS for name in names} | {"--help"}
     for action in options.parser_of(verb)._actions:
         if action.option_strings and not common & set(action.option_strings):
             metavar = "" if action.nargs == 0 else str(action.metavar)
@@ -130,11 +130,11 @@ def parser_items(verb: str) -> Items:
 
 def pydrbd_commands() -> str:
     parts = []
-    for group, title in options.GROUPS:
+    for group, title in command_table.GROUPS:
         parts.append(f"{title}\n{'-' * len(title)}\n\n")
-        for name, command in options.COMMANDS.items():
+        for name, command in command_table.COMMANDS.items():
             if command.group == group:
-                names = plain(options.NAMES[command.names])
+                names = plain(command_table.NAMES[command.names])
                 body = f"{sentence(command.summary)}\n\n{definitions(parser_items(name))}"
                 parts.append(definitions([(f"{bold(name)} {names}", body)]) + "\n")
     return "".join(parts)
@@ -187,7 +187,7 @@ def tables() -> dict[str, str]:
         "pydrbd-commands": pydrbd_commands(),
         "pydrbd-common": definitions(
             (", ".join(with_argument(name, metavar) for name in names), sentence(words))
-            for names, metavar, _, words in options.COMMON_OPTIONS
+            for names, metavar, _, words in command_table.COMMON_OPTIONS
         ),
         "pydrbd-exit-codes": definitions((str(code), plain(text)) for code, text in exit_codes.EXIT_CODES.items()),
         "sbd-commands": definitions(

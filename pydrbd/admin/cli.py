@@ -75,7 +75,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _run(words: list[str]) -> int:
-    from pydrbd.admin.options import COMMANDS, find_command, help_text, parse, suggestion
+    from pydrbd.admin.command_table import COMMANDS
+    from pydrbd.admin.options import find_command, help_text, parse, suggestion
 
     place = find_command(words)
     if place is None:
@@ -102,7 +103,22 @@ def _run(words: list[str]) -> int:
 
     arguments = parse(verb, before + after)
     context = Context(arguments.config_path, arguments.node, arguments.run_dir)
+    if arguments.dry_run and COMMANDS[verb].changes and verb != "adjust":
+        return _dry_run(context, verb, arguments.names, before + after)
     return _dispatch(context, verb, arguments)
+
+
+def _dry_run(context: Context, verb: str, names: list[str], words: list[str]) -> int:
+    """Check the names, and say what would be done, a command a line."""
+    from shlex import join
+
+    from pydrbd.admin.command_table import COMMANDS
+
+    options = [word for word in words if word not in (*names, "-d", "--dry-run")]
+    for target in context.targets(names, volumes=COMMANDS[verb].names == "volumes"):
+        context.resource(target.resource)
+        say(join(["pydrbd", verb, *options, str(target)]))
+    return 0
 
 
 def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
@@ -130,7 +146,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
 
             show = verbs_show.dump if verb == "dump" else verbs_show.proc_drbd
             return show(context, arguments.names)
-    from pydrbd.admin.options import COMMANDS
+    from pydrbd.admin.command_table import COMMANDS
 
     targets = context.targets(arguments.names, volumes=COMMANDS[verb].names == "volumes")
     return _for_each(targets, _action(context, verb, arguments))
@@ -151,6 +167,11 @@ def _for_each(targets: Sequence[Target], action: Callable[[Target], int]) -> int
 
 def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
     """What a verb does to one target."""
+    if verb == "adjust":
+        from pydrbd.admin import verbs_adjust
+
+        wishes = verbs_adjust.Wishes(arguments.skip_disk, arguments.skip_net, arguments.discard_my_data)
+        return lambda target: verbs_adjust.adjust(context, target.resource, wishes, dry_run=arguments.dry_run)
     if verb in ("up", "down"):
         from pydrbd.admin import verbs_process
 
@@ -172,7 +193,7 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
     if verb in ("create-md", "dump-md", "apply-al", "get-gi", "show-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
-    from pydrbd.admin.options import COMMANDS
+    from pydrbd.admin.command_table import COMMANDS
 
     if verb == "outdate":
         return lambda target: verbs_state.outdate(context, target.resource)

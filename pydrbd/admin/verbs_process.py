@@ -14,6 +14,7 @@ from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.admin.output import complain, say
+from pydrbd.admin.verbs_adjust import take_over
 from pydrbd.errors import NotRunningError
 
 __all__ = ["down", "serve", "up"]
@@ -42,10 +43,14 @@ def serve(context: Context, resource: str, log_file: str | None) -> int:
 
 
 def up(context: Context, resource: str) -> int:
-    """Start the process of a resource in the background, and wait until it answers and its disk is attached."""
+    """Start the process of a resource in the background, and wait until it answers and its disk is attached.
+
+    One that runs already takes the configuration over, so that a corrected file needs no `down`.
+    """
     context.resource(resource)
     client = context.client(resource)
     if context.running(resource) is not None:
+        take_over(context, client)
         return _wait_attached(context, client)
     for notice in context.config.notices:
         complain(str(notice))

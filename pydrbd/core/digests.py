@@ -15,6 +15,7 @@ from pydrbd.wire.digests import DigestAlg, digest_alg
 from pydrbd.wire.packets import SyncParam
 
 if TYPE_CHECKING:
+    from pydrbd.core.handshake import NetOptions
     from pydrbd.core.node import Node
 
 __all__ = ["Digests"]
@@ -27,6 +28,14 @@ class Digests:
         self._node = node
         self.verify: DigestAlg | None = _configured(node.net.verify_alg)
         self.csums: DigestAlg | None = _configured(node.net.csums_alg)
+
+    def configure(self, old: NetOptions) -> None:
+        """Take over algorithms that differ from those of the old options."""
+        net = self._node.net
+        if net.verify_alg != old.verify_alg:
+            self.verify = _configured(net.verify_alg)
+        if net.csums_alg != old.csums_alg:
+            self.csums = _configured(net.csums_alg)
 
     def on_sync_param(self, volume: Volume, payload: bytes) -> None:
         """P_SYNC_PARAM89: the peer's algorithms must be ours; once connected they become ours.

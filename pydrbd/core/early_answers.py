@@ -46,8 +46,6 @@ class EarlyAnswers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._protocol = node.net.protocol
-        self._limit_bytes = node.net.in_flight_bytes_max
         self._throttled: deque[WriteBatch] = deque()
         self._pressed_epoch = 0
         self._bereft: set[int] = set()
@@ -60,7 +58,7 @@ class EarlyAnswers:
         resyncing = ConnState.SyncSource <= state.conn <= ConnState.PausedSyncT
         flags = DpFlag.MAY_SET_IN_SYNC if resyncing else DpFlag(0)
         write.sent = mask
-        if self._protocol is WireProtocol.C or state.disk != DiskState.UpToDate:
+        if self._node.net.protocol is WireProtocol.C or state.disk != DiskState.UpToDate:
             write.peer_busy = write.write_due = mask
             return flags | DpFlag.SEND_WRITE_ACK
         write.unconfirmed = mask
@@ -68,7 +66,7 @@ class EarlyAnswers:
         if write.durable or resyncing:
             write.write_due = mask
             flags |= DpFlag.SEND_WRITE_ACK
-        if self._protocol is WireProtocol.B:
+        if self._node.net.protocol is WireProtocol.B:
             write.receive_due = mask
             flags |= DpFlag.SEND_RECEIVE_ACK
         write.peer_busy = write.receive_due | write.durable
@@ -76,16 +74,16 @@ class EarlyAnswers:
 
     def on_sent(self, write: WriteBatch) -> None:
         """It is on its way: protocol A counts it, and holds it if there is too much on the way."""
-        if self._protocol is not WireProtocol.A or not write.unconfirmed:
+        if self._node.net.protocol is not WireProtocol.A or not write.unconfirmed:
             return
         writes = native.nbd_commands(write.batch, write.mask).write
         length = native.records_length_sum(write.batch, writes)
         write.counted_bytes = max(length, write.mask.bit_count() * BIT_SIZE_BYTES)
         self.in_flight_bytes += write.counted_bytes
-        if self.in_flight_bytes > self._limit_bytes:
+        if self.in_flight_bytes > self._node.net.in_flight_bytes_max:
             write.peer_busy = write.mask
             self._throttled.append(write)
-        if 2 * self.in_flight_bytes > self._limit_bytes:
+        if 2 * self.in_flight_bytes > self._node.net.in_flight_bytes_max:
             self._press()
 
     def _press(self) -> None:
@@ -97,7 +95,7 @@ class EarlyAnswers:
     def ask_for_the_rest(self) -> int:
         """The epoch up to which everything awaits the peer's confirmation, which is asked for; 0 in protocol C, where
         each write waits for its own acknowledgement."""
-        if self._protocol is WireProtocol.C:
+        if self._node.net.protocol is WireProtocol.C:
             return 0
         self._node.press_for_barrier()
         return self._node.log.last_unacked()
@@ -121,7 +119,7 @@ class EarlyAnswers:
 
     def on_epoch_acked(self, epoch: Epoch) -> None:
         """The peer has an epoch durably: nothing of it waits any more, and what was held may go."""
-        if self._protocol is WireProtocol.C:
+        if self._node.net.protocol is WireProtocol.C:
             return
         if epoch.number >= self._pressed_epoch:
             self._pressed_epoch = 0
@@ -137,7 +135,8 @@ class EarlyAnswers:
                 if write.peer_busy:
                     write.peer_busy = 0
                     writes.progress(write)
-        while self._throttled and (self.in_flight_bytes <= self._limit_bytes or not self._throttled[0].unconfirmed):
+        limit = self._node.net.in_flight_bytes_max
+        while self._throttled and (self.in_flight_bytes <= limit or not self._throttled[0].unconfirmed):
             write = self._throttled.popleft()
             if write.unconfirmed:
                 write.peer_busy &= write.write_due & write.durable
@@ -148,7 +147,7 @@ class EarlyAnswers:
     def on_unconfirmed(self, write: WriteBatch) -> None:
         """The peer is being lost, and has not confirmed this write: were clients told of it, and is it nowhere now?"""
         volume = write.volume
-        if self._protocol is not WireProtocol.A or volume.has_disk or volume.vnr in self._bereft:
+        if self._node.net.protocol is not WireProtocol.A or volume.has_disk or volume.vnr in self._bereft:
             return
         if write.unconfirmed & write.replied:
             self._bereft.add(volume.vnr)

@@ -48,11 +48,11 @@ class Epoch:
 class TransferLog:
     """All epochs that are not released yet, oldest first; the last one is open."""
 
-    __slots__ = ("_epochs", "_max_epoch_size", "released")
+    __slots__ = ("_epochs", "max_epoch_size", "released")
 
     def __init__(self, max_epoch_size: int) -> None:
         self._epochs: deque[Epoch] = deque([Epoch(1)])
-        self._max_epoch_size = max_epoch_size
+        self.max_epoch_size = max_epoch_size
         self.released = 0
 
     @property
@@ -74,7 +74,7 @@ class TransferLog:
         epoch.open_batches += 1
         if sent:
             epoch.sent_count += request_count
-        if epoch.request_count >= self._max_epoch_size:
+        if epoch.request_count >= self.max_epoch_size:
             self.close_current()
         return epoch
 
@@ -83,7 +83,7 @@ class TransferLog:
     def lane_log(self) -> tuple[LaneLog, int]:
         """Where a lane notes its writes of the current epoch, and how many more that may take."""
         epoch = self._epochs[-1]
-        room = self._max_epoch_size - epoch.request_count
+        room = self.max_epoch_size - epoch.request_count
         if epoch.lane is None:
             epoch.lane = LaneLog(room)
         return epoch.lane, min(room, epoch.lane.room - epoch.lane.count)
@@ -95,7 +95,7 @@ class TransferLog:
         epoch.lane.count += count
         epoch.request_count += count
         epoch.sent_count += count
-        if epoch.request_count >= self._max_epoch_size:
+        if epoch.request_count >= self.max_epoch_size:
             self.close_current()
 
     def close_lane(self) -> None:

@@ -44,6 +44,7 @@ class LinkEvents:
         if node.cstate != ConnState.WFConnection:
             node.out.put(CloseLink("not waiting for a connection"))
             return
+        node.operator.reconfigure.on_meeting()
         node.link_generation += 1
         node.pings_sent = node.pings_answered = 0
         node.resolve_conflicts = event.resolve_conflicts

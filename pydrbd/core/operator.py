@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
+from pydrbd.core.reconfigure import Reconfigure
 from pydrbd.core.refusals import StateCode, decode_reply
 from pydrbd.core.states import Change, ConnState, DiskState, Role
 from pydrbd.core.sync_commands import SyncCommands
@@ -43,6 +44,7 @@ class Operator:
         self.syncs = SyncCommands(node, self.answer, self.check)
         self.promotion = Promotion(node)
         self.parting = Parting(node)
+        self.reconfigure = Reconfigure(node)
         self._verbs: dict[str, Callable[[Command], None]] = {
             "primary": self.promotion.on_command,
             "secondary": self._secondary,
@@ -56,6 +58,7 @@ class Operator:
             **self.syncs.verbs,
             "new-current-uuid": node.new_uuids.on_command,
             "resize": node.resizes.on_command,
+            "reconfigure": self.reconfigure.on_command,
         }
 
     @property
@@ -148,6 +151,7 @@ class Operator:
                 self.answer(command, code, "; ".join(failures))
 
         for volume in volumes:
+            self.reconfigure.on_attach(volume)
             volume.attach_request = attached
             node.change(volume, disk=DiskState.Attaching)
             node.out.put(Attach(volume.vnr))

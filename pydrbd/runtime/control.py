@@ -24,6 +24,7 @@ from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
+from pydrbd.runtime.adjust import adjust
 from pydrbd.runtime.control_arguments import wrong_arguments
 
 if TYPE_CHECKING:
@@ -165,17 +166,20 @@ class ControlServer:
         if wrong := wrong_arguments(verb, arguments, service.node.volumes):
             return {"code": _TIMED_OUT, "text": wrong, "data": None}
         if verb in _NODE_VERBS:
-            return await self._ask_node(verb, dict(arguments))
+            return await self.command_node(verb, dict(arguments))
         if verb == "status":
             return {"code": 1, "text": "", "data": self._status()}
         if verb in ("wait-connect", "wait-sync"):
             return await self._wait(verb, arguments.get("timeout_s"))
+        if verb == "adjust":
+            return await adjust(service, str(arguments["config"]), dry_run=bool(arguments.get("dry_run")))
         if verb == "stop":
             service.stopping.set()
             return {"code": 1, "text": "", "data": None}
         return {"code": -17, "text": f"unknown verb {verb!r}", "data": None}
 
-    async def _ask_node(self, verb: str, arguments: dict[str, Any]) -> Response:
+    async def command_node(self, verb: str, arguments: dict[str, Any]) -> Response:
+        """Have the node carry out a command, and wait for its answer."""
         answered = trio.Event()
         response: Response = {}
 

@@ -38,6 +38,8 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "stop_sector": (_is_number, "a number of sectors"),
     "volume": (_is_number, "a volume's number"),
     "timeout_s": (_is_seconds, "seconds"),
+    "dry_run": (_is_flag, "true or false"),
+    "config": (lambda value: isinstance(value, str) and value.startswith("/"), "the absolute path of a file"),
 }
 
 _NAMES: Final[Mapping[str, frozenset[str]]] = {
@@ -49,6 +51,7 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
     "verify": frozenset({"start_sector", "stop_sector"}),
     "new-current-uuid": frozenset({"clear_bitmap", "volume"}),
     "resize": frozenset({"size_sectors", "assume_clean", "assume_peer_has_space", "volume"}),
+    "adjust": frozenset({"config", "dry_run"}),
     "wait-connect": frozenset({"timeout_s"}),
     "wait-sync": frozenset({"timeout_s"}),
 }
@@ -58,6 +61,8 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
 def wrong_arguments(verb: str, arguments: Mapping[str, Any], volumes: Collection[int]) -> str:
     """What is wrong with a request, in words; "" if nothing is. `volumes`: the numbers that the resource has."""
     known = _NAMES.get(verb, frozenset())
+    if verb == "adjust" and "config" not in arguments:
+        return "adjust needs the argument 'config'"
     for name, value in arguments.items():
         if name not in known:
             return f"{verb} has no argument {name!r} (but {', '.join(sorted(known)) or 'none'})"

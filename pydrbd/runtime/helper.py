@@ -100,6 +100,11 @@ class HelperRunner:
         self._commands = handler_commands(plan.resource)
         self._limit = trio.CapacityLimiter(HELPERS_AT_A_TIME_MAX)
 
+    def configure(self, plan: Blueprint) -> None:
+        """Run the handlers of a changed configuration from now on."""
+        self._plan = plan
+        self._commands = handler_commands(plan.resource)
+
     def start(self, nursery: trio.Nursery, effect: RunHelper) -> None:
         """Run one, in the background; the effect ends when it has."""
         nursery.start_soon(self._run, effect)

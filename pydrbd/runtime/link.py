@@ -110,6 +110,13 @@ class Link:
         self._lingering = linger
         self._finish(_End(ConnState.NetworkFailure, reason))
 
+    def configure(self, endpoints: Endpoints, times: LinkTimes) -> None:
+        """Other addresses and times: those of the next connection, and of the one that is being looked for."""
+        changed = endpoints != self._endpoints
+        self._endpoints, self._times = endpoints, times
+        if changed and self._senders is None and self._scope is not None:
+            self._scope.cancel()
+
     def send(self, which: Socket, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Queue bytes; `flush` sends what one event brought together."""
         if self._senders is not None:
@@ -334,8 +341,8 @@ class Link:
 
     async def _watch(self) -> None:
         """Ask for a sign of life after a silence; without one the link is dead."""
-        times = self._times
         while True:
+            times = self._times
             heard = max(self._heard.values())
             now = trio.current_time()
             node = self._owner.node

@@ -54,8 +54,10 @@ _EIO = 5
 class Service:
     """A node with everything around it."""
 
-    def __init__(self, plan: Blueprint, run_dir: Path) -> None:
+    def __init__(self, plan: Blueprint, run_dir: Path, node_name: str = "") -> None:
         self.plan = plan
+        self.node_name = node_name or plan.me.name
+        """What this node is called by `--node`."""
         self.run_dir = run_dir
         self.node = Node(plan.node, lambda: secrets.randbits(64))
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
@@ -65,6 +67,7 @@ class Service:
         self.nbd = NbdServer(self.exports)
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
         self.disks: dict[int, VolumeDisk] = {}
+        self._places: dict[int, DiskPlace] = {}
         self._known_sizes = KnownSizes(state_dir(run_dir))
         self.fence_priority = FencePriority(plan.resource.name, run_dir)
         self.nbd_uris: list[str] = []
@@ -185,7 +188,7 @@ class Service:
         now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
         await self._remember_sizes(place, now)
         disk = VolumeDisk(data, meta, self._ended)
-        self.disks[vnr] = disk
+        self.disks[vnr], self._places[vnr] = disk, place
         self._nursery.start_soon(disk.run)
         self.feed(
             DiskOpened(
@@ -218,7 +221,7 @@ class Service:
             uuid = attached.superblock.device_uuid
             sizes = (attached.layout.md_device_sectors, effect.md_sectors)
             await self._remember_sizes(
-                self.plan.disks[effect.volume], *(KnownSize(sectors, uuid) for sectors in sizes)
+                self._places[effect.volume], *(KnownSize(sectors, uuid) for sectors in sizes)
             )
         self._ended(effect, failed, _EIO if failed else 0)
 
@@ -331,7 +334,7 @@ def run(config_path: str, resource_name: str, node_name: str, run_dir: str, log_
         _log.info("%s: up as %s", resource_name, node_name)
 
     async def main() -> None:
-        service = Service(plan, directory)
+        service = Service(plan, directory, node_name)
         await service.serve(ready)
 
     try:

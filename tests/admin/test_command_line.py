@@ -14,11 +14,12 @@ import pydrbd.admin.output as output
 import pydrbd.errors as errors
 from pydrbd import __version__
 from pydrbd.admin.cli import main
+from pydrbd.admin.command_table import COMMANDS
 from pydrbd.admin.exit_codes import EXIT_CODES, exit_code_of, os_error_text
-from pydrbd.admin.options import COMMANDS, find_command, help_text
+from pydrbd.admin.options import find_command, help_text
 from pydrbd.errors import InternalError, PydrbdError
 
-PROCESS = ["serve", "up", "down", "demo"]
+PROCESS = ["serve", "up", "adjust", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]

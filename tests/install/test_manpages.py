@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from pydrbd_fence import usage
 
+from pydrbd.admin.command_table import COMMANDS
 from pydrbd.admin.exit_codes import EXIT_CODES
-from pydrbd.admin.options import COMMANDS, parser_of
+from pydrbd.admin.options import parser_of
 from pydrbd.config.options import OPTIONS
 from pydrbd.config.settings import SETTINGS_KEYS
 

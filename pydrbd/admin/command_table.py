@@ -1,0 +1,234 @@
+"""The commands of the command line: what each is for, what it names, and its own options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["COMMANDS", "COMMON_OPTIONS", "GROUPS", "NAMES", "Command"]
+
+_Adder = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One verb: what it is for, what it names, and its own options."""
+
+    summary: str
+    names: str
+    """`one` resource, `some` (or all) of them, `volumes` (RES or RES/VNR), `any` (none means all), `none`."""
+    add_options: _Adder = lambda _parser: None
+    group: str = "state"
+    reads: bool = False
+    """It only looks, whatever its group."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes something: --dry-run then only says so."""
+        return not self.reads and self.group in ("process", "state", "meta-data")
+
+
+def _force(words: str) -> _Adder:
+    return lambda parser: _flag(parser, "--force", words)
+
+
+def _flag(parser: argparse.ArgumentParser, name: str, words: str) -> None:
+    parser.add_argument(name, action="store_true", help=words)
+
+
+def _timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        "--wfc-timeout",
+        dest="timeout_s",
+        type=_seconds,
+        metavar="SECONDS",
+        help="give up after this long; 0 is never (default: wfc-timeout of the configuration)",
+    )
+
+
+def _wait_sync(parser: argparse.ArgumentParser) -> None:
+    _timeout(parser)
+    _flag(parser, "--quiet", "show no progress")
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    words = "where its log goes, 4 MiB and as much older at most (default: standard error, as for a journal)"
+    parser.add_argument("--log-file", metavar="FILE", help=words)
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--json", "in drbdsetup 9's schema")
+    _flag(parser, "--verbose", "also what is as usual, and the NBD addresses")
+    _flag(parser, "--statistics", "also what was read, written, sent, ...")
+
+
+def _events2(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--now", "what is, and no more (needed)")
+
+
+def _create_md(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--force", "overwrite what is there")
+    parser.add_argument("--al-stripes", type=_count, default=1, metavar="N", help="stripes of the activity log (1)")
+    parser.add_argument(
+        "--al-stripe-size-kB", dest="al_stripe_size_kib", type=_count, default=32, metavar="N", help="size of each (32)"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"
+_count.__name__ = "number"
+
+
+def _adjust(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--skip-disk", "attach nothing")
+    _flag(parser, "--skip-net", "connect nothing")
+    _flag(parser, "--discard-my-data", "if it connects: after a split brain, give up what was written here alone")
+
+
+def _connect(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--discard-my-data", "after a split brain: give up what was written here alone")
+
+
+def _resize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        dest="size_sectors",
+        type=_size_sectors,
+        metavar="SIZE",
+        help="as large as this (suffix s: sectors, K, M, G, T; default K); 0: as the disks allow "
+        "(default: the configuration's)",
+    )
+    _flag(parser, "--assume-clean", "the new end is equal on both disks: don't sync it")
+    _flag(parser, "--assume-peer-has-space", "although the peer is not connected, and can't be asked")
+
+
+def _size_sectors(text: str) -> int:
+    """A size in drbdsetup's words; without a suffix it is in KiB."""
+    number, factor = text[:-1], _SECTORS_OF.get(text[-1:].upper(), 0)
+    if not factor:
+        number, factor = text, _SECTORS_OF["K"]
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError
+    return int(number) * factor
+
+
+_SECTORS_OF: Final = {"S": 1, "K": 2, "M": 2 << 10, "G": 2 << 20, "T": 2 << 30}
+_size_sectors.__name__ = "size"
+
+
+def _new_current_uuid(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--clear-bitmap", "the peer's copy is equal: on a fresh connected pair, skip the first sync")
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--start", dest="start_sector", type=_sectors, metavar="S",
+        help="the first sector (default: where the last one was cut off, else 0); 16M is a byte offset",
+    )  # fmt: skip
+    parser.add_argument("--stop", dest="stop_sector", type=_sectors, metavar="S", help="the sector to stop before")
+    _flag(parser, "--wait", "wait until it is over, and show how far it is; 6 if the copies differ")
+
+
+def _sectors(text: str) -> int:
+    from pydrbd.config.options import Unit
+    from pydrbd.config.values import parse_number
+
+    value = parse_number(text, Unit.SECTORS)
+    if value is None:
+        raise ValueError
+    return value
+
+
+_sectors.__name__ = "number of sectors"
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "up": Command("start a resource's process in the background", "some", group="process"),
+    "adjust": Command("make it what the configuration says, also while it runs", "some", _adjust, "process"),
+    "down": Command("stop it", "some", _force("although clients have it open"), "process"),
+    "serve": Command("be that process, in the foreground", "one", _serve, "process"),
+    "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
+    "primary": Command("make it writable here", "some", _force("although its data is not known to be good")),
+    "secondary": Command("give that up", "some", _force("although clients have it open")),
+    "connect": Command("look for the peer", "some", _connect),
+    "disconnect": Command("leave the peer", "some", _force("without asking the peer")),
+    "attach": Command("take up the local disk", "some"),
+    "detach": Command("give up the local disk", "some", _force("without asking the peer")),
+    "invalidate": Command("forget the local data: sync all of it from the peer", "some"),
+    "invalidate-remote": Command("forget the peer's data: sync all of it to the peer", "some"),
+    "outdate": Command("mark the local data as out of date", "some"),
+    "suspend-io": Command("hold back what clients ask for", "some"),
+    "resume-io": Command("let them go on, also if the peer could not be fenced", "some"),
+    "pause-sync": Command("hold its resync, this one and those to come", "some"),
+    "verify": Command("compare both copies while they are in use", "some", _verify),
+    "resume-sync": Command("go on with it", "some"),
+    "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
+    "resize": Command("grow it to what its disks have grown to", "volumes", _resize),
+    "status": Command("what is running, and how it is", "any", _status, "show"),
+    "events2": Command("the same in the words of drbdsetup events2 --now", "any", _events2, "show"),
+    "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
+    "role": Command("Primary/Secondary", "volumes", group="show"),
+    "cstate": Command("the connection, as in Connected", "volumes", group="show"),
+    "dstate": Command("the disks, as in UpToDate/UpToDate", "volumes", group="show"),
+    "wait-connect": Command("wait for the peer", "some", _timeout, "show"),
+    "wait-sync": Command("wait until both copies are the same", "some", _wait_sync, "show"),
+    "dump": Command("the configuration as it is understood", "any", group="show"),
+    "create-md": Command("write fresh meta-data to a disk", "volumes", _create_md, "meta-data"),
+    "dump-md": Command(
+        "print the meta-data as text", "volumes", _force("although its log is unapplied"), "meta-data", reads=True
+    ),
+    "apply-al": Command("apply the activity log after a crash (attach does it too)", "volumes", group="meta-data"),
+    "get-gi": Command("the generation identifiers", "volumes", group="meta-data", reads=True),
+    "show-gi": Command("the same, explained", "volumes", group="meta-data", reads=True),
+}
+"""Every verb, in the order of the help."""
+
+GROUPS: Final = (
+    ("process", "The process of a resource"),
+    ("state", "Changes of state"),
+    ("show", "Looking and waiting"),
+    ("meta-data", "Meta-data on disk"),
+)
+NAMES: Final = {
+    "none": "",
+    "one": "RES",
+    "some": "{all|RES...}",
+    "volumes": "{all|RES[/VNR]...}",
+    "any": "[all|RES...]",
+}
+"""What a command names, as it is shown."""
+
+COMMON_OPTIONS: Final = (
+    (
+        ("-c", "--config-file"),
+        "FILE",
+        "config_path",
+        "the configuration (default: /etc/pydrbd.conf, else /etc/drbd.conf)",
+    ),
+    (("--node",), "NAME", "node", "which 'on' section of it this node is (default: the host's name)"),
+    (
+        ("--run-dir",),
+        "DIR",
+        "run_dir",
+        "where sockets, logs and pid files are (default: /run/pydrbd for root, $XDG_RUNTIME_DIR/pydrbd otherwise)",
+    ),
+    (("-d", "--dry-run"), "", "dry_run", "say what would be done, and don't do it"),
+)
+"""What every command takes, before or after it: names, metavar ("": it takes no value), attribute, help."""
