@@ -36,7 +36,7 @@ class Notes:
         self.lane: Any = SimpleNamespace(engaged=False, reads=lambda _which: False, run=no_lane, end=lambda: None)
         self.node: Any = SimpleNamespace(
             links=SimpleNamespace(handshaking=False),
-            peer_writes=SimpleNamespace(behind=False),
+            holds_data=False,
             header_format=HeaderFormat.H100,
             digest_bytes=0,
             established=True,
@@ -47,7 +47,7 @@ class Notes:
         if isinstance(event, Received):
             self.received[event.socket] += event.batch.count
             if self.received[Socket.DATA] >= self.behind_after:
-                self.node.peer_writes.behind = True
+                self.node.holds_data = True
         else:
             self.events.append(event)
         changed, self.changed = self.changed, trio.Event()
@@ -90,7 +90,7 @@ async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() ->
             await trio.testing.wait_all_tasks_blocked(QUIET_S)
             assert owner.received[Socket.DATA] == 1
             owner.behind_after = 100
-            owner.node.peer_writes.behind = False
+            owner.node.holds_data = False
             link.resume_reading()
             await owner.until(Socket.DATA, 4)
             assert [type(event) for event in owner.events] == [LinkUp]
