@@ -33,6 +33,8 @@ __all__ = [
     "DISK_THREADS",
     "DRBD_IO_BYTES_MAX",
     "DRBD_PAYLOAD_BYTES_MAX",
+    "EVENTS_QUEUED_MAX",
+    "EVENTS_WATCHERS_MAX",
     "EXTENTS_OF_BATCH_MAX",
     "HELPERS_AT_A_TIME_MAX",
     "HELPERS_WAITING_MAX",
@@ -217,6 +219,12 @@ CONTROL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 
 CONTROL_CONNECTIONS_MAX: Final = 64
 """Control connections at a time; more wait in the backlog."""
+
+EVENTS_WATCHERS_MAX: Final = 32
+"""Who may look on at the changes of one resource's state at a time."""
+
+EVENTS_QUEUED_MAX: Final = 64
+"""Changes of state that one who looks on has not read; of more, the oldest are forgotten."""
 
 HELPER_TIMEOUT_S: Final = 600.0
 """How long a handler may run; fence-peer may have to wait until a node has been shot."""

@@ -138,9 +138,13 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
                 statistics=arguments.statistics,
             )
         case "events2":
-            from pydrbd.admin import verbs_show
+            from pydrbd.admin import verbs_events
+            from pydrbd.admin.events import Detail
 
-            return verbs_show.events2(context, arguments.names, now=arguments.now)
+            figures = Detail.STATISTICS if arguments.statistics else Detail.STATE
+            detail = Detail.FULL if arguments.full else figures
+            form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
+            return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
         case "proc-drbd" | "dump":
             from pydrbd.admin import verbs_show
 

@@ -67,7 +67,12 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _events2(parser: argparse.ArgumentParser) -> None:
-    _flag(parser, "--now", "what is, and no more (needed)")
+    _flag(parser, "--now", "what is, and no more")
+    _flag(parser, "--poll", "at each n on standard input tell of new figures, too; with --now of everything")
+    _flag(parser, "--statistics", "also what was read, written, sent, ...")
+    _flag(parser, "--full", "all of an object at each change, and --statistics")
+    _flag(parser, "--timestamps", "when, before each line")
+    _flag(parser, "--json", "each line as an object of JSON")
 
 
 def _create_md(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +187,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
     "resize": Command("grow it to what its disks have grown to", "volumes", _resize),
     "status": Command("what is running, and how it is", "any", _status, "show"),
-    "events2": Command("the same in the words of drbdsetup events2 --now", "any", _events2, "show"),
+    "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),

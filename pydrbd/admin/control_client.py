@@ -68,6 +68,16 @@ class ControlClient:
             raise self._gone(verb)
         return _decode(line, self.path)
 
+    def subscribe(self, verb: str) -> socket.socket:
+        """A connection on which answers come, a line each, until it is closed. Raises as `ask`."""
+        sock = self._connect()
+        try:
+            sock.sendall(json.dumps({"verb": verb, "arguments": {}}).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError) as error:
+            sock.close()
+            raise self._gone(verb) from error
+        return sock
+
     def grant(self, verb: str, arguments: dict[str, Any] | None = None, timeout_s: float = VERB_TIMEOUT_S) -> Answer:
         """As `ask`, but raises StateRefused or CommandFailed unless it was granted."""
         answer = self.ask(verb, arguments, timeout_s)

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 from pydrbd.admin.context import Context, Target
-from pydrbd.admin.control_client import SOCKET_SUFFIX
 from pydrbd.admin.output import say
+from pydrbd.admin.running import names_here
 from pydrbd.admin.status_json import status_json
-from pydrbd.admin.status_kernel import events2_text, proc_text
+from pydrbd.admin.status_kernel import proc_text
 from pydrbd.admin.status_text import status_text
 from pydrbd.errors import UsageError
 
-__all__ = ["cstate", "dstate", "dump", "events2", "proc_drbd", "role", "status", "volumes_of"]
+__all__ = ["cstate", "dstate", "dump", "proc_drbd", "role", "status", "volumes_of"]
 
 
 def role(context: Context, target: Target) -> int:
@@ -50,7 +50,7 @@ def _running(context: Context, names: list[str]) -> list[dict[str, Any]]:
     """The snapshots of these resources; without a name, of each one that runs here."""
     if names and names != ["all"]:
         return [context.ask_running(target.resource) for target in context.targets(names)]
-    everything = (context.running(name) for name in _names_here(context))
+    everything = (context.running(name) for name in names_here(context.run_dir))
     return [data for data in everything if data is not None]
 
 
@@ -71,19 +71,6 @@ def proc_drbd(context: Context, names: list[str]) -> int:
     """What /proc/drbd would show, were it the kernel's."""
     say(proc_text(_running(context, names)))
     return 0
-
-
-def events2(context: Context, names: list[str], *, now: bool) -> int:
-    """`drbdsetup events2 --now`; the stream of later events is not offered."""
-    if not now:
-        raise UsageError("events2 shows what is, and ends: say --now")
-    say(events2_text(_running(context, names)))
-    return 0
-
-
-def _names_here(context: Context) -> list[str]:
-    """What may be running: whatever has a control socket. The configuration may be broken by now."""
-    return sorted(path.name.removesuffix(SOCKET_SUFFIX) for path in context.run_dir.glob(f"*{SOCKET_SUFFIX}"))
 
 
 def dump(context: Context, names: list[str]) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from pydrbd.config.model import Host
 from pydrbd.core.events import Command
 from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
@@ -26,6 +27,7 @@ from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
 from pydrbd.runtime.adjust import adjust
 from pydrbd.runtime.control_arguments import wrong_arguments
+from pydrbd.runtime.watchers import TooManyWatchers
 
 if TYPE_CHECKING:
     from pydrbd.runtime.service import Service
@@ -147,7 +149,18 @@ class ControlServer:
                 pending += received
                 continue
             pending = rest
+            if _verb_of(line) == "events":
+                await self._events(sock)
+                return
             response = await self._answer(line)
+            await trio.SocketStream(sock).send_all(json.dumps(response).encode() + b"\n")
+
+    async def _events(self, sock: trio.socket.SocketType) -> None:
+        """Send each change of state from now on."""
+        try:
+            await self._service.watchers.serve(sock)
+        except TooManyWatchers as error:
+            response = {"code": _TIMED_OUT, "text": str(error), "data": None}
             await trio.SocketStream(sock).send_all(json.dumps(response).encode() + b"\n")
 
     async def _answer(self, line: bytes) -> Response:
@@ -192,8 +205,12 @@ class ControlServer:
         return response
 
     def _status(self) -> dict[str, Any]:
+        self._service.lane.end()
+        return self.look()
+
+    def look(self) -> dict[str, Any]:
+        """The state as it is; what a lane has done since it began is not in it."""
         service = self._service
-        service.lane.end()
         nbd = service.nbd.statistics()
         return {
             **snapshot(service.node),
@@ -202,6 +219,9 @@ class ControlServer:
             "peer_node_id": service.plan.resource.hosts.index(service.plan.peer),
             "pid": os.getpid(),
             "nbd": service.nbd_uris,
+            "local_address": _place(service.plan.me),
+            "peer_address": _place(service.plan.peer),
+            "backing_devices": {str(vnr): place.path for vnr, place in service.plan.disks.items()},
             "nbd_statistics": {
                 "wakeups": nbd.wakeups,
                 "batches": nbd.batches,
@@ -226,6 +246,20 @@ class ControlServer:
             await service.wait_for(condition)
             return {"code": 1, "text": "", "data": None}
         return {"code": _TIMED_OUT, "text": f"{verb}: timed out after {timeout_s} s", "data": None}
+
+
+def _verb_of(line: bytes) -> object:
+    """The verb of a request, whatever else it holds."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return request.get("verb") if isinstance(request, dict) else None
+
+
+def _place(host: Host) -> str:
+    """As in drbdsetup's lines about paths."""
+    return f"{host.address.family}:{host.address}"
 
 
 def _is_in_sync(state: State) -> bool:

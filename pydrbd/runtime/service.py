@@ -43,6 +43,7 @@ from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import listen
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
+from pydrbd.runtime.watchers import Watchers
 
 __all__ = ["Service", "run"]
 
@@ -66,6 +67,7 @@ class Service:
         self.exports = Exports(self)
         self.nbd = NbdServer(self.exports)
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
+        self.watchers = Watchers(self.control.look)
         self.disks: dict[int, VolumeDisk] = {}
         self._places: dict[int, DiskPlace] = {}
         self._known_sizes = KnownSizes(state_dir(run_dir))
@@ -154,6 +156,7 @@ class Service:
     def _wake_watchers(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+        self.watchers.tell()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on the node's state holds."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pydrbd.admin.status_json import status_json
-from pydrbd.admin.status_kernel import events2_text, proc_text
+from pydrbd.admin.status_kernel import proc_text
 from pydrbd.admin.status_text import status_text
 from tests.admin.snapshots import a_resync, a_snapshot, a_volume, alone, syncing
 
@@ -253,19 +253,5 @@ def test_as_the_kernel_and_drbdsetup_show_it(process, run, place):
         " 3: cs:PausedSyncT ro:Primary/Secondary ds:UpToDate/UpToDate C r-pu--",
         "    ns:0 nr:0 dw:0 dr:0 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:20",
     ]
-    assert events2_text([a_snapshot(a_volume(), a_volume(1))]).splitlines() == [
-        "exists resource name:r0 role:Primary suspended:no",
-        "exists connection name:r0 peer-node-id:1 conn-name:beta connection:Connected role:Secondary",
-        "exists device name:r0 volume:0 minor:0 disk:UpToDate",
-        "exists device name:r0 volume:1 minor:1 disk:UpToDate",
-        *(
-            f"exists peer-device name:r0 peer-node-id:1 conn-name:beta volume:{vnr} replication:Established "
-            "peer-disk:UpToDate resync-suspended:no"
-            for vnr in (0, 1)
-        ),
-        "exists -",
-    ]
     process.answer("status", data=a_snapshot())
-    assert place("events2", "--now", "r0").out == events2_text([a_snapshot()])
     assert place("proc-drbd").out == proc_text([a_snapshot()])
-    place("events2", "r0").complains(64, "--now")
