@@ -14,7 +14,7 @@
 
 #include "lane_io.h"
 
-enum { NBD_CMD_READ = 0, NBD_CMD_WRITE = 1 };
+enum { NBD_CMD_READ = 0, NBD_CMD_WRITE = 1, NBD_CMD_FLUSH = 3 };
 enum { P_WRITE_ACK = 0x16 };
 enum { DP_SEND_WRITE_ACK = 256 };
 enum { REQUEST_SIZE = 28, REPLY_SIZE = 16, CHUNK_HEADER_SIZE = 28 };
@@ -166,6 +166,8 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
     group->busy = members(count, UINT64_MAX);
     memcpy(lane->log + lane->log_count, records, count * sizeof(*records));
     lane->log_count += count;
+    lane->epoch_sent += count;
+    lane->sent += count;
     for (uint32_t i = 0; i < count; i++) {
         touch(lane, records + i);
         lane->written += records[i].length;
@@ -211,12 +213,16 @@ static uint32_t read_group(struct pydrbd_lane *lane, struct pydrbd_lane_client *
 
 /* --- requests --- */
 
+static int is_plain_flush(const struct pydrbd_record *record) {
+    return record->command == NBD_CMD_FLUSH && (record->flags | record->offset | record->length) == 0;
+}
+
 /* All whole requests in a client's buffer. 0, or why the lane ends. */
 static int serve(struct pydrbd_lane *lane, uint32_t number) {
     struct pydrbd_lane_client *client = lane->clients + number;
     struct pydrbd_stream *in = &client->in;
 
-    while (in->start != in->end && client->out_start == client->out_end) {
+    while (lane->flush_client < 0 && in->start != in->end && client->out_start == client->out_end) {
         struct pydrbd_record records[PYDRBD_BATCH_MAX];
         size_t consumed, need;
         int reason = 0;
@@ -228,6 +234,16 @@ static int serve(struct pydrbd_lane *lane, uint32_t number) {
             client->need = need;
             in->stuck = need > in->size;
             return in->stuck ? PYDRBD_LANE_FOREIGN : 0;
+        }
+        if (count > 0 && is_plain_flush(records)) {
+            reason = pydrbd_lane_flush_begin(lane, number);
+            in->stuck = reason == PYDRBD_LANE_FOREIGN;
+            if (reason != 0) {
+                return reason;
+            }
+            client->need = REQUEST_SIZE;
+            send_replies(client);
+            continue;
         }
         passing = count < 0 ? 0 : count_passing(lane, records, (uint32_t)count);
         if (passing != 0 && records[0].command == NBD_CMD_READ) {
@@ -291,9 +307,16 @@ static int settle_acks(struct pydrbd_lane *lane) {
         if (count == 0) {
             break;
         }
-        while (done < count && settle_ack(lane, records + done)) {
-            meta->start = records[done].data; /* an acknowledgement has no data: this is its end */
-            done++;
+        for (; done < count; done++) {
+            const struct pydrbd_record *ack = records + done;
+
+            if (settle_ack(lane, ack)) {
+                meta->start = ack->data; /* it has no data: this is its end */
+            } else if (pydrbd_lane_flush_settle(lane, ack)) {
+                meta->start = ack->data + ack->length;
+            } else {
+                break;
+            }
         }
         meta->stuck = done != count;
         reason = meta->stuck ? PYDRBD_LANE_FOREIGN : 0;
@@ -338,16 +361,22 @@ static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
 
     for (uint32_t i = 0; i < lane->client_count; i++) {
         const struct pydrbd_lane_client *client = lane->clients + i;
+        const int listens = lane->flush_client < 0; /* else it has to wait for the flush */
 
         sockets[2 + i].fd = client->in.fd;
-        sockets[2 + i].events = client->out_start == client->out_end ? POLLIN : POLLOUT;
+        sockets[2 + i].events = (short)(client->out_start != client->out_end ? POLLOUT : listens ? POLLIN : 0);
     }
     if (wait_any(sockets, lane->client_count + 2, wait_us) == 0) {
         return PYDRBD_LANE_IDLE;
     }
     if (sockets[0].revents != 0) {
+        const int flushing = lane->flush_client >= 0;
+
         stream_receive(&lane->meta, 0);
         reason = lane->meta.stuck ? PYDRBD_LANE_FOREIGN : settle_acks(lane);
+        for (uint32_t i = 0; flushing && reason == 0 && i < lane->client_count; i++) {
+            reason = serve(lane, i); /* what has waited for the flush */
+        }
     }
     for (uint32_t i = 0; reason == 0 && i < lane->client_count; i++) {
         if (sockets[2 + i].revents != 0) {
@@ -368,7 +397,11 @@ int pydrbd_lane_run(struct pydrbd_lane *lane, uint32_t slice_us, uint32_t idle_u
         const uint64_t now = now_us();
 
         reason = turn(lane, until < now ? 0 : until - now < idle_us ? until - now : idle_us);
-        if (reason == PYDRBD_LANE_IDLE && (pydrbd_lane_in_flight(lane) != 0 || now_us() >= until)) {
+        if (pydrbd_lane_flush_is_late(lane)) {
+            return PYDRBD_LANE_IDLE;
+        }
+        if (reason == PYDRBD_LANE_IDLE &&
+            (lane->flush_client >= 0 || pydrbd_lane_in_flight(lane) != 0 || now_us() >= until)) {
             reason = 0; /* an answer is awaited; or it was the end of the slice that cut the wait short */
         }
         if (reason == 0 && now_us() >= until) {

@@ -3,7 +3,8 @@
  *   peer's data socket -> [split, check] -> disk (its page cache) -> P_WRITE_ACK on the meta socket
  *
  * Writes are carried out one after the other, in the order in which they came. The first packet that is anything else
- * (a barrier, a discard, a write with other flags or outside of the device) ends the lane and stays in its buffer. */
+ * (a barrier that nobody waits for, a discard, a write with other flags or outside of the device) ends the lane and
+ * stays in its buffer. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -48,6 +49,7 @@ static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *
                                       lane->out + lane->out_end);
     lane->next_seq += good;
     lane->packets += good;
+    lane->epoch_count += good;
     for (uint32_t i = 0; i < good; i++) {
         lane->written += records[i].length;
         lane->data.start = records[i].data + records[i].length;
@@ -75,11 +77,13 @@ static int serve(struct pydrbd_lane_peer *lane, uint64_t *need_out) {
             return data->stuck ? PYDRBD_LANE_FOREIGN : 0;
         }
         passing = count < 0 ? 0 : count_passing(lane, records, (uint32_t)count);
-        if (passing == 0) {
-            data->stuck = 1;
-            return PYDRBD_LANE_FOREIGN;
+        if (passing != 0) {
+            reason = write_run(lane, records, passing);
+        } else {
+            reason = count < 0 ? PYDRBD_LANE_FOREIGN : pydrbd_lane_peer_flush(lane, records);
+            data->stuck = reason == PYDRBD_LANE_FOREIGN;
+            send_acks(lane);
         }
-        reason = write_run(lane, records, passing);
         if (reason != 0) {
             return reason;
         }

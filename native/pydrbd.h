@@ -106,7 +106,7 @@ uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, con
 uint64_t pydrbd_pread_records(int fd, uint64_t base, uint8_t *buffer, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask, int *first_errno);
 
-/* --- lane.c, lane_peer.c: the way of plain writes and reads while nothing has to be decided ---
+/* --- lane.c, lane_flush.c, lane_peer.c: the way of plain writes and reads while nothing has to be decided ---
  *
  * Python lays down the terms, calls, and takes back what has happened; nothing else runs on the node meanwhile. A lane
  * ends at the first thing that it was not told about, and leaves that where it lies. */
@@ -146,6 +146,16 @@ struct pydrbd_lane_client {
     uint64_t requests;
 };
 
+/* What a lane may do about flushes, and what has come of it. */
+struct pydrbd_lane_flush {
+    uint64_t size_min;  /* bytes that the disk's file must have; 0: that is not looked at */
+    uint32_t slow_us;   /* a flush that takes longer is the last one */
+    uint32_t count;
+    int32_t allowed;
+    int32_t was_slow;
+    int32_t error;      /* errno of a flush that failed: that is final */
+};
+
 /* Writes of one client that came together; block_id is serial << 6 | member. Free when nothing of it is busy. */
 struct pydrbd_lane_group {
     uint64_t serial;
@@ -169,6 +179,9 @@ struct pydrbd_lane {
     uint64_t oldest_serial;               /* what is older is free */
     uint64_t next_serial;
     uint64_t epoch;
+    uint64_t epoch_sent;                  /* writes that the peer has got in this epoch */
+    uint64_t sent;                        /* writes that it has got from this lane */
+    uint64_t flush_began;                 /* us */
     uint64_t written;                     /* bytes */
     uint64_t read;                        /* bytes */
     uint64_t spill_serial;
@@ -182,9 +195,15 @@ struct pydrbd_lane {
     int32_t disk_fd;
     int32_t data_fd;                      /* to the peer */
     int32_t error;
+    int32_t flush_client;                 /* whose FLUSH waits for the peer; -1: nobody's */
+    int32_t barrier_sent;                 /* the epoch's barrier is on its way to the peer */
+    struct pydrbd_lane_flush flush;
     uint16_t volume;
     uint8_t headers[2560];                /* PYDRBD_LANE_HEADERS_SIZE */
 };
+int pydrbd_lane_flush_begin(struct pydrbd_lane *lane, uint32_t client);
+int pydrbd_lane_flush_is_late(struct pydrbd_lane *lane);
+int pydrbd_lane_flush_settle(struct pydrbd_lane *lane, const struct pydrbd_record *ack);
 int pydrbd_lane_run(struct pydrbd_lane *lane, uint32_t slice_us, uint32_t idle_us);
 uint64_t pydrbd_lane_in_flight(const struct pydrbd_lane *lane);
 
@@ -198,6 +217,9 @@ struct pydrbd_lane_peer {
     uint64_t capacity;
     uint64_t written;                     /* bytes */
     uint64_t packets;                     /* writes that were carried out */
+    uint64_t epoch_count;                 /* of these, and of earlier ones, in the open epoch */
+    uint64_t epochs;                      /* that were flushed and acknowledged */
+    struct pydrbd_lane_flush flush;
     uint32_t next_seq;
     uint32_t payload_max;
     uint32_t dp_flags;                    /* what a write must say to be for a lane */
@@ -207,4 +229,5 @@ struct pydrbd_lane_peer {
     int32_t error;
     uint16_t volume;
 };
+int pydrbd_lane_peer_flush(struct pydrbd_lane_peer *lane, const struct pydrbd_record *barrier);
 int pydrbd_lane_peer_run(struct pydrbd_lane_peer *lane, uint32_t slice_us, uint32_t idle_us);

@@ -43,6 +43,7 @@ __all__ = [
     "HELPER_LINE_BYTES_MAX",
     "HELPER_TIMEOUT_S",
     "LANE_CLIENTS_MAX",
+    "LANE_FLUSH_SLOW_S",
     "LANE_FOLD_S",
     "LANE_IDLE_US",
     "LANE_REPLY_BYTES",
@@ -149,6 +150,9 @@ LANE_IDLE_US: Final = 1000
 
 LANE_FOLD_S: Final = 0.05
 """What a lane has done is worked in by the core at least this often, and its epoch closed."""
+
+LANE_FLUSH_SLOW_S: Final = 0.003
+"""A flush that takes longer leaves the lanes: whoever waits for it in one does nothing else."""
 
 LANE_CLIENTS_MAX: Final = 64
 """Clients that one lane serves; the others are served without it."""

@@ -88,14 +88,32 @@ class TransferLog:
             epoch.lane = LaneLog(room)
         return epoch.lane, min(room, epoch.lane.room - epoch.lane.count)
 
-    def add_lane(self, count: int) -> None:
-        """A lane has sent so many writes in the current epoch, and noted their places."""
+    @property
+    def only_the_current(self) -> bool:
+        """Whether the open epoch is all that the peer has not confirmed."""
+        return len(self._epochs) == 1
+
+    def end_lane(self, number: int, log_count: int, *, barrier_sent: bool, now: float) -> None:
+        """A lane has ended in this epoch, in which lanes have noted so many writes; those before it are over.
+
+        `barrier_sent`: so is this one, but for the peer's word.
+        """
         epoch = self._epochs[-1]
-        assert epoch.lane is not None
-        epoch.lane.count += count
+        lane = epoch.lane
+        assert lane is not None
+        if number != epoch.number:
+            assert number > epoch.number and self.only_the_current and not epoch.open_batches
+            lane.count, self.released = 0, number - 1
+            epoch = self._epochs[-1] = Epoch(number, lane=lane)
+        count = log_count - lane.count
+        lane.count = log_count
         epoch.request_count += count
         epoch.sent_count += count
-        if epoch.request_count >= self.max_epoch_size:
+        if barrier_sent:
+            assert self.only_the_current and epoch.sent_count
+            epoch.barrier_sent = epoch.urgent = True
+            epoch.barrier_at = now
+        if barrier_sent or epoch.request_count >= self.max_epoch_size:
             self.close_current()
 
     def close_lane(self) -> None:

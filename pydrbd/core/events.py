@@ -135,11 +135,18 @@ class LaneWrites:
 
 @dataclass(slots=True, eq=False)
 class LaneEnded:
-    """What a Primary's lane has done since it began. `touched`: the 4 MiB extents that it has written to."""
+    """What a Primary's lane has done since it began. `touched`: the 4 MiB extents that it has written to.
+
+    `epoch` is the open one, those before it are flushed on both nodes; `log_count`: what lanes have written in it, in
+    all; `barrier_sent`: its barrier has gone out, for a FLUSH that is still to be answered.
+    """
 
     volume: int
     next_serial: int
     write_count: int
+    epoch: int
+    log_count: int
+    barrier_sent: bool
     written_bytes: int
     read_bytes: int
     touched: list[int]
@@ -149,11 +156,16 @@ class LaneEnded:
 
 @dataclass(slots=True, eq=False)
 class PeerLaneEnded:
-    """What a Secondary's lane has written and acknowledged since it began."""
+    """What a Secondary's lane has written and acknowledged since it began.
+
+    `flushed`: all earlier epochs are, and are confirmed; the open one then has `epoch_count` writes.
+    """
 
     volume: int
     write_count: int
     written_bytes: int
+    flushed: bool
+    epoch_count: int
 
 
 @dataclass(slots=True, eq=False)

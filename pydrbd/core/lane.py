@@ -8,7 +8,8 @@ the core may believe that it has seen every write itself.
     may_run -> begin: writes under way are lent to the lane -> [the lane runs] -> LaneEnded: counted, and taken back
 
 Writes of a lane join the open epoch without closing it when they are answered: only a node of ours is the peer of a
-lane, and that flushes for many epochs at once anyhow. The epoch ends when it is full, or when the node next looks up.
+lane, and that flushes for many epochs at once anyhow. The epoch ends when it is full, when the node next looks up, or
+with a FLUSH that finds nothing else under way (native/lane_flush.c): then both disks have it, and the next one begins.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ class LaneTerms:
     log: LaneLog
     room: int
     epoch: int
+    epoch_sent: int
+    """Writes that the peer has got in this epoch, from lanes and others."""
+    may_flush: bool
     next_serial: int
     next_seq: int
     lent: list[LentWrites]
@@ -122,7 +126,9 @@ class Lanes:
         ]
         log, room = node.log.lane_log()
         serial, seq = node.writes.next_serial, volume.peer.next_seq
-        return LaneTerms(node.barrier_parts(), hot, log, room, node.log.current.number, serial, seq, lent)
+        barriers, epoch = node.barrier_parts(), node.log.current
+        may_flush = node.log.only_the_current and not volume.flush_in_doubt
+        return LaneTerms(barriers, hot, log, room, epoch.number, epoch.sent_count, may_flush, serial, seq, lent)
 
     def on_ended(self, event: LaneEnded) -> None:
         """Work in what a Primary's lane has done, and take back what it has under way."""
@@ -134,8 +140,10 @@ class Lanes:
         volume.counters.read += event.read_bytes >> 9
         volume.next_seq(event.write_count)
         node.writes.next_serial = event.next_serial
+        node.log.end_lane(event.epoch, event.log_count, barrier_sent=event.barrier_sent, now=node.now)
         if event.touched:
-            disk.log.touch(event.touched, node.log.current.number)
+            # An epoch without writes never ends: what was written before it is over.
+            disk.log.touch(event.touched, event.epoch if event.log_count else event.epoch - 1)
         failed: list[tuple[WriteBatch, int]] = []
         for group in event.groups:
             write = WriteBatch(group.serial, volume, group.session, group.batch, group.busy, None)
@@ -144,8 +152,6 @@ class Lanes:
             node.writes.take_back(write)
             if group.failed:
                 failed.append((write, group.failed))
-        if event.write_count:
-            node.log.add_lane(event.write_count)
         for write, members in failed:
             node.writes.fail_locally(write, disk, members, event.errno)
         node.log.release()
@@ -168,4 +174,7 @@ class Lanes:
         volume.counters.received += event.written_bytes >> 9
         volume.counters.written += event.written_bytes >> 9
         volume.next_seq(event.write_count)
-        self._node.peer_writes.add_lane(volume, event.write_count)
+        if event.flushed:
+            self._node.peer_writes.forget_flushed()
+        count = event.epoch_count if event.flushed else event.write_count
+        self._node.peer_writes.add_lane(volume, count)

@@ -94,6 +94,17 @@ class PeerWrites:
         """Whether nothing is under way here, and nobody waits for a flush."""
         return not (self._flushing or self._hurried or self._gave_up or self.busy)
 
+    def lane_epoch(self, volume: Volume) -> tuple[int, bool]:
+        """How many writes the open epoch has, and whether it is the only one, all of it on this volume's disk."""
+        epoch = self._epochs[-1]
+        mine = all(vnr == volume.vnr and disk is volume.disk for vnr, disk in epoch.disks.items())
+        return epoch.received_count, mine and len(self._epochs) == 1
+
+    def forget_flushed(self) -> None:
+        """A lane has flushed and confirmed the only epoch that there was."""
+        assert len(self._epochs) == 1 and not self._flushing and not self.busy
+        self._epochs = deque([_PeerEpoch()])
+
     def add_lane(self, volume: Volume, count: int) -> None:
         """A lane has written and acknowledged so many writes of the peer's epoch."""
         epoch = self._epochs[-1]

@@ -61,11 +61,9 @@ from pydrbd.native.lane import (
     LANE_SLICE,
     LANE_SPILL,
     ClientLane,
-    LaneGroup,
-    LaneLog,
-    LaneStream,
     PeerLane,
 )
+from pydrbd.native.lane_parts import LaneFlush, LaneFlushed, LaneGroup, LaneLog, LaneStream
 from pydrbd.native.records import (
     pread_records,
     pwrite_records,
@@ -96,6 +94,8 @@ __all__ = [
     "Batch",
     "Buffer",
     "ClientLane",
+    "LaneFlush",
+    "LaneFlushed",
     "LaneGroup",
     "LaneLog",
     "LaneStream",

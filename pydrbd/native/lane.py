@@ -7,13 +7,23 @@ what has become of everything. In between nobody else may touch its sockets' buf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydrbd._native import ffi, lib
 from pydrbd.limits import BATCH_RECORDS_MAX, DRBD_IO_BYTES_MAX, DRBD_PAYLOAD_BYTES_MAX, LANE_CLIENTS_MAX
-from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, new_records, readable, writable
+from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, readable, writable
+from pydrbd.native.lane_parts import (
+    NO_DATA,
+    RECORD_BYTES,
+    LaneFlush,
+    LaneFlushed,
+    LaneGroup,
+    LaneLog,
+    LaneStream,
+    copied,
+    let_go,
+)
 
 __all__ = [
     "LANE_DISK",
@@ -24,9 +34,6 @@ __all__ = [
     "LANE_SLICE",
     "LANE_SPILL",
     "ClientLane",
-    "LaneGroup",
-    "LaneLog",
-    "LaneStream",
     "PeerLane",
 ]
 
@@ -39,89 +46,6 @@ LANE_LOST: Final[int] = lib.PYDRBD_LANE_LOST
 LANE_GROUPS: Final[int] = lib.PYDRBD_LANE_GROUPS
 
 _HEADER_BYTES: Final = 40
-_NO_DATA = bytearray(1)
-_RECORD_BYTES: Final[int] = ffi.sizeof("struct pydrbd_record")
-
-
-@dataclass(slots=True, eq=False)
-class LaneStream:
-    """A socket, and `memory[start:end]` that was read from it and is not used up; a lane moves start and end."""
-
-    fd: int
-    memory: WritableBuffer
-    start: int
-    end: int
-    wakeups: int = 0
-    received_bytes: int = 0
-    need_bytes: int = 0
-    batches: int = 0
-    requests: int = 0
-    structured: bool = False
-    """An NBD client that wants structured replies."""
-    unsent: bytes = b""
-    """What a lane had to say on the socket, and it did not take."""
-
-    def lay_down(self, c: Any, views: list[Any]) -> None:
-        """Let C work on it."""
-        view = memoryview(self.memory)
-        views.append(view)
-        c.buffer, c.size = writable(view), len(view)
-        c.start, c.end, c.fd = self.start, self.end, self.fd
-        c.wakeups = c.received = c.stuck = 0
-
-    def take_up(self, c: Any) -> None:
-        """See what C has done."""
-        self.start, self.end = c.start, c.end
-        self.wakeups, self.received_bytes = c.wakeups, c.received
-        c.buffer = ffi.NULL
-
-
-class LaneLog:
-    """The writes that lanes have made in one epoch: `count` records of at most `room`."""
-
-    __slots__ = ("count", "records", "room")
-
-    def __init__(self, room: int) -> None:
-        self.records = new("struct pydrbd_record[]", room)
-        self.room = room
-        self.count = 0
-
-    def batches(self) -> Iterator[Batch]:
-        """All of them, as batches without payload."""
-        for first in range(0, self.count, BATCH_RECORDS_MAX):
-            count = min(BATCH_RECORDS_MAX, self.count - first)
-            yield Batch(_NO_DATA, _copied(self.records + first, count), count)
-
-
-@dataclass(frozen=True, slots=True)
-class LaneGroup:
-    """Writes of one client, named by its place among the lane's clients, that have not been acknowledged (`busy`).
-
-    `failed`: the local disk does not have these. The batch has no payload.
-    """
-
-    serial: int
-    epoch: int
-    client: int
-    batch: Batch
-    busy: int
-    failed: int
-
-
-def _copied(records: Any, count: int) -> Any:
-    copy = new_records(count)
-    ffi.memmove(copy, records, count * _RECORD_BYTES)
-    return copy
-
-
-def _let_go(views: list[Any]) -> None:
-    """C has no pointers into this memory any more: it may move and be used again."""
-    for view in views:
-        if isinstance(view, memoryview):
-            view.release()
-        else:
-            ffi.release(view)
-    views.clear()
 
 
 class ClientLane:
@@ -178,10 +102,20 @@ class ClientLane:
         c.written = c.read = c.error = c.spill_serial = c.spill_sent = 0
 
     def begin_writes(
-        self, log: LaneLog, room: int, epoch: int, next_serial: int, next_seq: int, groups: Sequence[LaneGroup]
+        self,
+        log: LaneLog,
+        room: int,
+        epoch: int,
+        epoch_sent: int,
+        next_serial: int,
+        next_seq: int,
+        groups: Sequence[LaneGroup],
+        flush: LaneFlush,
     ) -> None:
-        """Lay down the epoch (at most `room` more writes), the next numbers, and the writes that are under way."""
+        """Lay down the epoch (`epoch_sent` writes, at most `room` more), the next numbers, and what is under way."""
         c = self._c
+        flush.lay_down(c.flush)
+        c.epoch_sent, c.sent, c.flush_client, c.barrier_sent = epoch_sent, 0, -1, 0
         c.log, c.log_count, c.log_room = log.records, log.count, min(log.room, log.count + room)
         c.epoch, c.next_serial, c.next_seq = epoch, next_serial, next_seq & 0xFFFF_FFFF
         c.oldest_serial = min((group.serial for group in groups), default=next_serial)
@@ -192,7 +126,7 @@ class ClientLane:
             place = self._groups[group.serial % LANE_GROUPS]
             place.serial, place.epoch, place.client = group.serial, group.epoch, group.client
             place.busy, place.failed, place.count = group.busy, 0, group.batch.count
-            ffi.memmove(place.records, group.batch.records, group.batch.count * _RECORD_BYTES)
+            ffi.memmove(place.records, group.batch.records, group.batch.count * RECORD_BYTES)
 
     def run(self, slice_us: int, idle_us: int) -> int:
         """Go on; why it stops (LANE_...). Other threads run meanwhile."""
@@ -210,7 +144,7 @@ class ClientLane:
             stream.unsent = bytes(memoryview(self._outs[place])[client.out_start : client.out_end])
             client.out = ffi.NULL
         c.hot = c.touched = ffi.NULL
-        _let_go(self._views)
+        let_go(self._views)
 
     @property
     def next_serial(self) -> int:
@@ -219,6 +153,25 @@ class ClientLane:
     @property
     def log_count(self) -> int:
         return int(self._c.log_count)
+
+    @property
+    def sent_count(self) -> int:
+        """Writes that the peer has got from this lane."""
+        return int(self._c.sent)
+
+    @property
+    def epoch(self) -> int:
+        """The open epoch: those before it are flushed, on both nodes."""
+        return int(self._c.epoch)
+
+    @property
+    def barrier_sent(self) -> bool:
+        """Whether the open epoch's barrier is on its way to the peer."""
+        return bool(self._c.barrier_sent)
+
+    @property
+    def flushed(self) -> LaneFlushed:
+        return LaneFlushed.take_up(self._c.flush)
 
     @property
     def written_bytes(self) -> int:
@@ -239,7 +192,7 @@ class ClientLane:
         for serial in range(self._c.oldest_serial, self._c.next_serial):
             group = self._groups[serial % LANE_GROUPS]
             if group.busy:
-                batch = Batch(_NO_DATA, _copied(group.records, group.count), group.count)
+                batch = Batch(NO_DATA, copied(group.records, group.count), group.count)
                 found.append(LaneGroup(serial, group.epoch, group.client, batch, group.busy, group.failed))
         return found
 
@@ -279,7 +232,7 @@ class PeerLane:
     def __init__(self, slow_us: int, dp_flags: int) -> None:
         self._c = new("struct pydrbd_lane_peer *")
         self._c.payload_max, self._c.slow_us, self._c.dp_flags = DRBD_PAYLOAD_BYTES_MAX, slow_us, dp_flags
-        self._out = bytearray(BATCH_RECORDS_MAX * _HEADER_BYTES)
+        self._out = bytearray((BATCH_RECORDS_MAX + 1) * _HEADER_BYTES)
         self._views: list[Any] = []
         self._data: LaneStream
 
@@ -293,9 +246,13 @@ class PeerLane:
         next_seq: int,
         data: LaneStream,
         meta_fd: int,
+        epoch_count: int,
+        flush: LaneFlush,
     ) -> None:
-        """Lay down the sockets and the disk."""
+        """Lay down the sockets, the disk, and the peer's open epoch, which has so many writes."""
         c = self._c
+        flush.lay_down(c.flush)
+        c.epoch_count, c.epochs = epoch_count, 0
         assert not self._views
         c.disk_fd, c.meta_fd, c.base, c.capacity, c.volume = disk_fd, meta_fd, base_bytes, capacity_bytes, volume
         c.next_seq = next_seq & 0xFFFF_FFFF
@@ -316,7 +273,7 @@ class PeerLane:
         c = self._c
         self._data.take_up(c.data)
         c.out = ffi.NULL
-        _let_go(self._views)
+        let_go(self._views)
         return bytes(self._out[c.out_start : c.out_end])
 
     @property
@@ -327,6 +284,20 @@ class PeerLane:
     def packets(self) -> int:
         """Writes that were carried out and acknowledged."""
         return int(self._c.packets)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were flushed and acknowledged."""
+        return int(self._c.epochs)
+
+    @property
+    def epoch_count(self) -> int:
+        """Writes in the open epoch, earlier ones included."""
+        return int(self._c.epoch_count)
+
+    @property
+    def flushed(self) -> LaneFlushed:
+        return LaneFlushed.take_up(self._c.flush)
 
     @property
     def error(self) -> int:

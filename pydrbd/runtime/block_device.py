@@ -79,6 +79,10 @@ class BlockDevice(Protocol):
         """Zero a range, giving up its space only with `may_unmap`; raises DiskIOError."""
         ...
 
+    def flush_has_failed(self, number: int) -> None:
+        """Somebody else's flush of this disk has failed, with this errno: from now on all do."""
+        ...
+
     def extents(self, offset_bytes: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
         """(length, is a hole that reads as zeroes) from the offset on, at most so many; raises DiskIOError."""
         ...
@@ -192,6 +196,15 @@ class FileDevice:
                 self._flush_errno = error.errno or errno.EIO
                 raise DiskIOError(self._flush_errno, f"{self.path}: the flush failed: {error.strerror}") from error
             self._flushes_finished = self._flushes_started
+
+    @property
+    def lane_size_bytes(self) -> int:
+        """What a file must have, at least, or it was cut off while in use; 0 for block devices."""
+        return 0 if self.is_block_device else self.size_bytes
+
+    def flush_has_failed(self, number: int) -> None:
+        """See BlockDevice."""
+        self._flush_errno = self._flush_errno or number
 
     def discard(self, offset_bytes: int, length: int) -> bool:
         """Forget a range, which then reads as zeroes; False: not supported and nothing done; raises DiskIOError."""

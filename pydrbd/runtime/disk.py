@@ -13,6 +13,7 @@ no other. Operations that overlap are the submitter's to order.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from pydrbd.limits import (
     DISK_QUEUE_OPS_MAX,
     DISK_THREADS,
 )
+from pydrbd.native import LaneFlushed
 from pydrbd.runtime.block_device import BlockDevice, DiskIOError
 from pydrbd.runtime.disk_ops import BatchOp, DiskOp, WriteBatch
 from pydrbd.runtime.workers import Workers
@@ -89,6 +91,8 @@ class Disk:
         self._run_ended: trio.Event | None = None
         self._inline_from = 0.0
         self._inline_pause_s = DISK_INLINE_PAUSE_S
+        self._lane_flush_from = 0.0
+        self._lane_flush_pause_s = DISK_INLINE_PAUSE_S
         self._ops = self._inline_ops = self._failed_ops = 0
         self._bytes_read = self._bytes_written = self._flushes = 0
         self._inline_pauses = self._queue_depth_max = 0
@@ -104,6 +108,23 @@ class Disk:
         if descriptor is None or self._clock() < self._inline_from:
             return None
         return descriptor, self._base_bytes
+
+    def lane_flush(self) -> tuple[bool, int]:
+        """Whether a lane may flush this disk by itself, and how many bytes its file must have (0: it is no file)."""
+        return self._clock() >= self._lane_flush_from, int(getattr(self.device, "lane_size_bytes", 0))
+
+    def lane_flushed(self, flushed: LaneFlushed) -> None:
+        """Count what a lane has flushed. A flush that failed is final, as one of ours is; a slow one is the last for
+        a while."""
+        self._flushes += flushed.count
+        if flushed.was_slow:
+            self._lane_flush_from = self._clock() + self._lane_flush_pause_s
+            self._lane_flush_pause_s = min(2 * self._lane_flush_pause_s, DISK_INLINE_PAUSE_MAX_S)
+        elif flushed.count:
+            self._lane_flush_pause_s = DISK_INLINE_PAUSE_S
+        if flushed.errno:
+            self._lane_flush_from = math.inf
+            self.device.flush_has_failed(flushed.errno)
 
     def lane_ended(self, bytes_written: int, bytes_read: int, *, slow: bool) -> None:
         """Count what a lane has done; one that has met a slow disk is not let on it again for a while."""

@@ -88,6 +88,9 @@ class _ByRange(ABC):
         return failed, number
 
 
+    def flush_has_failed(self, number: int) -> None:  # noqa: B027 - only who flushes behind our back says so
+        """See BlockDevice."""
+
     def extents(self, offset_bytes: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
         """See BlockDevice: no holes."""
         return [(length, False)]

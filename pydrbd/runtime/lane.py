@@ -16,8 +16,15 @@ from pydrbd import native
 from pydrbd.core.effects import Socket
 from pydrbd.core.events import LaneEnded, LaneWrites, PeerLaneEnded
 from pydrbd.core.volume import Volume
-from pydrbd.limits import DISK_INLINE_SLOW_S, LANE_CLIENTS_MAX, LANE_FOLD_S, LANE_IDLE_US, LANE_SLICE_US
-from pydrbd.native import LaneGroup, LaneStream
+from pydrbd.limits import (
+    DISK_INLINE_SLOW_S,
+    LANE_CLIENTS_MAX,
+    LANE_FLUSH_SLOW_S,
+    LANE_FOLD_S,
+    LANE_IDLE_US,
+    LANE_SLICE_US,
+)
+from pydrbd.native import LaneFlush, LaneGroup, LaneStream
 from pydrbd.runtime.exports import ClientSession
 from pydrbd.wire.packet_numbers import DpFlag
 
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Lane"]
 
 _SLOW_US: Final = round(DISK_INLINE_SLOW_S * 1e6)
+_FLUSH_SLOW_US: Final = round(LANE_FLUSH_SLOW_S * 1e6)
 
 
 class Lane:
@@ -43,7 +51,6 @@ class Lane:
         self._link_stream: LaneStream
         self._sessions: list[ClientSession] = []
         self._streams: list[LaneStream] = []
-        self._log_count = 0
         self._ended = trio.Event()
         self.deadline: float | None = None
         """When the node must look up from this lane at the latest."""
@@ -131,7 +138,6 @@ class Lane:
             groups.append(LaneGroup(lent.serial, lent.epoch, places[lent.session], lent.batch, lent.busy, 0))
         streams = [session.lane_enter() for session in fit]
         self._sessions, self._streams, self._link_stream = fit, [stream for stream, _out in streams], door.stream
-        self._log_count = terms.log.count
         lane = self._for_clients
         lane.begin(
             disk_fd=place[0],
@@ -143,7 +149,10 @@ class Lane:
             meta=door.stream,
             clients=streams,
         )
-        lane.begin_writes(terms.log, terms.room, terms.epoch, terms.next_serial, terms.next_seq, groups)
+        lane.begin_writes(
+            terms.log, terms.room, terms.epoch, terms.epoch_sent, terms.next_serial, terms.next_seq, groups,
+            _flush(disk, allowed=terms.may_flush),
+        )  # fmt: skip
         self._engage(volume, disk, for_peer=False)
         service.link.send(Socket.DATA, terms.barriers)
         service.link.flush()
@@ -162,14 +171,20 @@ class Lane:
             session.lane_leave(stream)
         service.link.lane_leave(Socket.META, self._link_stream, packets=0)
         service.link.send(Socket.DATA, spilled)
-        self._disk.lane_ended(lane.written_bytes, lane.read_bytes, slow=reason == native.LANE_DISK and not lane.error)
+        flushed = lane.flushed
+        self._disk.lane_flushed(flushed)
+        slow = reason == native.LANE_DISK and not lane.error and not flushed.errno
+        self._disk.lane_ended(lane.written_bytes, lane.read_bytes, slow=slow)
         for group in groups:
             sessions[group.client].take_back(group.batch, group.busy)
         service.feed(
             LaneEnded(
                 volume.vnr,
                 lane.next_serial,
-                lane.log_count - self._log_count,
+                lane.sent_count,
+                lane.epoch,
+                lane.log_count,
+                lane.barrier_sent,
                 lane.written_bytes,
                 lane.read_bytes,
                 lane.take_touched(),
@@ -199,6 +214,7 @@ class Lane:
         if door is None:
             return False
         self._link_stream = door.stream
+        epoch_count, may_flush = service.node.peer_writes.lane_epoch(volume)
         self._for_peer.begin(
             disk_fd=place[0],
             base_bytes=place[1],
@@ -207,6 +223,8 @@ class Lane:
             next_seq=volume.peer.next_seq,
             data=door.stream,
             meta_fd=door.other_fd,
+            epoch_count=epoch_count,
+            flush=_flush(disk, allowed=may_flush),
         )
         self._engage(volume, disk, for_peer=True)
         return True
@@ -217,6 +235,15 @@ class Lane:
         service.link.lane_leave(Socket.DATA, self._link_stream, packets=lane.packets)
         if unsent:
             service.link.send(Socket.META, [unsent])
-        self._disk.lane_ended(lane.written_bytes, 0, slow=reason == native.LANE_DISK and not lane.error)
-        service.feed(PeerLaneEnded(volume.vnr, lane.packets, lane.written_bytes))
+        flushed = lane.flushed
+        self._disk.lane_flushed(flushed)
+        slow = reason == native.LANE_DISK and not lane.error and not flushed.errno
+        self._disk.lane_ended(lane.written_bytes, 0, slow=slow)
+        ended = PeerLaneEnded(volume.vnr, lane.packets, lane.written_bytes, lane.epochs > 0, lane.epoch_count)
+        service.feed(ended)
         service.link.lane_left(Socket.DATA)
+
+
+def _flush(disk: VolumeDisk, *, allowed: bool) -> LaneFlush:
+    ready, size_bytes = disk.lane_flush()
+    return LaneFlush(allowed and ready, size_bytes, _FLUSH_SLOW_US)

@@ -13,6 +13,7 @@ from pydrbd.core import effects as fx
 from pydrbd.limits import DISK_STOP_TIMEOUT_S
 from pydrbd.metadata.layout import MetaKind
 from pydrbd.metadata.opening import KnownSize, OpenedMetaData, open_meta_data
+from pydrbd.native import LaneFlushed
 from pydrbd.runtime.block_device import FileDevice
 from pydrbd.runtime.block_open import IoMode
 from pydrbd.runtime.build import DiskPlace
@@ -105,6 +106,14 @@ class VolumeDisk:
     def lane_ended(self, bytes_written: int, bytes_read: int, *, slow: bool) -> None:
         """As Disk.lane_ended."""
         self._data.lane_ended(bytes_written, bytes_read, slow=slow)
+
+    def lane_flush(self) -> tuple[bool, int]:
+        """As Disk.lane_flush."""
+        return self._data.lane_flush()
+
+    def lane_flushed(self, flushed: LaneFlushed) -> None:
+        """As Disk.lane_flushed."""
+        self._data.lane_flushed(flushed)
 
     def fail(self) -> None:
         """The disk has been given up: everything on it ends with an error."""

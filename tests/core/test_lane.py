@@ -143,3 +143,60 @@ def test_without_lanes_nothing_of_them_is_noticed() -> None:
     world, client = pair(0)
     assert write(client, 0, b"x" * BLOCK) == 0
     assert world.a.lane is None
+
+
+def flushed(world: World) -> tuple[int, int]:
+    """How many flushes the lanes of both have carried out."""
+    assert world.a.lane is not None and world.b.lane is not None
+    return world.a.lane.flushed, world.b.lane.flushed
+
+
+def settled(world: World) -> None:
+    """What was written before is confirmed: the open epoch is the only one."""
+    world.run(3.0)
+    world.settle()
+
+
+def test_a_flush_goes_by_lanes_on_both_nodes_and_ends_the_epoch() -> None:
+    """A4+: both disks have flushed when it is answered, and what it covers is marked no more if the peer is lost."""
+    world, client = with_lanes()
+    settled(world)
+    before, disks = flushed(world), [machine.disks[0] for machine in (world.a, world.b)]
+    for round_number in range(5):
+        assert write(client, round_number * BLOCK, b"f" * BLOCK) == 0
+        assert all(disk.unflushed for disk in disks)
+        assert wait(client, client.flush()) == [0]
+        assert [disk.unflushed for disk in disks] == [0, 0]
+    assert [now - then for now, then in zip(flushed(world), before, strict=True)] == [5, 5]
+    assert write(client, 9 * BLOCK, b"g" * BLOCK) == 0
+    world.link_allowed = False
+    world.cut()
+    world.run(0.1)
+    assert world.a.volume.out_of_sync_bits == 1 and not world.protocol_errors
+
+
+def test_a_flush_that_is_cut_off_in_a_lane_begins_anew() -> None:
+    """The barrier has gone out, the peer's word has not come: the core waits for it, or marks what it covers."""
+    for cut in (True, False):
+        world, client = with_lanes()
+        settled(world)
+        assert write(client, 0, b"f" * BLOCK) == 0
+        cookie = client.flush()
+        if cut:
+            world.link_allowed = False
+            world.cut()
+        else:
+            other = client.write(BLOCK, b"w" * BLOCK)  # ends the lane, which takes nothing while it waits
+            assert wait(client, other) == [0]
+        assert wait(client, cookie) == [0]
+        assert world.a.volume.out_of_sync_bits == int(cut) and not world.protocol_errors
+
+
+def test_an_extent_of_a_flushed_epoch_may_be_forgotten() -> None:
+    """An epoch without writes never ends: what was written before it must not keep the activity log full."""
+    world, client = with_lanes(al_extents=4)
+    settled(world)
+    for extent in (*range(6), *range(6)):
+        assert write(client, extent * 4 * MIB, b"h" * BLOCK) == 0
+        assert wait(client, client.flush()) == [0]
+    assert flushed(world)[0]

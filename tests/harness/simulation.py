@@ -162,6 +162,7 @@ class Simulation:
             raise SimulationFailed(self.seed, error, self.world.report()) from error
         self.stats["seeds"] += 1
         self.stats["served by lanes"] += sum(machine.lane.taken for machine in self.machines if machine.lane)
+        self.stats["flushed by lanes"] += sum(machine.lane.flushed for machine in self.machines if machine.lane)
         self.stats["virtual_ms"] += int(self.world.now * 1000)
         for code in self.cluster.said if self.cluster is not None else ():
             self.stats[f"verdict {code}"] += 1

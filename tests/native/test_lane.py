@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pydrbd import native
-from pydrbd.native import Batch, ClientLane, LaneGroup, LaneLog, LaneStream, PeerLane, new_records
+from pydrbd.native import Batch, ClientLane, LaneFlush, LaneGroup, LaneLog, LaneStream, PeerLane, new_records
 from pydrbd.reference import Record, drbd_split
 from pydrbd.reference.lane import lane_passing, peer_lane_passing
 from pydrbd.units import EXTENT_SIZE_BYTES, MIB
 
 READ, WRITE, DISC, FLUSH = 0, 1, 2, 3
-P_DATA, P_BARRIER, P_PING, P_WRITE_ACK = 0, 3, 0x13, 0x16
+P_DATA, P_BARRIER, P_PING, P_WRITE_ACK, P_BARRIER_ACK = 0, 3, 0x13, 0x16, 0x1C
 SEND_WRITE_ACK = 256
 DISK_BYTES = 12 * MIB
 HOT = (0, 1)
 LENGTH_MAX = MIB
 NO_SPEED_LIMIT_US = 10**9
+NO_FLUSH, MAY_FLUSH = LaneFlush(False, 0, NO_SPEED_LIMIT_US), LaneFlush(True, 0, NO_SPEED_LIMIT_US)
 SLICE_US, IDLE_US = 1000, 0
 """One look at the sockets is always had; what a test has sent is there by then."""
 
@@ -127,12 +128,12 @@ class ClientRig(Rig):
         self.lane = ClientLane(NO_SPEED_LIMIT_US)
         self.hot = bytearray(sum(1 << extent for extent in HOT).to_bytes(2, "little"))
 
-    def begin(self, groups=(), *, next_serial=1, room=2048):
+    def begin(self, groups=(), *, next_serial=1, room=2048, epoch_sent=0, flush=NO_FLUSH):
         self.lane.begin(
             disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, hot=self.hot,
             data_fd=self.data.fileno(), meta=self.acks, clients=list(zip(self.streams, self.outs, strict=True)),
         )  # fmt: skip
-        self.lane.begin_writes(self.log, room, epoch=7, next_serial=next_serial, next_seq=1, groups=groups)
+        self.lane.begin_writes(self.log, room, 7, epoch_sent, next_serial, 1, groups, flush)
         return self
 
     def run(self):
@@ -172,8 +173,105 @@ def test_a_write_is_on_both_sides_and_answered_when_the_peer_has_it():
         assert rig.lane.groups() == [] and rig.lane.take_touched() == [0] and rig.lane.next_serial == 2
 
 
+def barrier(number, urgent=1):
+    return packet(P_BARRIER, struct.pack(">II", number, urgent))
+
+
+def barrier_ack(number, count):
+    return packet(P_BARRIER_ACK, struct.pack(">II", number, count))
+
+
+def test_a_flush_is_answered_when_both_disks_have_flushed():
+    """The peer's barrier acknowledgement covers all of the epoch, and the next one begins; nobody is read meanwhile."""
+    with ClientRig(2).begin(epoch_sent=3, flush=MAY_FLUSH) as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(512), cookie=1))
+        rig.run()
+        rig.peer_meta.send(ack(0, 512, 64))
+        rig.run()
+        drained(rig.peer_data)
+        rig.clients[0].send(request(FLUSH, 0, cookie=2) + request(WRITE, 512, bytes(512), cookie=3))
+        rig.clients[1].send(request(WRITE, 1024, bytes(512), cookie=4))
+        assert rig.lane.run(1000, 1000) == native.LANE_SLICE
+        assert rig.lane.flushed.count == 1 and rig.lane.barrier_sent
+        assert drained(rig.peer_data) == barrier(7) and drained(rig.clients[0]) == reply(1)
+        rig.peer_meta.send(barrier_ack(7, 4))
+        assert rig.run() == native.LANE_SLICE  # the writes that came behind it are under way
+        assert drained(rig.clients[0]) == reply(2)
+        sent = drained(rig.peer_data)
+        assert sent == p_data(512, bytes(512), block_id=2 << 6, seq=2) + p_data(
+            1024, bytes(512), block_id=3 << 6, seq=3
+        )
+        rig.end()
+        lane = rig.lane
+        assert (lane.epoch, lane.log_count, lane.sent_count, lane.barrier_sent) == (8, 2, 3, False)
+        assert [group.epoch for group in lane.groups()] == [8, 8]
+        assert [b.records[i].offset for b in rig.log.batches() for i in range(b.count)] == [512, 1024]
+
+
+def test_a_flush_with_nothing_to_confirm_is_our_own_alone():
+    """No barrier for an epoch without writes."""
+    with ClientRig().begin(flush=MAY_FLUSH) as rig:
+        rig.clients[0].send(request(FLUSH, 0, cookie=2) * 2)
+        rig.run()
+        assert drained(rig.clients[0]) == reply(2) * 2 and drained(rig.peer_data) == b""
+        rig.end()
+        assert (rig.lane.epoch, rig.lane.flushed.count) == (7, 2)
+
+
+@pytest.mark.parametrize("answer", [barrier_ack(6, 1), barrier_ack(7, 2), packet(P_PING, b"")])
+def test_a_flush_that_is_not_answered_in_the_lane_is_left_with_its_barrier_sent(answer):
+    """Python begins it anew, and knows that the epoch has ended."""
+    with ClientRig().begin(epoch_sent=1, flush=MAY_FLUSH) as rig:
+        rig.clients[0].send(request(FLUSH, 0, cookie=2))
+        assert rig.run() == native.LANE_SLICE
+        rig.peer_meta.send(answer)
+        assert rig.run() == native.LANE_FOREIGN
+        rig.end()
+        (stream,) = rig.streams
+        assert bytes(stream.memory[stream.start : stream.end]) == request(FLUSH, 0, cookie=2)
+        assert drained(rig.peer_data) == barrier(7) and rig.lane.barrier_sent and rig.lane.epoch == 7
+        assert bytes(rig.acks.memory[rig.acks.start : rig.acks.end]) == answer and drained(rig.clients[0]) == b""
+
+
+def test_a_flush_behind_writes_under_way_is_for_python():
+    """So is one with flags."""
+    for stream in (request(WRITE, 0, bytes(512)) + request(FLUSH, 0), request(FLUSH, 0, flags=1)):
+        with ClientRig().begin(flush=MAY_FLUSH) as rig:
+            rig.clients[0].send(stream)
+            assert rig.run() == native.LANE_FOREIGN
+            rig.end()
+            assert rig.lane.flushed.count == 0 and not rig.lane.barrier_sent
+
+
+def test_a_peer_that_takes_its_time_over_a_flush_ends_the_lane():
+    """Others are waiting."""
+    with ClientRig().begin(epoch_sent=1, flush=LaneFlush(True, 0, 1)) as rig:
+        rig.clients[0].send(request(FLUSH, 0, cookie=2))
+        assert rig.run() == native.LANE_IDLE
+        rig.end()
+        assert rig.lane.flushed.was_slow and rig.lane.barrier_sent
+
+
+def test_a_disk_that_was_cut_off_fails_the_flush():
+    """What was written behind its end is gone: nobody is told that it is durable, here or there."""
+    flush = LaneFlush(True, DISK_BYTES, NO_SPEED_LIMIT_US)
+    with ClientRig() as rig, PeerRig() as other:
+        for disk in (rig.disk, other.disk):
+            os.truncate(disk, DISK_BYTES - 512)
+        rig.begin(epoch_sent=1, flush=flush)
+        rig.clients[0].send(request(FLUSH, 0, cookie=2))
+        assert rig.run() == native.LANE_DISK and rig.lane.flushed.errno == errno.EIO
+        rig.end()
+        assert drained(rig.clients[0]) == b""
+        other.peer_data.send(p_data(0, bytes(512)) + barrier(1))
+        other.begin(flush=flush)
+        assert other.run() == native.LANE_DISK and other.lane.flushed.errno == errno.EIO
+        other.lane.end()
+        assert other.left() == barrier(1) and drained(other.peer_meta) == ack(0, 512, 64)
+
+
 def test_what_is_not_for_a_lane_stays_in_its_buffer():
-    """A FLUSH ends the lane: what came before it is done, and it is still there, whole."""
+    """A FLUSH that it may not carry out ends the lane: what came before it is done, and it is still there, whole."""
     with ClientRig().begin() as rig:
         rig.clients[0].send(request(WRITE, 0, bytes(512)) + request(FLUSH, 0, cookie=2) + request(READ, 0, 512))
         assert rig.run() == native.LANE_FOREIGN
@@ -416,10 +514,10 @@ class PeerRig(Rig):
         self.stream = LaneStream(self.data.fileno(), bytearray(MIB), 0, 0)
         self.lane = PeerLane(NO_SPEED_LIMIT_US, SEND_WRITE_ACK)
 
-    def begin(self):
+    def begin(self, *, epoch_count=0, flush=NO_FLUSH):
         self.lane.begin(
             disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, next_seq=1,
-            data=self.stream, meta_fd=self.meta.fileno(),
+            data=self.stream, meta_fd=self.meta.fileno(), epoch_count=epoch_count, flush=flush,
         )  # fmt: skip
         return self
 
@@ -475,6 +573,28 @@ def test_a_peers_lane_passes_what_its_twin_passes(drawn, chance):
         assert rig.contents(0, DISK_BYTES) == image
         rest = rig.left() + drained(rig.data)
         assert rest == stream[len(stream) - len(rest) :]
+
+
+def test_a_barrier_that_somebody_waits_for_is_flushed_and_confirmed():
+    """With all the writes of its epoch, also those from before the lane; the next epoch counts anew."""
+    with PeerRig().begin(epoch_count=2, flush=MAY_FLUSH) as rig:
+        rig.peer_data.send(p_data(0, b"a" * 512) + barrier(7) + p_data(512, b"b" * 512))
+        rig.run()
+        assert drained(rig.peer_meta) == ack(0, 512, 64) + barrier_ack(7, 3) + ack(512, 512, 64, seq=2)
+        rig.peer_data.send(barrier(8) + barrier(9))
+        assert rig.run() == native.LANE_FOREIGN  # there is nothing to be confirmed by the last one
+        rig.lane.end()
+        assert drained(rig.peer_meta) == barrier_ack(8, 1) and rig.left() == barrier(9)
+        assert (rig.lane.epochs, rig.lane.epoch_count, rig.lane.flushed.count) == (2, 0, 2)
+
+
+def test_a_barrier_without_hurry_is_left_for_python():
+    """One flush will do for many of them."""
+    with PeerRig().begin(flush=MAY_FLUSH) as rig:
+        rig.peer_data.send(p_data(0, b"a" * 512) + barrier(7, urgent=0))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.lane.end()
+        assert rig.left() == barrier(7, urgent=0) and rig.lane.epoch_count == 1
 
 
 def test_a_barrier_is_left_for_python():

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from errno import EIO, ENOSPC
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pydrbd.errors import InternalError
+from pydrbd.limits import DISK_INLINE_PAUSE_S
+from pydrbd.native import LaneFlushed
 from pydrbd.runtime import disk as disk_module
-from pydrbd.runtime.block_device import BlockDevice
+from pydrbd.runtime.block_device import BlockDevice, DiskIOError, FileDevice
 from pydrbd.runtime.disk import Disk, split_mask
 from pydrbd.runtime.disk_faults import Fault, FaultyDevice
 from pydrbd.runtime.disk_ops import (
@@ -401,3 +404,25 @@ def test_a_mask_is_split_evenly(mask: int, part_count: int) -> None:
     counts = [part.bit_count() for part in parts]
     assert max(counts) - min(counts) <= 1
     assert all(one < (other & -other) for one, other in pairwise(parts))
+
+
+async def test_a_lane_flushes_only_a_disk_that_is_quick_and_has_never_failed(tmp_path: Path) -> None:
+    """After a slow one not for a while, after a failed one never again, nor does anybody else's flush succeed."""
+    now = 0.0
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(SIZE_BYTES))
+    device = FileDevice(str(path), "buffered")
+    disk = Disk(device, clock=lambda: now)
+    try:
+        assert disk.lane_flush() == (True, SIZE_BYTES)
+        disk.lane_flushed(LaneFlushed(1, True, 0))
+        assert not disk.lane_flush()[0]
+        now = DISK_INLINE_PAUSE_S
+        assert disk.lane_flush()[0]
+        disk.lane_flushed(LaneFlushed(1, False, 5))
+        now = 1e9
+        assert not disk.lane_flush()[0] and disk.statistics().flushes == 2
+        with pytest.raises(DiskIOError):
+            device.flush()
+    finally:
+        await disk.stop(TIMEOUT_S)

@@ -1,0 +1,133 @@
+"""What the lanes are given and give back: sockets with their memory, the epoch's log, writes under way, flushes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydrbd._native import ffi
+from pydrbd.limits import BATCH_RECORDS_MAX
+from pydrbd.native.batch import Batch, WritableBuffer, new, new_records, writable
+
+__all__ = [
+    "NO_DATA",
+    "RECORD_BYTES",
+    "LaneFlush",
+    "LaneFlushed",
+    "LaneGroup",
+    "LaneLog",
+    "LaneStream",
+    "copied",
+    "let_go",
+]
+
+NO_DATA = bytearray(1)
+RECORD_BYTES: Final[int] = ffi.sizeof("struct pydrbd_record")
+
+
+@dataclass(slots=True, eq=False)
+class LaneStream:
+    """A socket, and `memory[start:end]` that was read from it and is not used up; a lane moves start and end."""
+
+    fd: int
+    memory: WritableBuffer
+    start: int
+    end: int
+    wakeups: int = 0
+    received_bytes: int = 0
+    need_bytes: int = 0
+    batches: int = 0
+    requests: int = 0
+    structured: bool = False
+    """An NBD client that wants structured replies."""
+    unsent: bytes = b""
+    """What a lane had to say on the socket, and it did not take."""
+
+    def lay_down(self, c: Any, views: list[Any]) -> None:
+        """Let C work on it."""
+        view = memoryview(self.memory)
+        views.append(view)
+        c.buffer, c.size = writable(view), len(view)
+        c.start, c.end, c.fd = self.start, self.end, self.fd
+        c.wakeups = c.received = c.stuck = 0
+
+    def take_up(self, c: Any) -> None:
+        """See what C has done."""
+        self.start, self.end = c.start, c.end
+        self.wakeups, self.received_bytes = c.wakeups, c.received
+        c.buffer = ffi.NULL
+
+
+class LaneLog:
+    """The writes that lanes have made in one epoch: `count` records of at most `room`."""
+
+    __slots__ = ("count", "records", "room")
+
+    def __init__(self, room: int) -> None:
+        self.records = new("struct pydrbd_record[]", room)
+        self.room = room
+        self.count = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """All of them, as batches without payload."""
+        for first in range(0, self.count, BATCH_RECORDS_MAX):
+            count = min(BATCH_RECORDS_MAX, self.count - first)
+            yield Batch(NO_DATA, copied(self.records + first, count), count)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneGroup:
+    """Writes of one client, named by its place among the lane's clients, that have not been acknowledged (`busy`).
+
+    `failed`: the local disk does not have these. The batch has no payload.
+    """
+
+    serial: int
+    epoch: int
+    client: int
+    batch: Batch
+    busy: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFlush:
+    """What a lane may do about flushes. `size_bytes`: what the disk's file must have; 0: that is not looked at."""
+
+    allowed: bool
+    size_bytes: int
+    slow_us: int
+
+    def lay_down(self, c: Any) -> None:
+        c.allowed, c.size_min, c.slow_us = self.allowed, self.size_bytes, self.slow_us
+        c.count = c.was_slow = c.error = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFlushed:
+    """What has come of it: how many flushes, whether one was slow, and the errno of one that failed (or 0)."""
+
+    count: int
+    was_slow: bool
+    errno: int
+
+    @classmethod
+    def take_up(cls, c: Any) -> LaneFlushed:
+        return cls(c.count, bool(c.was_slow), c.error)
+
+
+def copied(records: Any, count: int) -> Any:
+    copy = new_records(count)
+    ffi.memmove(copy, records, count * RECORD_BYTES)
+    return copy
+
+
+def let_go(views: list[Any]) -> None:
+    """C has no pointers into this memory any more: it may move and be used again."""
+    for view in views:
+        if isinstance(view, memoryview):
+            view.release()
+        else:
+            ffi.release(view)
+    views.clear()
