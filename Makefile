@@ -77,9 +77,10 @@ lab: $(VENV)/run.stamp ## two real kernels with DRBD, as processes of this machi
 	@tools/setup packages lab
 	@$(PY) -m tests.lab
 
-man: $(VENV)/man.stamp ## the manual pages, in build/man
+man: $(VENV)/man.stamp ## the manual pages, in build/man, and the completion for bash
 	@rm -rf build/man
 	@$(PY) tools/manpages.py build/man
+	@$(PY) tools/completion.py build/pydrbd.bash
 
 install: man ## the commands, agents, units and manual pages, below DESTDIR and PREFIX (/usr/local)
 	@$(PLACES) tools/install install

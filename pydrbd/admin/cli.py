@@ -145,6 +145,10 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             detail = Detail.FULL if arguments.full else figures
             form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
             return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
+        case "sh-nop" | "sh-resources" | "sh-mod-parms" | "dump-xml":
+            from pydrbd.admin import verbs_script
+
+            return verbs_script.of_all(context, verb, arguments.names)
         case "proc-drbd" | "dump":
             from pydrbd.admin import verbs_show
 
@@ -182,19 +186,27 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         if verb == "up":
             return lambda target: verbs_process.up(context, target.resource)
         return lambda target: verbs_process.down(context, target.resource, force=arguments.force)
+    if verb.startswith("sh-") or verb == "show":
+        from pydrbd.admin import verbs_script
+
+        return verbs_script.of_each(context, verb, defaults=verb == "show" and arguments.show_defaults)
+    if verb in ("net-options", "disk-options", "resource-options"):
+        from pydrbd.admin import verbs_options
+
+        return lambda target: verbs_options.set_options(context, target, verb, vars(arguments))
     if verb in ("role", "cstate", "dstate"):
         from pydrbd.admin import verbs_show
 
         show = {"role": verbs_show.role, "cstate": verbs_show.cstate, "dstate": verbs_show.dstate}[verb]
         return lambda target: show(context, target)
-    if verb in ("wait-connect", "wait-sync"):
+    if verb in ("wait-connect", "wait-con-int", "wait-sync"):
         return _waiting(context, verb, arguments)
     if verb == "verify":
         from pydrbd.admin import verbs_verify
 
         places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
         return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
-    if verb in ("create-md", "dump-md", "apply-al", "get-gi", "show-gi"):
+    if verb in ("create-md", "dump-md", "apply-al", "wipe-md", "get-gi", "show-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
     from pydrbd.admin.command_table import COMMANDS
@@ -210,15 +222,15 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
 
 def _waiting(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
     from pydrbd.admin import verbs_wait
+    from pydrbd.config.sections import StartupOptions
 
-    def timeout_s(target: Target) -> float:
-        if arguments.timeout_s is not None:
-            return float(arguments.timeout_s)
-        return float(context.config.resource(target.resource).startup.wfc_timeout_s) if context.has_config else 0.0
+    def patience(target: Target) -> verbs_wait.Patience:
+        startup = context.config.resource(target.resource).startup if context.has_config else StartupOptions()
+        return verbs_wait.Patience.of(startup, arguments)
 
-    if verb == "wait-connect":
-        return lambda target: verbs_wait.wait_connect(context, target.resource, timeout_s(target))
-    return lambda target: verbs_wait.wait_sync(context, target.resource, timeout_s(target), quiet=arguments.quiet)
+    if verb == "wait-sync":
+        return lambda target: verbs_wait.wait_sync(context, target.resource, patience(target), quiet=arguments.quiet)
+    return lambda target: verbs_wait.wait_connect(context, target.resource, patience(target))
 
 
 def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
@@ -230,6 +242,8 @@ def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable
 
     if verb == "dump-md":
         return lambda target: verbs_metadata.dump_meta_data(context, target, force=arguments.force)
+    if verb == "wipe-md":
+        return lambda target: verbs_metadata.wipe_md(context, target, force=arguments.force)
     if verb == "apply-al":
         return lambda target: verbs_metadata.apply_al(context, target)
     return lambda target: verbs_metadata.create_md(

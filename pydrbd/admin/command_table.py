@@ -27,7 +27,7 @@ class Command:
     @property
     def changes(self) -> bool:
         """Whether it changes something: --dry-run then only says so."""
-        return not self.reads and self.group in ("process", "state", "meta-data")
+        return not self.reads and self.group in ("process", "state", "meta-data", "run-time")
 
 
 def _force(words: str) -> _Adder:
@@ -46,8 +46,15 @@ def _timeout(parser: argparse.ArgumentParser) -> None:
         dest="timeout_s",
         type=_seconds,
         metavar="SECONDS",
-        help="give up after this long; 0 is never (default: wfc-timeout of the configuration)",
+        help="give up after this long; 0 is never (default: as section startup of the configuration says)",
     )
+    for name, words in (
+        ("degr-wfc-timeout", "if this node was a Primary that was alone when it was last in use"),
+        ("outdated-wfc-timeout", "if the peer's disk is outdated"),
+    ):
+        attribute = name.replace("-", "_") + "_s"
+        parser.add_argument(f"--{name}", dest=attribute, type=_seconds, metavar="SECONDS", help=f"the same, {words}")
+    _flag(parser, "--wait-after-sb", "also while it is StandAlone, as after a split brain")
 
 
 def _wait_sync(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +112,21 @@ def _adjust(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--skip-disk", "attach nothing")
     _flag(parser, "--skip-net", "connect nothing")
     _flag(parser, "--discard-my-data", "if it connects: after a split brain, give up what was written here alone")
+
+
+def _options_of(section: str) -> _Adder:
+    def add(parser: argparse.ArgumentParser) -> None:
+        from pydrbd.config.options import SECTIONS
+
+        for option in SECTIONS[section].values():
+            words = "it has no effect in pydrbd" if not option.effective else f"see section {section} of pydrbd.conf(5)"
+            parser.add_argument(f"--{option.name}", dest=option.name, metavar="VALUE", help=words)
+
+    return add
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--show-defaults", "also what is as by default")
 
 
 def _connect(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +208,15 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "resume-sync": Command("go on with it", "some"),
     "new-current-uuid": Command("begin a new generation of the data by hand", "volumes", _new_current_uuid),
     "resize": Command("grow it to what its disks have grown to", "volumes", _resize),
+    "net-options": Command(
+        "other options of the connection, until the next adjust", "some", _options_of("net"), "run-time"
+    ),
+    "disk-options": Command(
+        "other options of the disk, until the next adjust", "volumes", _options_of("disk"), "run-time"
+    ),
+    "resource-options": Command(
+        "other options of the resource, until the next adjust", "some", _options_of("options"), "run-time"
+    ),
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
@@ -193,15 +224,32 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),
     "dstate": Command("the disks, as in UpToDate/UpToDate", "volumes", group="show"),
     "wait-connect": Command("wait for the peer", "some", _timeout, "show"),
+    "wait-con-int": Command("the same, of all resources, as at the start of a machine", "any", _timeout, "show"),
     "wait-sync": Command("wait until both copies are the same", "some", _wait_sync, "show"),
+    "show": Command("what a running resource was configured with", "some", _show, "show"),
+    "dump-xml": Command("the same as dump, as drbdadm's XML", "any", group="show"),
     "dump": Command("the configuration as it is understood", "any", group="show"),
     "create-md": Command("write fresh meta-data to a disk", "volumes", _create_md, "meta-data"),
     "dump-md": Command(
         "print the meta-data as text", "volumes", _force("although its log is unapplied"), "meta-data", reads=True
     ),
+    "wipe-md": Command("remove the meta-data from a disk", "volumes", _force("yes, do it (needed)"), "meta-data"),
     "apply-al": Command("apply the activity log after a crash (attach does it too)", "volumes", group="meta-data"),
     "get-gi": Command("the generation identifiers", "volumes", group="meta-data", reads=True),
     "show-gi": Command("the same, explained", "volumes", group="meta-data", reads=True),
+    "sh-nop": Command("nothing: is the configuration good?", "any", group="scripts"),
+    "sh-resources": Command("the names of all resources of this node", "any", group="scripts"),
+    "sh-resource": Command("the name", "some", group="scripts"),
+    "sh-mod-parms": Command("parameters for the kernel's module", "any", group="scripts"),
+    "sh-dev": Command("the name of the device node, were it the kernel's", "volumes", group="scripts"),
+    "sh-udev": Command("what udev's rules ask for", "volumes", group="scripts"),
+    "sh-minor": Command("the minor number", "volumes", group="scripts"),
+    "sh-ll-dev": Command("the disk", "volumes", group="scripts"),
+    "sh-md-dev": Command("where its meta-data is", "volumes", group="scripts"),
+    "sh-md-idx": Command("the index of its meta-data", "volumes", group="scripts"),
+    "sh-ip": Command("this node's address", "some", group="scripts"),
+    "sh-lr-of": Command("the resource below a stacked one", "some", group="scripts"),
+    "sh-b-pri": Command("promote it if become-primary-on says so", "some", group="scripts"),
 }
 """Every verb, in the order of the help."""
 
@@ -210,6 +258,8 @@ GROUPS: Final = (
     ("state", "Changes of state"),
     ("show", "Looking and waiting"),
     ("meta-data", "Meta-data on disk"),
+    ("run-time", "Options of what is running"),
+    ("scripts", "For scripts (minor-N names a volume, too)"),
 )
 NAMES: Final = {
     "none": "",

@@ -79,15 +79,31 @@ class Context:
         With `volumes`, RES/VNR names one volume. Raises UsageError, ConfigError.
         """
         if not words or words == ["all"]:
-            mine = [Target(resource.name) for resource in self.config if self._is_mine(resource)]
+            mine = [Target(resource.name) for resource in self.config if self.is_mine(resource)]
             if not mine:
                 raise ConfigError(f"no resource in {self.config.file} is of this node, '{self.node}': --node names it")
             return mine
         if "all" in words:
             raise UsageError("'all' stands alone: it means every resource of the configuration")
-        return [_parse_target(word, volumes) for word in words]
+        return [self._target_of_minor(word, volumes) or _parse_target(word, volumes) for word in words]
 
-    def _is_mine(self, resource: Resource) -> bool:
+    def _target_of_minor(self, word: str, volumes: bool) -> Target | None:
+        """`minor-N`, as udev's rules and the kernel's helpers name a volume; None if it is no such word."""
+        number = word.removeprefix("minor-")
+        if number == word or not (number.isascii() and number.isdigit() and len(number) <= 7) or not self.has_config:
+            return None
+        if any(resource.name == word for resource in self.config):
+            return None
+        for resource in self.config:
+            for host in resource.hosts:
+                if host.answers_to(self.node):
+                    found = (vnr for vnr, volume in host.volumes.items() if volume.minor == int(number))
+                    for vnr in found:
+                        return Target(resource.name, vnr if volumes else None)
+        raise ConfigError(f"no volume of this node, '{self.node}', has the minor {number}")
+
+    def is_mine(self, resource: Resource) -> bool:
+        """Whether this node is one of its hosts."""
         return any(host.answers_to(self.node) for host in resource.hosts)
 
     def client(self, resource: str) -> ControlClient:

@@ -12,7 +12,7 @@ from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.verbs_state import request
 
-__all__ = ["Wishes", "adjust", "changes_of", "take_over"]
+__all__ = ["Wishes", "adjust", "changes_of", "say_changes", "take_over"]
 
 _HINTS: Final[Mapping[str, str]] = {
     "connect": "when the nodes meet next: pydrbd disconnect {0}, pydrbd connect {0}",
@@ -79,10 +79,15 @@ def take_over(context: Context, client: ControlClient, *, dry_run: bool = False)
         raise CommandFailed(
             f"{client.resource}: {words}: {_HINTS['restart'].format(client.resource)}; nothing was changed"
         )
+    say_changes(client.resource, changes, dry_run=dry_run)
+
+
+def say_changes(resource: str, changes: list[dict[str, Any]], *, dry_run: bool) -> None:
+    """What takes effect now on stdout; what waits, and for what, on stderr."""
     for change in changes:
         hint = _HINTS.get(change["when"])
-        late = f" ({hint.format(client.resource)})" if hint else ""
+        late = f" ({hint.format(resource)})" if hint else ""
         if hint and not dry_run:
-            complain(f"{client.resource}: {change['text']}{late}")
+            complain(f"{resource}: {change['text']}{late}")
         else:
-            say(f"{client.resource}: {change['text']}{late}")
+            say(f"{resource}: {change['text']}{late}")

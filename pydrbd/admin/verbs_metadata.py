@@ -10,14 +10,14 @@ from pydrbd.admin.context import Context, Target
 from pydrbd.admin.exit_codes import WorseThanOutdated
 from pydrbd.admin.meta_disk import MetaDisk, open_meta_disk, places_of, refuse_if_attached
 from pydrbd.admin.output import complain, say
-from pydrbd.errors import MetaDataError
-from pydrbd.metadata.create import conflicts, detect, plan_create
+from pydrbd.errors import MetaDataError, UsageError
+from pydrbd.metadata.create import conflicts, detect, plan_create, plan_wipe
 from pydrbd.metadata.dump import bitmap_dump_bytes, dump_md
 from pydrbd.metadata.layout import Layout, MetaKind
 from pydrbd.metadata.opening import open_meta_data
 from pydrbd.units import BIT_SIZE_BYTES, KIB, ceil_div
 
-__all__ = ["apply_al", "create_md", "dump_meta_data", "outdate"]
+__all__ = ["apply_al", "create_md", "dump_meta_data", "outdate", "wipe_md"]
 
 
 def create_md(context: Context, target: Target, *, force: bool, al_stripes: int, al_stripe_size_kib: int) -> int:
@@ -102,6 +102,19 @@ def outdate(context: Context, target: Target) -> int:
                     raise WorseThanOutdated(f"{disk.name}: {error}") from None
                 if not dry_run:
                     disk.write([(layout.superblock_offset_bytes, outdated.encode())])
+    return 0
+
+
+def wipe_md(context: Context, target: Target, *, force: bool) -> int:
+    """Make the meta-data of a disk that nobody has vanish: what it knew of the data is gone. Raises UsageError."""
+    if not force:
+        raise UsageError(f"{target}: after this nobody knows any more what the data is worth: wipe-md --force does it")
+    for volume, place in places_of(context, target):
+        refuse_if_attached(context, volume)
+        with open_meta_disk(volume, place, read_only=False) as disk:
+            _superblock, layout = disk.superblock()
+            disk.write(plan_wipe(layout))
+        say(f"{volume}: DRBD meta data block successfully wiped out ({place.md_path}).")
     return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
@@ -13,7 +14,12 @@ from pydrbd.admin.progress import Progress
 from pydrbd.errors import StateRefused
 from pydrbd.units import BIT_SIZE_BYTES
 
-__all__ = ["wait_connect", "wait_sync"]
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from pydrbd.config.sections import StartupOptions
+
+__all__ = ["Patience", "wait_connect", "wait_sync"]
 
 _SLICE_S: Final = 0.25
 """How long the process is asked to wait at a time; in between we look at its state."""
@@ -22,14 +28,52 @@ _STANDALONE_GRACE_S: Final = 1.0
 """A process that just starts is StandAlone for a moment."""
 
 
-def wait_connect(context: Context, resource: str, timeout_s: float) -> int:
-    """Wait until every volume is connected; 0 waits for ever. Raises WaitTimedOut, StandAloneError."""
-    return _wait(context, resource, "wait-connect", timeout_s, None)
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds; 0 is for ever. As DRBD's `startup` section: not longer for a worse case.
+
+    `degraded_s`: after this node was a Primary that was alone. `outdated_s`: while the peer's disk is outdated.
+    `after_split_brain`: also while it is StandAlone.
+    """
+
+    usual_s: float = 0.0
+    degraded_s: float = 0.0
+    outdated_s: float = 0.0
+    after_split_brain: bool = False
+
+    @classmethod
+    def of(cls, startup: StartupOptions, given: Namespace) -> Patience:
+        """What the command line says; else, unless it has a time for every case, the configuration."""
+        if given.timeout_s is not None:
+            startup = replace(startup, wfc_timeout_s=0, degr_wfc_timeout_s=0, outdated_wfc_timeout_s=0)
+        times = (
+            (given.timeout_s, startup.wfc_timeout_s),
+            (given.degr_wfc_timeout_s, startup.degr_wfc_timeout_s),
+            (given.outdated_wfc_timeout_s, startup.outdated_wfc_timeout_s),
+        )
+        usual_s, degraded_s, outdated_s = (wanted if said is None else said for said, wanted in times)
+        return cls(usual_s, degraded_s, outdated_s, given.wait_after_sb or startup.wait_after_sb)
+
+    def timeout_s(self, data: dict[str, Any]) -> float:
+        """The one that counts for a resource."""
+        degraded_s = _shorter(self.degraded_s, self.usual_s)
+        if any(volume["peer_disk"] == "Outdated" for volume in data["volumes"]):
+            return _shorter(self.outdated_s, degraded_s)
+        return degraded_s if any(volume["degraded"] for volume in data["volumes"]) else self.usual_s
 
 
-def wait_sync(context: Context, resource: str, timeout_s: float, *, quiet: bool = False) -> int:
+def _shorter(wanted_s: float, limit_s: float) -> float:
+    return min(wanted_s or limit_s, limit_s) if limit_s else wanted_s
+
+
+def wait_connect(context: Context, resource: str, patience: Patience) -> int:
+    """Wait until every volume is connected. Raises WaitTimedOut, StandAloneError."""
+    return _wait(context, resource, "wait-connect", patience, None)
+
+
+def wait_sync(context: Context, resource: str, patience: Patience, *, quiet: bool = False) -> int:
     """Wait until every volume is connected and no resync runs, and show how far it is."""
-    return _wait(context, resource, "wait-sync", timeout_s, None if quiet else _Bar(resource))
+    return _wait(context, resource, "wait-sync", patience, None if quiet else _Bar(resource))
 
 
 class _Bar:
@@ -67,13 +111,13 @@ class _Bar:
             self._progress.clear()
 
 
-def _wait(context: Context, resource: str, verb: str, timeout_s: float, bar: _Bar | None) -> int:
-    context.ask_running(resource)
+def _wait(context: Context, resource: str, verb: str, patience: Patience, bar: _Bar | None) -> int:
+    timeout_s = patience.timeout_s(context.ask_running(resource))
     client = context.client(resource)
     deadline = time.monotonic() + timeout_s if timeout_s > 0 else float("inf")
     good = False
     try:
-        _wait_in_slices(client, verb, timeout_s, deadline, bar)
+        _wait_in_slices(client, verb, timeout_s, deadline, bar, stays=patience.after_split_brain)
         good = True
     finally:
         if bar is not None:
@@ -81,7 +125,9 @@ def _wait(context: Context, resource: str, verb: str, timeout_s: float, bar: _Ba
     return 0
 
 
-def _wait_in_slices(client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: _Bar | None) -> None:
+def _wait_in_slices(
+    client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: _Bar | None, *, stays: bool
+) -> None:
     alone_since: float | None = None
     while True:
         now = time.monotonic()
@@ -94,7 +140,7 @@ def _wait_in_slices(client: ControlClient, verb: str, timeout_s: float, deadline
         data = client.status()
         if bar is not None:
             bar.show(data)
-        if data["connection"] != "StandAlone":
+        if data["connection"] != "StandAlone" or stays:
             alone_since = None
         elif alone_since is None:
             alone_since = now

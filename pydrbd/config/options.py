@@ -211,12 +211,12 @@ _RESOURCE: Final = (
 )
 
 _STARTUP: Final = (
-    _number("startup", "wfc-timeout", 0, 0, 300000, Unit.SECONDS),
-    _number("startup", "degr-wfc-timeout", 0, 0, 300000, Unit.SECONDS),
-    _number("startup", "outdated-wfc-timeout", 0, 0, 300000, Unit.SECONDS),
-    _bool("startup", "wait-after-sb", False),
+    _number("startup", "wfc-timeout", 0, 0, 300000, Unit.SECONDS, effective=True),
+    _number("startup", "degr-wfc-timeout", 0, 0, 300000, Unit.SECONDS, effective=True),
+    _number("startup", "outdated-wfc-timeout", 0, 0, 300000, Unit.SECONDS, effective=True),
+    _bool("startup", "wait-after-sb", False, effective=True),
     _flag("startup", "stacked-timeouts"),
-    Option("startup", "become-primary-on", Kind.WORDS, ()),
+    Option("startup", "become-primary-on", Kind.WORDS, (), effective=True),
 )
 
 _HANDLERS: Final = tuple(

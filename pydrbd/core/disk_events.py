@@ -53,20 +53,7 @@ class DiskEvents:
             return
         if found.full_sync:
             event.bitmap.set_all()
-        layout = event.layout
-        volume.disk = LocalDisk(
-            layout,
-            event.superblock,
-            event.bitmap,
-            ActivityLog(
-                min(volume.options.al_extents, slot_limit(layout.al_block_count)),
-                layout.al_stripes,
-                layout.al_stripe_size_4k,
-            ),
-            event.capacity_sectors,
-            found.crashed_primary,
-            planned,
-        )
+        volume.disk = self._local_disk(volume, event, planned)
         stored = event.superblock
         primary = volume.state.role == Role.Primary
         volume.uuids = uuids.set_primary_bit(
@@ -93,6 +80,23 @@ class DiskEvents:
             self._forget_full_sync(volume, volume.disk)
         self._enter(volume, DiskState.Outdated if found.peer_outdated else volume.state.pdsk)
         self._attached(volume, "")
+
+    def _local_disk(self, volume: Volume, event: DiskOpened, planned: DiskState) -> LocalDisk:
+        layout, found = event.layout, event.superblock.attach_state()
+        return LocalDisk(
+            layout,
+            event.superblock,
+            event.bitmap,
+            ActivityLog(
+                min(volume.options.al_extents, slot_limit(layout.al_block_count)),
+                layout.al_stripes,
+                layout.al_stripe_size_4k,
+            ),
+            event.capacity_sectors,
+            found.crashed_primary,
+            planned,
+            degraded=found.degraded,
+        )
 
     def _forget_full_sync(self, volume: Volume, disk: LocalDisk) -> None:
         """Every bit is set on disk: the flag that said so has done its duty, or each later attach would sync it all."""

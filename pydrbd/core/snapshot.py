@@ -4,7 +4,8 @@
     replication_protocol, peer_is_pydrbd, suspended, suspended_reasons
     ap_in_flight_sectors, rs_in_flight_sectors
     volumes [ vnr, minor, role, peer_role, cstate, disk, peer_disk, connection, replication, resync_suspended,
-              has_disk, blocked, size_sectors, clients, out_of_sync_bits, counters {sectors}, pending {requests},
+              has_disk, degraded (last used by a Primary that was alone), blocked, size_sectors, clients,
+              out_of_sync_bits, counters {sectors}, pending {requests},
               activity_log {} | null, gi | null, device_uuid | null, resync {} | null, verify {} | null ]
 
 Names of states are DRBD's. `cstate` is the kernel's word (Connected, SyncTarget, WFConnection); `connection` and
@@ -85,6 +86,7 @@ def _volume(node: Node, volume: Volume, pending: dict[str, int]) -> dict[str, An
         "replication": replication_text(state.conn),
         "resync_suspended": state.resync_suspended_text,
         "has_disk": volume.has_disk,
+        "degraded": volume.disk is not None and volume.disk.degraded,
         "blocked": volume.frozen and state.disk != DiskState.Diskless,
         "size_sectors": volume.size_sectors,
         "clients": len(volume.sessions),

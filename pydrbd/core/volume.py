@@ -62,6 +62,8 @@ class LocalDisk:
     planned: DiskState
     log_counts: bool = False
     """The activity log may cover what is not durable otherwise: this node has been Primary since it attached."""
+    degraded: bool = False
+    """It was last in use by a Primary that was alone."""
 
 
 @dataclass(slots=True)

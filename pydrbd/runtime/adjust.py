@@ -24,11 +24,12 @@ from pydrbd.core.states import ConnState
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime.build import Blueprint, blueprint
 from pydrbd.runtime.rendezvous import listen
+from pydrbd.runtime.run_time_options import overridden, parse_options
 
 if TYPE_CHECKING:
     from pydrbd.runtime.service import Service
 
-__all__ = ["Difference", "When", "adjust", "differences"]
+__all__ = ["Difference", "When", "adjust", "differences", "set_options"]
 
 
 class When(Enum):
@@ -155,6 +156,19 @@ def _when(service: Service, difference: Difference) -> When:
         When.ATTACH: any(volume.disk is not None for volume in service.node.volumes.values()),
     }
     return difference.when if waits.get(difference.when, True) else When.NOW
+
+
+async def set_options(service: Service, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to the control verb `options`: other options of one section, until the next adjust."""
+    try:
+        settings = parse_options(arguments["section"], arguments["options"])
+        new = overridden(service.plan, arguments["section"], settings, arguments.get("volume"))
+        found = differences(service.plan, new)
+        await _take_over(service, new)
+    except (PydrbdError, OSError) as error:
+        return {"code": 0, "text": str(error), "data": None}
+    changes = [{"text": one.text, "when": _when(service, one).value} for one in found]
+    return {"code": 1, "text": "", "data": {"changes": changes, "applied": True}}
 
 
 async def _take_over(service: Service, new: Blueprint) -> None:

@@ -25,7 +25,7 @@ from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
-__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place", "handler_commands"]
+__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place", "handler_commands", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,11 @@ def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Bl
     config = load_config(config_path)
     resource = config.resource(resource_name)
     me, peer = resource.pair(node_name)
-    settings = load_settings(config_path).resource(resource_name)
+    return settle(config, resource, me, peer, load_settings(config_path).resource(resource_name))
+
+
+def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: ResourceSettings) -> Blueprint:
+    """The same from what was read already. Raises ConfigError."""
     if me.address.family != peer.address.family:
         raise me.place.error(f"resource '{resource.name}': one address is {me.address.family}, the other is not")
     net = resource.net

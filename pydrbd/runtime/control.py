@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from pydrbd.config.model import Host
+from pydrbd.config.show import show_resource
 from pydrbd.core.events import Command
 from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
-from pydrbd.runtime.adjust import adjust
+from pydrbd.runtime.adjust import adjust, set_options
 from pydrbd.runtime.control_arguments import wrong_arguments
 from pydrbd.runtime.watchers import TooManyWatchers
 
@@ -186,6 +187,12 @@ class ControlServer:
             return await self._wait(verb, arguments.get("timeout_s"))
         if verb == "adjust":
             return await adjust(service, str(arguments["config"]), dry_run=bool(arguments.get("dry_run")))
+        if verb == "options":
+            return await set_options(service, arguments)
+        if verb == "show":
+            plan, defaults = service.plan, bool(arguments.get("defaults"))
+            text = show_resource(plan.resource, plan.me, plan.peer, defaults=defaults)
+            return {"code": 1, "text": "", "data": {"text": text}}
         if verb == "stop":
             service.stopping.set()
             return {"code": 1, "text": "", "data": None}

@@ -27,6 +27,10 @@ def _is_seconds(value: Any) -> bool:
     )
 
 
+def _are_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(word, str) for pair in value.items() for word in pair)
+
+
 _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "force": (_is_flag, "true or false"),
     "discard_my_data": (_is_flag, "true or false"),
@@ -39,6 +43,9 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "volume": (_is_number, "a volume's number"),
     "timeout_s": (_is_seconds, "seconds"),
     "dry_run": (_is_flag, "true or false"),
+    "defaults": (_is_flag, "true or false"),
+    "section": (lambda value: value in ("net", "disk", "options"), "net, disk or options"),
+    "options": (_are_options, "an object of strings"),
     "config": (lambda value: isinstance(value, str) and value.startswith("/"), "the absolute path of a file"),
 }
 
@@ -52,17 +59,22 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
     "new-current-uuid": frozenset({"clear_bitmap", "volume"}),
     "resize": frozenset({"size_sectors", "assume_clean", "assume_peer_has_space", "volume"}),
     "adjust": frozenset({"config", "dry_run"}),
+    "options": frozenset({"section", "options", "volume"}),
+    "show": frozenset({"defaults"}),
     "wait-connect": frozenset({"timeout_s"}),
     "wait-sync": frozenset({"timeout_s"}),
 }
 """Verbs that are not here take nothing."""
 
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {"adjust": ("config",), "options": ("section", "options")}
+
 
 def wrong_arguments(verb: str, arguments: Mapping[str, Any], volumes: Collection[int]) -> str:
     """What is wrong with a request, in words; "" if nothing is. `volumes`: the numbers that the resource has."""
     known = _NAMES.get(verb, frozenset())
-    if verb == "adjust" and "config" not in arguments:
-        return "adjust needs the argument 'config'"
+    for name in _NEEDED.get(verb, ()):
+        if name not in arguments:
+            return f"{verb} needs the argument {name!r}"
     for name, value in arguments.items():
         if name not in known:
             return f"{verb} has no argument {name!r} (but {', '.join(sorted(known)) or 'none'})"

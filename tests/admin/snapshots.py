@@ -21,6 +21,7 @@ def a_volume(vnr: int = 0, **changes: Any) -> dict[str, Any]:
         "replication": "Established",
         "resync_suspended": "no",
         "has_disk": True,
+        "degraded": False,
         "blocked": False,
         "size_sectors": 2048,
         "clients": 0,

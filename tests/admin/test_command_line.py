@@ -24,8 +24,12 @@ STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "i
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
 SHOW = ["role", "cstate", "dstate", "status", "events2", "proc-drbd", "wait-connect", "wait-sync", "dump"]
-META_DATA = ["create-md", "dump-md", "apply-al", "show-gi", "get-gi"]
-VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA
+SHOW += ["wait-con-int", "show", "dump-xml"]
+RUN_TIME = ["net-options", "disk-options", "resource-options"]
+SCRIPTS = [f"sh-{word}" for word in ("nop", "resources", "resource", "mod-parms", "dev", "udev", "minor", "ll-dev")]
+SCRIPTS += ["sh-md-dev", "sh-md-idx", "sh-ip", "sh-lr-of", "sh-b-pri"]
+META_DATA = ["create-md", "dump-md", "wipe-md", "apply-al", "show-gi", "get-gi"]
+VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA + RUN_TIME + SCRIPTS
 
 
 def test_every_verb_is_there():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
+from pydrbd.admin.options import parse
 from pydrbd.admin.progress import Progress, format_bytes, format_duration
-from tests.admin.snapshots import a_snapshot, alone, syncing
+from pydrbd.admin.verbs_wait import Patience
+from pydrbd.config.load import parse_config
+from tests.admin.conftest import config_text
+from tests.admin.snapshots import a_snapshot, a_volume, alone, syncing
 
 TIMED_OUT = {"code": 0, "text": "timed out", "data": None}
 GRANTED = {"code": 1, "text": "", "data": None}
@@ -164,3 +169,36 @@ def test_a_snapshot_without_a_resync_shows_no_bar(place, process):
     """Waiting for a peer that is not there shows nothing."""
     slow(process, "wait-sync", [alone(), a_snapshot()])
     assert place("wait-sync", "r0").err == ""
+
+
+@pytest.mark.parametrize(
+    ("startup", "words", "volume", "expected"),
+    [
+        ("", [], {}, 0),
+        ("wfc-timeout 9;", [], {}, 9),
+        ("wfc-timeout 9; degr-wfc-timeout 5;", [], {}, 9),
+        ("wfc-timeout 9; degr-wfc-timeout 5;", [], {"degraded": True}, 5),
+        ("wfc-timeout 9; degr-wfc-timeout 50;", [], {"degraded": True}, 9),
+        ("wfc-timeout 9;", [], {"degraded": True}, 9),
+        ("degr-wfc-timeout 5;", [], {"degraded": True}, 5),
+        ("wfc-timeout 9; outdated-wfc-timeout 2;", [], {"peer_disk": "Outdated"}, 2),
+        ("wfc-timeout 9; outdated-wfc-timeout 2;", [], {"peer_disk": "Outdated", "degraded": True}, 2),
+        ("wfc-timeout 9; outdated-wfc-timeout 20;", [], {"peer_disk": "Outdated"}, 9),
+        ("wfc-timeout 9; degr-wfc-timeout 5;", ["-t", "7"], {"degraded": True}, 7),
+        ("wfc-timeout 9; degr-wfc-timeout 5;", ["--degr-wfc-timeout", "3"], {"degraded": True}, 3),
+    ],
+)
+def test_how_long_depends_on_what_has_happened(startup, words, volume, expected):
+    """Section startup of the configuration, and what the command line says instead."""
+    text = config_text(Path("/d")).replace("resource r0 {", f"resource r0 {{ startup {{ {startup} }}")
+    resource = parse_config(text).resource("r0")
+    patience = Patience.of(resource.startup, parse("wait-connect", [*words, "r0"]))
+    assert patience.timeout_s(a_snapshot(a_volume(**volume))) == expected
+
+
+def test_a_split_brain_ends_the_wait_unless_one_waits_for_its_end(place, process):
+    """`wait-after-sb`: until somebody has mended it."""
+    process.answer("wait-connect", 0, "wait-connect: timed out")
+    process.answer("status", data=alone("StandAlone"))
+    place("wait-connect", "--wait-after-sb", "-t", "0.000001", "r0").complains(5, "(StandAlone)")
+    place("wait-con-int", "-t", "0.000001", "--wait-after-sb").complains(5, "(StandAlone)")

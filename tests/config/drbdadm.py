@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-__all__ = ["OUTPUTS", "option_tables", "run_drbdadm"]
+__all__ = ["OUTPUTS", "find_drbdadm", "option_tables", "run_drbdadm"]
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/lib/drbd", "/usr/lib/drbd"])
 OUTPUTS = {"8.4": "drbdadm-84", "9": "drbdadm"}
@@ -24,6 +24,11 @@ def _find(command: str) -> str:
     if found is None:
         pytest.skip(f"not installed: {command} (of drbd-utils)")
     return found
+
+
+def find_drbdadm(version: str) -> str:
+    """The command of a version; skips the test if it is not there."""
+    return _find(OUTPUTS[version])
 
 
 def run_drbdadm(version: str, file: Path) -> str | None:
