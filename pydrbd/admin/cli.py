@@ -175,6 +175,10 @@ def _for_each(targets: Sequence[Target], action: Callable[[Target], int]) -> int
 
 def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
     """What a verb does to one target."""
+    if verb == "doctor":
+        from pydrbd.admin import verbs_doctor
+
+        return lambda target: verbs_doctor.doctor(context, target.resource)
     if verb == "adjust":
         from pydrbd.admin import verbs_adjust
 

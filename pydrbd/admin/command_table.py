@@ -218,6 +218,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "other options of the resource, until the next adjust", "some", _options_of("options"), "run-time"
     ),
     "status": Command("what is running, and how it is", "any", _status, "show"),
+    "doctor": Command("what is wrong, in plain words, and which command mends it", "some", group="show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),

@@ -7,6 +7,7 @@ has before the new generation is durable (C6).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import CloseLink, Level, OpenLink
@@ -18,7 +19,18 @@ from pydrbd.core.volume import PeerVolume
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["LinkEvents"]
+__all__ = ["LinkEvents", "SplitBrain"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitBrain:
+    """Both copies of a volume have been written to apart: how much (in bits of 4 KiB), and who was what."""
+
+    volume: int
+    my_bits: int
+    peer_bits: int
+    my_role: str
+    peer_role: str
 
 
 class LinkEvents:
@@ -33,6 +45,8 @@ class LinkEvents:
         """What both nodes have agreed that the disks are once they part."""
         self.reason = ""
         """Why the last connection ended, in words; empty if there was none since the operator has last connected."""
+        self.split_brain: SplitBrain | None = None
+        """What the nodes said of their copies when they met with different ones."""
 
     @property
     def handshaking(self) -> bool:

@@ -122,7 +122,7 @@ class Operator:
             self.answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
             return
         node.wants_discard = bool(command.arguments.get("discard_my_data"))
-        node.links.reason = ""
+        node.links.reason, node.links.split_brain = "", None
         node.set_cstate(ConnState.Unconnected)
         node.set_cstate(ConnState.WFConnection)
         node.out.put(OpenLink())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.core import sizes, uuids
 from pydrbd.core.effects import Level, Stage
+from pydrbd.core.link_events import SplitBrain
 from pydrbd.core.sizes import SizeRefused
 from pydrbd.core.split_brain import Abort, Policies, Situation, SyncSource, SyncTarget, decide
 from pydrbd.core.states import ConnState, DiskState, Role, State
@@ -258,7 +259,7 @@ class PeerStates:
         outcome = decision.outcome
         if isinstance(outcome, Abort):
             if "split-brain" in decision.helpers:
-                node.log_line(Level.ERROR, "Split-Brain detected but unresolved, dropping connection!")
+                self._note_split_brain(volume, peer, theirs)
             node.give_up_connection(outcome.reason)
             return None
         volume.uuids = verdict.mine
@@ -268,6 +269,12 @@ class PeerStates:
         if isinstance(outcome, SyncSource | SyncTarget) and (outcome.full or vague):
             self._set_all_bits(volume)
         return outcome.conn
+
+    def _note_split_brain(self, volume: Volume, peer: State, theirs: PeerUuids) -> None:
+        self._node.log_line(Level.ERROR, "Split-Brain detected but unresolved, dropping connection!")
+        self._node.links.split_brain = SplitBrain(
+            volume.vnr, volume.out_of_sync_bits, theirs.dirty_bits, volume.state.role.name, peer.role.name
+        )
 
     def _set_all_bits(self, volume: Volume) -> None:
         """A full sync: every bit, durable, under the FULL_SYNC flag while it is written."""

@@ -1,6 +1,7 @@
 """What `status` shows, as plain values: a node's state as dictionaries, lists, strings and numbers (JSON-able).
 
-    name, role, peer_role, connection, connection_reason (in words, while there is none), protocol,
+    name, role, peer_role, connection, connection_reason (in words, while there is none),
+    split_brain {volume, my_bits, peer_bits, my_role, peer_role} | null, protocol,
     replication_protocol, peer_is_pydrbd, suspended, suspended_reasons
     ap_in_flight_sectors, rs_in_flight_sectors
     volumes [ vnr, minor, role, peer_role, cstate, disk, peer_disk, connection, replication, resync_suspended,
@@ -53,6 +54,7 @@ def snapshot(node: Node) -> dict[str, Any]:
         "peer_role": _any_primary(peer_roles).name,
         "connection": connection_text(max([node.cstate, *(state.conn for state in states)])),
         "connection_reason": "" if node.established else node.links.reason,
+        "split_brain": asdict(found) if (found := node.links.split_brain) is not None else None,
         "protocol": node.apv if node.established else None,
         "replication_protocol": node.net.protocol.name,
         "peer_is_pydrbd": node.peer_is_pydrbd and node.established,

@@ -23,7 +23,7 @@ from pydrbd.core.reconfigure import AT_ATTACH, AT_MEETING
 from pydrbd.core.states import ConnState
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime.build import Blueprint, blueprint
-from pydrbd.runtime.rendezvous import listen
+from pydrbd.runtime.rendezvous import bind
 from pydrbd.runtime.run_time_options import overridden, parse_options
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[s
         restart = any(difference.when is When.RESTART for difference in found)
         if not dry_run and not restart:
             if new.endpoints.local != old.endpoints.local:
-                listen(new.endpoints).close()
+                bind(new.endpoints).close()
             await _take_over(service, new)
     except (PydrbdError, OSError) as error:
         return {"code": 0, "text": str(error), "data": None}

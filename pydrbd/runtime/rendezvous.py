@@ -22,7 +22,7 @@ from pydrbd.wire.framing import PacketReader, encode_packet
 from pydrbd.wire.packet_numbers import SocketKind
 from pydrbd.wire.packets import Packet
 
-__all__ = ["Endpoints", "LinkTimes", "SocketPair", "listen", "meet"]
+__all__ = ["Endpoints", "LinkTimes", "SocketPair", "bind", "meet"]
 
 _log = logging.getLogger(__name__)
 
@@ -84,15 +84,14 @@ class _Slot:
         self.sock = None
 
 
-def listen(endpoints: Endpoints) -> trio.socket.SocketType:
-    """The listening socket; raises BusyError when the address can't be had."""
-    sock = trio.socket.socket(endpoints.family, socket.SOCK_STREAM)
+def bind(endpoints: Endpoints) -> socket.socket:
+    """A socket that listens at our own address; raises BusyError when that can't be had."""
+    sock = socket.socket(endpoints.family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoints.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # The underlying bind does not block for numeric addresses, and ours are numeric.
-        sock._sock.bind(endpoints.local)  # type: ignore[attr-defined]
+        sock.bind(endpoints.local)
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -108,7 +107,7 @@ async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> So
     """Run the loop until both sockets stand and have been quiet for a moment. Raises BusyError."""
     data, meta = _Slot(), _Slot()
     resolve_conflicts = False
-    listener = listen(endpoints)
+    listener = trio.socket.from_stdlib_socket(bind(endpoints))
     try:
         while True:
             opened = await _connect(endpoints, times)

@@ -10,7 +10,7 @@ import pytest
 
 from pydrbd.config.load import parse_config
 from pydrbd.errors import BusyError, ConfigError
-from pydrbd.runtime.rendezvous import Endpoints, listen
+from pydrbd.runtime.rendezvous import Endpoints, bind
 from tests.admin.conftest import config_text
 from tests.admin.snapshots import a_snapshot, alone
 
@@ -38,16 +38,16 @@ def test_a_typo_in_meta_disk_is_no_path(tmp_path):
         parse_config(text)
 
 
-async def test_a_port_that_is_roots_says_so(monkeypatch):
+def test_a_port_that_is_roots_says_so(monkeypatch):
     """Permission denied is not `in use`."""
 
     class Refused(socket.socket):
         def bind(self, _address):
             raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("trio.socket._stdlib_socket.socket", Refused)
+    monkeypatch.setattr("pydrbd.runtime.rendezvous.socket.socket", Refused)
     with pytest.raises(BusyError, match=r"port 788 .*Permission denied: ports below 1024 are root's"):
-        listen(Endpoints(socket.AF_INET, ("127.0.0.1", 788), ("127.0.0.1", 789)))
+        bind(Endpoints(socket.AF_INET, ("127.0.0.1", 788), ("127.0.0.1", 789)))
 
 
 def test_a_busy_port_is_found_before_the_disk_is_touched(node, ports):

@@ -41,7 +41,8 @@ def test_it_has_the_keys_that_the_tests_of_the_command_line_use():
     """What the tests of `status` make up has the keys of the real thing, no more and no fewer."""
     world = a_pair_in_sync(1, volumes=2)
     data = shown(world.a)
-    added = {"node", "peer", "peer_node_id", "pid", "nbd"}  # by the control socket
+    # by the control socket
+    added = {"node", "peer", "peer_node_id", "pid", "nbd", "local_address", "peer_address", "backing_devices"}
     assert set(a_snapshot()) == set(data) | added
     for volume in data["volumes"]:
         assert set(a_volume()) == set(volume)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from pydrbd.errors import BusyError
-from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, listen, meet
+from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, bind, meet
 
 TIMES = LinkTimes(connect_int_s=0.5, ping_timeout_s=0.2, socket_check_timeout_s=0.05)
 LIMIT_S = 60.0
@@ -111,7 +111,7 @@ async def test_strangers_at_the_port_do_not_keep_the_nodes_apart(seed: int) -> N
 async def test_a_busy_port_is_a_clear_error() -> None:
     """The message names the address and what to look for."""
     ours, _ = endpoints()
-    first = listen(ours)
+    first = bind(ours)
     try:
         with pytest.raises(BusyError, match=rf"127\.0\.0\.1 port {ours.local[1]}.*in use"):
             await meet(ours, TIMES, random.Random(0))

@@ -1,0 +1,195 @@
+"""What is wrong with a resource, in plain words, and the commands that mend it: judged from what was found.
+
+Pure: verbs_doctor.py looks at the configuration, the disks, the sockets and the processes, and asks `diagnose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydrbd.admin.progress import format_bytes, format_duration
+from pydrbd.units import BIT_SIZE_BYTES
+
+__all__ = ["Finding", "Level", "diagnose"]
+
+Values = dict[str, Any]
+
+
+class Level(Enum):
+    """How bad it is."""
+
+    GOOD = "ok"
+    NOTE = "note"
+    BAD = "BAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was seen; `commands` mend it, each with the place where it is to be given."""
+
+    level: Level
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def diagnose(data: Values, *, handlers: frozenset[str], fencing: frozenset[str], since: str) -> list[Finding]:
+    """Of a process that runs, from its snapshot.
+
+    handlers, fencing: what the configuration has of them. since: when the nodes were connected last, in words.
+    """
+    found = [*_connection(data, since)]
+    for volume in data["volumes"]:
+        found += _volume(data, volume)
+    return [*found, *_suspended(data), *_fencing(handlers, fencing)]
+
+
+def _connection(data: Values, since: str) -> Iterator[Finding]:
+    name, peer, reason = data["name"], data["peer"], data["connection_reason"]
+    if data["split_brain"] is not None:
+        yield _split_brain(data, since)
+    elif data["connection"] == "Connected":
+        yield Finding(Level.GOOD, f"connected to {peer}")
+    elif data["connection"] == "StandAlone":
+        why = f": {reason}" if reason else ""
+        yield Finding(Level.BAD, f"nobody looks for {peer}{why}", (f"pydrbd connect {name}",))
+    else:
+        why = f" (last: {reason})" if reason else ""
+        yield Finding(Level.BAD, f"{peer} at {data['peer_address']} is not there{why}; not connected since {since}")
+
+
+def _split_brain(data: Values, since: str) -> Finding:
+    """Which side has what, and the commands for either choice."""
+    name, here, there, split = data["name"], data["node"], data["peer"], data["split_brain"]
+    sizes = [_size(split[key]) for key in ("my_bits", "peer_bits")]
+    volume = f"volume {split['volume']}: " if len(data["volumes"]) > 1 else ""
+    text = (
+        f"split brain: {volume}both copies were written to while the nodes were apart (since {since}). "
+        f"{here}, {split['my_role']} when they met, has {sizes[0]} of changes; "
+        f"{there}, {split['peer_role']}, has {sizes[1]}. One side's changes must go: choose whose"
+    )
+    give_up = f"pydrbd secondary {name} && pydrbd connect {name} --discard-my-data"
+    return Finding(
+        Level.BAD,
+        text,
+        (
+            f"to keep {here}'s data:  on {there}: {give_up}   on {here}: pydrbd connect {name}",
+            f"to keep {there}'s data:  on {here}: {give_up}   on {there}: pydrbd connect {name}",
+        ),
+    )
+
+
+def _size(bits: int) -> str:
+    return format_bytes(bits * BIT_SIZE_BYTES)
+
+
+def _volume(data: Values, volume: Values) -> Iterator[Finding]:
+    name, peer = data["name"], data["peer"]
+    what = f"volume {volume['vnr']}" if len(data["volumes"]) > 1 else "the disk"
+    disk, peer_disk = volume["disk"], volume["peer_disk"]
+    where = data["backing_devices"].get(str(volume["vnr"]))
+    if disk == "Diskless" and where is None:
+        yield Finding(Level.NOTE, f"{what}: none here, as configured: all data is {peer}'s")
+    elif disk == "Diskless":
+        yield Finding(Level.BAD, f"{what}: {where} is not attached (why, says the log)", (f"pydrbd attach {name}",))
+    elif disk == peer_disk == "Inconsistent":
+        yield _two_new_disks(data, what)
+    elif volume["resync"] is not None:
+        yield from _resync(data, volume, what)
+    elif disk == "UpToDate":
+        yield from _good_disk(data, volume, what)
+    elif disk == "Inconsistent":
+        yield Finding(
+            Level.BAD,
+            f"{what} is Inconsistent: not all of it was copied. It needs {peer}, with good data",
+            (f"pydrbd wait-sync {name}, when it is connected",),
+        )
+    elif disk in ("Outdated", "Consistent"):
+        words = "is known to be older" if disk == "Outdated" else "may be older"
+        yield Finding(
+            Level.BAD,
+            f"{what} is {disk}: it is whole, but {words} than {peer}'s",
+            (
+                f"get {peer} back: then it syncs by itself",
+                f"only if {peer} is lost for good, and with it what only it has: pydrbd primary --force {name}",
+            ),
+        )
+    if volume["blocked"]:
+        yield Finding(Level.NOTE, f"{what}: clients wait at the moment")
+
+
+def _two_new_disks(data: Values, what: str) -> Finding:
+    name = data["name"]
+    return Finding(
+        Level.BAD,
+        f"{what} is Inconsistent on both nodes, as new ones are: nobody has said yet whose data is the good one",
+        (
+            f"on the node whose data counts: pydrbd primary --force {name}",
+            f"or, if both disks are known to be equal: pydrbd new-current-uuid --clear-bitmap {name}",
+        ),
+    )
+
+
+def _resync(data: Values, volume: Values, what: str) -> Iterator[Finding]:
+    resync, name = volume["resync"], data["name"]
+    if volume["resync_suspended"] != "no":
+        who = volume["resync_suspended"]
+        yield Finding(Level.BAD, f"{what}: its resync is held back by: {who}", (f"pydrbd resume-sync {name}",))
+        return
+    left = resync["seconds_left"]
+    rest = f", about {format_duration(left)} left" if left is not None else ""
+    yield Finding(
+        Level.NOTE,
+        f"{what}: a resync runs as {volume['replication']}: {resync['percent_done']:.0f} %{rest}; "
+        "until it is over, only one copy is good",
+        (f"pydrbd wait-sync {name}",),
+    )
+
+
+def _good_disk(data: Values, volume: Values, what: str) -> Iterator[Finding]:
+    name, stale = data["name"], volume["out_of_sync_bits"]
+    yield Finding(Level.GOOD, f"{what} is UpToDate here, {volume['peer_disk']} on {data['peer']}")
+    if stale and data["connection"] == "Connected" and not volume.get("verify"):
+        yield Finding(
+            Level.BAD,
+            f"{what}: {_size(stale)} differ from {data['peer']}'s copy, as a verify has found",
+            (f"copy them from the Primary: pydrbd disconnect {name} && pydrbd connect {name}",),
+        )
+    elif stale:
+        yield Finding(Level.NOTE, f"{what}: {_size(stale)} will be copied to {data['peer']} when it is back")
+
+
+_WHY_SUSPENDED = {
+    "user": ("somebody has said suspend-io", "pydrbd resume-io {0}"),
+    "fencing": (
+        "it is not certain that the peer is stopped, and the handler fence-peer has given no verdict (its words are in "
+        "the log)",
+        "get the peer back; or, when you know that it is off or not Primary: pydrbd resume-io {0}",
+    ),
+    "no-data": ("no good data is in reach", "get a good disk back; or let clients have errors: pydrbd resume-io {0}"),
+}
+
+
+def _suspended(data: Values) -> Iterator[Finding]:
+    for reason in data["suspended_reasons"]:
+        why, command = _WHY_SUSPENDED[reason]
+        yield Finding(Level.BAD, f"all I/O is held back (suspended:{reason}): {why}", (command.format(data["name"]),))
+
+
+def _fencing(handlers: frozenset[str], fencing: frozenset[str]) -> Iterator[Finding]:
+    policies = fencing - {"dont-care"}
+    if policies and "fence-peer" not in handlers:
+        yield Finding(
+            Level.BAD,
+            f"fencing is {', '.join(sorted(policies))}, but there is no handler fence-peer: nobody can give a verdict "
+            "on a lost peer, and I/O would stay frozen",
+            ('in the configuration: handlers { fence-peer "/usr/local/lib/pydrbd/pydrbd-fence-peer"; }, then adjust',),
+        )
+    elif not policies:
+        yield Finding(
+            Level.NOTE,
+            "no fencing: if only the link between the nodes fails, both can be promoted, which is a split brain "
+            "(docs/cluster.md shows how to rule that out)",
+        )

@@ -1,0 +1,146 @@
+"""doctor: each sickness has its words and its commands; split brain above all."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pydrbd.admin.doctor import Level, diagnose
+from pydrbd.admin.verbs_doctor import last_connected
+from tests.admin.snapshots import a_snapshot, a_volume, alone, syncing
+
+SPLIT = {"volume": 0, "my_bits": 3, "peer_bits": 1024, "my_role": "Primary", "peer_role": "Secondary"}
+CASES = [
+    (alone("StandAlone") | {"connection_reason": "it is mad"}, "nobody looks for beta: it is mad", "pydrbd connect r0"),
+    (alone(), "beta at ipv4:10.0.0.2:7788 is not there; not connected since noon", ""),
+    (a_snapshot(a_volume(disk="Diskless")), "the disk: /dev/sdx is not attached", "pydrbd attach r0"),
+    (
+        a_snapshot(a_volume(disk="Inconsistent", peer_disk="Inconsistent")),
+        "Inconsistent on both nodes, as new ones are",
+        "pydrbd primary --force r0",
+    ),
+    (alone(disk="Inconsistent"), "the disk is Inconsistent: not all of it was copied", "pydrbd wait-sync r0"),
+    (alone(disk="Outdated"), "is known to be older than beta's", "get beta back"),
+    (alone(disk="Consistent"), "may be older than beta's", "only if beta is lost for good"),
+    (
+        a_snapshot(a_volume(out_of_sync_bits=2)),
+        "8.0 KiB differ from beta's copy, as a verify has found",
+        "pydrbd disconnect r0 && pydrbd connect r0",
+    ),
+    (a_snapshot(suspended_reasons=["user"]), "somebody has said suspend-io", "pydrbd resume-io r0"),
+    (a_snapshot(suspended_reasons=["fencing"]), "has given no verdict", "when you know that it is off"),
+    (a_snapshot(suspended_reasons=["no-data"]), "no good data is in reach", "resume-io"),
+]
+
+
+def told(snapshot, level=Level.BAD, **given):
+    options = {"handlers": frozenset(), "fencing": frozenset({"dont-care"}), "since": "noon"} | given
+    found = [one for one in diagnose(snapshot, **options) if one.level is level]
+    return "\n".join(f"{one.text} {' '.join(one.commands)}" for one in found)
+
+
+@pytest.mark.parametrize(("snapshot", "words", "command"), CASES)
+def test_what_is_wrong_and_what_mends_it(snapshot, words, command):
+    """One sickness each."""
+    text = told(snapshot)
+    assert words in text and command in text
+
+
+def test_a_healthy_pair():
+    """Nothing bad; a resync is no sickness; what is not there by configuration is not missing."""
+    assert told(a_snapshot()) == told(syncing()) == ""
+    assert "a resync runs as SyncSource: 25 %" in told(syncing(), Level.NOTE)
+    paused = syncing()
+    paused["volumes"][0]["resync_suspended"] = "user"
+    assert "held back by: user pydrbd resume-sync r0" in told(paused)
+    client = a_snapshot(a_volume(disk="Diskless"), backing_devices={})
+    assert told(client) == "" and "all data is beta's" in told(client, Level.NOTE)
+
+
+def test_split_brain_says_who_has_what_since_when_and_both_ways_out():
+    """The two commands for either choice, each with its node."""
+    text = told(alone("StandAlone") | {"split_brain": SPLIT})
+    assert "(since noon). alpha, Primary when they met, has 12.0 KiB of changes; beta, Secondary, has 4.0 MiB" in text
+    give_up = "pydrbd secondary r0 && pydrbd connect r0 --discard-my-data"
+    assert f"to keep alpha's data:  on beta: {give_up}   on alpha: pydrbd connect r0" in text
+    assert f"to keep beta's data:  on alpha: {give_up}   on beta: pydrbd connect r0" in text
+
+
+def test_fencing_without_anybody_to_ask():
+    """A policy needs its handler; no policy is a choice, and said to be one."""
+    assert "no handler fence-peer" in told(a_snapshot(), fencing=frozenset({"resource-and-stonith"}))
+    good = {"fencing": frozenset({"resource-only"}), "handlers": frozenset({"fence-peer"})}
+    assert told(a_snapshot(), **good) == "" and "no fencing" not in told(a_snapshot(), Level.NOTE, **good)
+    assert "no fencing" in told(a_snapshot(), Level.NOTE)
+
+
+def test_when_they_were_connected_last(tmp_path):
+    """The last time that a line says so, over restarts of the process."""
+    log = tmp_path / "r0.log"
+    assert last_connected(log) == "a time that only the journal knows"
+    start = "2026-01-02 03:04:{:02},000 INFO r0: volume 0: {}"
+    states = [
+        "conn( WFConnection -> WFReportParams )",
+        "conn( WFReportParams -> Connected ) pdsk( DUnknown -> UpToDate )",
+        "conn( Connected -> SyncSource )",
+        "conn( SyncSource -> NetworkFailure )",
+        "conn( NetworkFailure -> Unconnected )",
+    ]
+    log.write_text("".join(start.format(at, state) + "\n" for at, state in enumerate(states)))
+    assert last_connected(log) == "2026-01-02 03:04:03"
+    log.write_text("")
+    assert last_connected(log) == "a time before the log begins"
+
+
+def test_a_node_from_nothing_to_a_split_brain(node):
+    """Before create-md, before up, alone, and after both were Primary apart: each time the way on."""
+    run_dir = node.directory / "run-b"
+
+    def beta(verb, *words):
+        return node.run(verb, "-c", node.config, "--node", "beta", "--run-dir", run_dir, *words)
+
+    first = node("doctor", "r0")
+    assert first.code == 10 and "it does not run here" in first.out and "A new disk needs create-md" in first.out
+    for name in ("alpha", "beta"):
+        assert node("create-md", "r0", node=name).code == 0
+    assert "alpha0.img has meta-data: Inconsistent" in node("doctor", "r0").out
+    assert node("up", "r0").code == 0
+    up = node("doctor", "r0").out
+    assert "on beta: pydrbd up r0" in up and "nobody listens" in up
+    assert beta("up", "r0").code == 0
+    try:
+        assert node("wait-connect", "-t", "20", "r0").code == 0
+        assert node("new-current-uuid", "--clear-bitmap", "r0").code == 0
+        healthy = node("doctor", "r0")
+        assert (healthy.code, healthy.out.splitlines()[0]) == (0, "r0 on alpha: nothing is wrong")
+        for ask in (node, beta):
+            assert ask("disconnect", "r0").code == 0
+        for ask in (node, beta):
+            assert ask("primary", "--force", "r0").code == 0
+            assert ask("secondary", "r0").code == 0
+        for ask in (node, beta):
+            assert ask("connect", "r0").code == 0
+        node("wait-connect", "r0").complains(10, "is StandAlone")
+        split = node("doctor", "r0")
+        assert split.code == 10 and "split brain: both copies were written to" in split.out
+        assert re.search(r"apart \(since \d{4}-\d\d-\d\d [\d:]+\)", split.out)
+        assert beta("secondary", "r0").code == 0 and beta("connect", "--discard-my-data", "r0").code == 0
+        assert node("connect", "r0").code == 0
+        assert node("wait-sync", "-t", "20", "r0").code == 0
+        assert node("doctor", "r0").code == 0
+    finally:
+        beta("down", "--force", "r0")
+
+
+def test_a_changed_configuration_is_noticed(node):
+    """Not taken over by looking."""
+    assert node("create-md", "r0").code == 0 and node("up", "r0").code == 0
+    text = node.config.read_text()
+    node.config.write_text(text.replace("resource r0 {", "resource r0 { net { ko-count 3; }"))
+    for _ in range(2):
+        assert "the configuration has changed since this runs: net: ko-count 7 -> 3" in node("doctor", "r0").out
+
+
+def test_a_name_that_nobody_knows(place):
+    place("doctor", "r7").complains(78, "no resource 'r7'")
