@@ -328,6 +328,8 @@ class Oracle:
         known = new.pdsk in (DiskState.Inconsistent, DiskState.Outdated)
         if new.connected or old.pdsk != DiskState.DUnknown or not known or old.disk <= DiskState.Negotiating:
             return
+        if machine in self.answered_for:
+            return
         self._count("C8")
         helper = event.effect if isinstance(event, Done) else None
         code = helper.exit_code if isinstance(helper, fx.RunHelper) and helper.name == "fence-peer" else None

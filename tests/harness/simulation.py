@@ -374,10 +374,12 @@ class Simulation:
     def _demote(self, machine: Machine) -> None:
         if self.client is not None and self.client.machine is machine:
             for _ in range(3000):
-                if not self.client.waiting or machine.node is None or not self.world.step():
+                # The cluster may shoot the machine meanwhile, and its client is gone then.
+                if self.client is None or not self.client.waiting or machine.node is None or not self.world.step():
                     break
             self._drop_client()
-        machine.command("secondary")
+        if machine.node is not None:
+            machine.command("secondary")
 
     def _switch(self) -> None:
         """The service moves to the other node."""
@@ -551,7 +553,7 @@ class Simulation:
         lost.disks[0].wipe()
         end = self.world.now + _LIVENESS_S
         oracle._count("A4" if power_of_both else "A2")
-        while self.client is None or kept.volume.state.susp_fen:
+        while self.client is None or kept.volume.state.susp_fen or kept.volume.state.connected:
             if self.world.now > end:
                 raise Violation("A2", f"{kept.name} is all that is left, and can't be promoted, or is frozen")
             if kept.node is None:
@@ -565,7 +567,8 @@ class Simulation:
                 self.oracle.answered_for.add(kept)  # whoever runs this cluster knows what has happened
                 kept.command("resume-io")
             elif state.role == Role.Primary:
-                self.client = _SimClient(self, kept)
+                if self.client is None:
+                    self.client = _SimClient(self, kept)
             elif state.disk == DiskState.Diskless:
                 kept.command("attach")
             else:
@@ -595,6 +598,8 @@ class Simulation:
         if self.cluster is not None:
             self.cluster.banned = None
         outdated = self.cluster is not None and kept.volume.state.disk == DiskState.Outdated  # by a verdict: 6
+        if outdated:
+            self.oracle.answered_for.add(kept)  # by whoever forces it
         request = kept.command("primary", force=outdated)
         self.world.run(1.0)
         if kept.answers.get(request, (0, ""))[0] >= 1:
