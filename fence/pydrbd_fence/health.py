@@ -1,7 +1,12 @@
 """What Pacemaker and Corosync say of themselves, asked by their own tools, in a process of its own.
 
-`python -m pydrbd_fence.health pacemaker|corosync LOOP_S WATCHDOG_S DISKS` writes one line a loop: a word of `Health`,
-and a reason. A tool that hangs is killed and makes us silent, and what was said before goes stale.
+`python -m pydrbd_fence.health pacemaker|corosync NODE LOOP_S WATCHDOG_S DISKS` writes one line for each look: a word of
+`Health`, when the look began, and a reason. A tool that hangs is killed and makes us silent, and what was said before
+goes stale.
+
+Starting tools is most of what an idle node would do. While all is calm they are started every REST_LOOPS loops only; a
+byte on standard input asks for a look now: the inquisitor sends it as soon as its disks alone do not carry the vote.
+Looking less often can only let news go stale sooner: no node lives longer by it.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import contextlib
 import ctypes
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -22,11 +28,16 @@ from pathlib import Path
 
 from .judge import Health
 
-__all__ = ["CorosyncHealth", "PacemakerHealth", "main", "parse_line"]
+__all__ = ["REST_LOOPS", "CorosyncHealth", "PacemakerHealth", "main", "parse_line"]
 
 PR_SET_PDEATHSIG = 1
 TOOL_LOOPS = 2
 """A tool may take so many loops."""
+
+REST_LOOPS = 5
+"""So many loops pass between two looks at a calm cluster that nobody asks for."""
+
+WAKE_BYTES = 4096
 
 OVER = "shutdown_complete"
 ALIVE = ("running", "shutting_down")
@@ -34,6 +45,7 @@ ALIVE = ("running", "shutting_down")
 
 Tool = Callable[[Sequence[str]], str | None]
 Verdict = tuple[Health, str]
+Report = tuple[Health, float, str]
 
 
 @dataclass(slots=True)
@@ -42,8 +54,11 @@ class CorosyncHealth:
 
     watchdog_s: int
     both_seen: bool = False
+    calm: bool = False
+    """Nothing is under way that must not be missed, such as the short meeting of two nodes."""
 
     def judge(self, tool: Tool) -> Verdict:
+        self.calm = False
         text = tool(["corosync-quorumtool", "-s"])
         if text is None:
             return Health.silent, "corosync-quorumtool did not answer"
@@ -65,6 +80,7 @@ class CorosyncHealth:
             sync_ms = int(sync[1]) if sync else 30_000
             if sync_ms > self.watchdog_s * 1000:
                 return Health.ill, f"the quorum device may take {sync_ms} ms, longer than the watchdog"
+        self.calm = self.both_seen or "2Node" not in words
         return Health.well, ""
 
 
@@ -75,8 +91,11 @@ class PacemakerHealth:
     node: str
     disks: bool
     had_quorum: bool = False
+    calm: bool = False
+    """Nothing is under way: a start, or a stop, for whose end pacemakerd waits until we have seen it."""
 
     def judge(self, tool: Tool) -> Verdict:
+        self.calm = False
         answer = parse(tool(["crmadmin", "--output-as=xml", "-P", "-i", "sbd", "-t", "3s"]))
         daemon = None if answer is None else answer.find(".//pacemakerd")
         state = "" if daemon is None else daemon.get("state", "")
@@ -87,7 +106,9 @@ class PacemakerHealth:
         status = parse(tool(["crm_mon", "--output-as=xml", "-1"]))
         if status is None:
             return Health.silent, "crm_mon did not answer"
-        return self._judge_status(status)
+        verdict = self._judge_status(status)
+        self.calm = verdict[0] is Health.well and state == ALIVE[0]
+        return verdict
 
     def _judge_status(self, status: ET.Element) -> Verdict:
         coordinator = status.find("./summary/current_dc")
@@ -120,10 +141,13 @@ def parse(text: str | None) -> ET.Element | None:
         return None
 
 
-def parse_line(line: str) -> Verdict:
+def parse_line(line: str) -> Report:
     """A line of a reporter; what is not understood is silence."""
-    word, _, why = line.strip().partition(" ")
-    return (Health(word), why) if word in {health.value for health in Health} else (Health.silent, line.strip())
+    word, _, rest = line.strip().partition(" ")
+    began_at, _, why = rest.partition(" ")
+    with contextlib.suppress(ValueError):
+        return Health(word), float(began_at), why
+    return Health.silent, 0.0, line.strip()
 
 
 def run_tool(words: Sequence[str], limit_s: float) -> str | None:
@@ -140,7 +164,6 @@ def run_tool(words: Sequence[str], limit_s: float) -> str | None:
 def main(argv: Sequence[str]) -> int:
     """Report for ever, until the inquisitor is gone."""
     source, node, loop_s, watchdog_s, disks = argv
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("0")
@@ -149,14 +172,21 @@ def main(argv: Sequence[str]) -> int:
     reporter: CorosyncHealth | PacemakerHealth
     reporter = PacemakerHealth(node, disks == "1") if source == "pacemaker" else CorosyncHealth(int(watchdog_s))
     limit_s = TOOL_LOOPS * float(loop_s)
-    while os.getppid() == parent:
+    while True:
+        began_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         health, why = reporter.judge(lambda words: run_tool(words, limit_s))
         try:
-            os.write(1, f"{health.value} {why}".rstrip().encode() + b"\n")
+            os.write(1, f"{health.value} {began_at:.3f} {why}".rstrip().encode() + b"\n")
         except OSError:
             return 0
-        time.sleep(float(loop_s))
-    return 0
+        if not wait_for_wish(float(loop_s) * (REST_LOOPS if reporter.calm else 1)):
+            return 0
+
+
+def wait_for_wish(pause_s: float) -> bool:
+    """Pause, or less if a look is asked for; False if there is nobody any more who could ask."""
+    asked = select.select([0], [], [], pause_s)[0]
+    return not asked or bool(os.read(0, WAKE_BYTES))
 
 
 if __name__ == "__main__":

@@ -144,15 +144,16 @@ class Judge:
             self._say(ERROR, f"lost device {self.rules.devices[index]}: {why}")
         source.lost, source.spoke, source.why = True, True, why
 
-    def on_health(self, name: str, health: Health, now: float, why: str = "") -> None:
-        """A reporter of the cluster spoke."""
+    def on_health(self, name: str, health: Health, began_at: float, why: str = "") -> None:
+        """A reporter of the cluster spoke; `began_at` is when it began to look."""
         source = self._cluster.get(name)
         if source is None:
             return
         if health is Health.well:
             if source.lost and source.spoke:
                 self._say(NOTICE, f"{name} is well again")
-            source.fresh_at, source.lost, source.spoke, source.was_well = now, False, True, True
+            source.fresh_at = max(began_at, source.fresh_at or began_at)
+            source.lost, source.spoke, source.was_well = False, True, True
         elif health is Health.ill:
             if not source.lost:
                 self._say(WARNING, f"{name} is not well: {why}")
@@ -201,6 +202,12 @@ class Judge:
             return self._enough_devices(now) and (cluster_well or starting)
         return self._enough_devices(now) or (self.armed and cluster_well)
 
+    def asks_cluster(self, now: float) -> bool:
+        """Whether the vote may hang on the cluster's health soon: else it is enough to hear of it now and then."""
+        if not self._devices or self.rules.cluster_first or not self.armed or self._cluster_starting():
+            return bool(self._cluster)
+        return bool(self._cluster) and not self._enough_devices(now, self.rules.times.fresh_s / 2)
+
     def _cluster_well(self, now: float) -> bool:
         return bool(self._cluster) and all(self._fresh(source, now) for source in self._cluster.values())
 
@@ -208,9 +215,9 @@ class Judge:
         """Not all of it has been well since the start, or since it stopped on purpose: nothing runs here yet."""
         return not all(source.was_well for source in self._cluster.values())
 
-    def _enough_devices(self, now: float) -> bool:
+    def _enough_devices(self, now: float, fresh_s: float | None = None) -> bool:
         needed = 2 if len(self._devices) == 3 else 1
-        return sum(self._fresh(source, now) for source in self._devices) >= needed
+        return sum(self._fresh(source, now, fresh_s) for source in self._devices) >= needed
 
     def _decide(self, now: float) -> Iterator[Decision]:
         if self.final is None:
@@ -247,8 +254,9 @@ class Judge:
             self._say(NOTICE, "the majority of the devices is back")
         self._surviving = surviving
 
-    def _fresh(self, source: _Source, now: float) -> bool:
-        return not source.lost and source.fresh_at is not None and now - source.fresh_at <= self.rules.times.fresh_s
+    def _fresh(self, source: _Source, now: float, fresh_s: float | None = None) -> bool:
+        limit_s = self.rules.times.fresh_s if fresh_s is None else fresh_s
+        return not source.lost and source.fresh_at is not None and now - source.fresh_at <= limit_s
 
     def _reasons(self, now: float) -> str:
         named = [*zip(self.rules.devices, self._devices, strict=True), *self._cluster.items()]

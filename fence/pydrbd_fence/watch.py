@@ -6,6 +6,7 @@ is written by a thread. Whatever of these hangs only stops reporting.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -46,7 +47,7 @@ LAST_MARGIN_MS = 500
 PIDFILE = "/run/pydrbd-sbd.pid"
 INFO, NOTICE = 6, 5
 
-Report = tuple[str, Health, str]
+Report = tuple[str, Health, float, str]
 
 
 def clock() -> float:
@@ -83,6 +84,11 @@ class Inquisitor:
         self.watching = State.left if settings.simulate else State.watching
         self.pause_s = times.loop_s / LOOKS_PER_LOOP
         self.watchers = [self._watcher(index, address) for index, address in enumerate(settings.devices)]
+        # A pipe to each reporter, for as long as we live: what is asked for is never written to something else.
+        self.wishes = {source: os.pipe() for source in CLUSTER_SOURCES if settings.pacemaker}
+        for _, writing in self.wishes.values():
+            os.set_blocking(writing, False)
+        self.asked_at = 0.0
 
     def _watcher(self, index: int, address: str) -> Watcher:
         def opener() -> Device:
@@ -137,7 +143,7 @@ class Inquisitor:
         while True:
             helper = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pydrbd_fence.health", *words, str(int(bool(self.watchers)))],
-                stdin=subprocess.DEVNULL,
+                stdin=self.wishes[source][0],
                 stdout=subprocess.PIPE,
             )
             assert helper.stdout is not None
@@ -170,8 +176,8 @@ class Inquisitor:
                 self.journal.log(NOTICE, text)
             case Followed():
                 pass
-            case (source, health, why):
-                judge.on_health(source, health, clock(), why)
+            case (source, health, began_at, why):
+                judge.on_health(source, health, min(began_at, clock()), why)
 
     def loop(self) -> int:
         """Until this node, or only this daemon, ends; the exit code in the second case."""
@@ -182,10 +188,20 @@ class Inquisitor:
                     self.hear(self.events.get_nowait())
             except queue.Empty:
                 pass
+            self._ask_cluster(clock())
             for decision in self.judge.decide(clock()):
                 code = self.carry_out(decision)
                 if code is not None:
                     return code
+
+    def _ask_cluster(self, now: float) -> None:
+        """Have the reporters look in each loop in which they may matter. One that hangs has a full pipe, no more."""
+        if now - self.asked_at < self.times.loop_s or not self.judge.asks_cluster(now):
+            return
+        self.asked_at = now
+        for _, writing in self.wishes.values():
+            with contextlib.suppress(BlockingIOError):
+                os.write(writing, b".")
 
     def carry_out(self, decision: Decision) -> int | None:
         """Do what the judge decided; an exit code ends the loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 from pydrbd_fence.health import CorosyncHealth, PacemakerHealth, parse_line, run_tool
@@ -118,17 +119,62 @@ def test_no_answer_is_silence():
 
 def test_lines_of_a_reporter():
     """What is not understood is silence."""
-    assert parse_line("well\n") == (Health.well, "")
-    assert parse_line("ill no quorum\n") == (Health.ill, "no quorum")
-    assert parse_line("Traceback\n")[0] is Health.silent
+    assert parse_line("well 12.500\n") == (Health.well, 12.5, "")
+    assert parse_line("ill 12.500 no quorum\n") == (Health.ill, 12.5, "no quorum")
+    assert parse_line("well\n")[0] is Health.silent
+    assert parse_line("Traceback (most recent call last):\n")[0] is Health.silent
+
+
+def test_a_calm_cluster_is_looked_at_less_often_and_a_changing_one_is_not():
+    """Calm is well, with no start, stop or first meeting of two nodes under way that a pause could miss."""
+    lone, health = CorosyncHealth(5), PacemakerHealth("alpha", True)
+    corosync(lone, 1, "2Node Quorate")
+    assert not lone.calm
+    corosync(lone, 2, "2Node Quorate")
+    assert lone.calm
+    corosync(lone, 1, "2Node Quorate")
+    assert not lone.calm
+    pacemaker(health)
+    assert health.calm
+    for changes in ({"state": "shutting_down"}, {"online": False}, {"dc": False}, {"state": "starting_daemons"}):
+        pacemaker(health, **changes)
+        assert not health.calm, changes
+
+
+def reporter(processes, loop_s):
+    """A reporter of a Corosync that is always well, and the moments of its looks."""
+    code = (
+        "import sys; from pydrbd_fence import health\n"
+        "text = 'Nodes: 2\\nFlags: Quorate\\n'\n"
+        "health.run_tool = lambda words, limit_s: text\n"
+        "sys.exit(health.main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "corosync", "alpha", str(loop_s), "5", "1"]
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    process = processes.start(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return process, lambda: parse_line(process.stdout.readline().decode())
+
+
+def test_a_reporter_at_rest_looks_at_once_when_it_is_asked(processes):
+    """Its next look would be in days; what it says then was seen after the wish."""
+    process, line = reporter(processes, 86_400)
+    assert line()[0] is Health.well
+    asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+    process.stdin.write(b".")
+    process.stdin.flush()
+    health, began_at, _ = line()
+    assert health is Health.well and began_at >= asked_at - 0.001
+    process.stdin.close()
+    assert process.wait(30) == 0
 
 
 def test_a_reporter_ends_with_its_inquisitor(processes):
-    """Nobody reads its lines any more: it ends."""
-    words = [sys.executable, "-m", "pydrbd_fence.health", "corosync", "alpha", "0", "5", "1"]
-    env = {"PYTHONPATH": ":".join(sys.path)}
-    reporter = processes.start(words, env=env, stdout=subprocess.PIPE)
-    line = reporter.stdout.readline().decode()
-    assert parse_line(line)[0] in (Health.silent, Health.ill, Health.well)
-    reporter.stdout.close()
-    assert reporter.wait(30) == 0
+    """Nobody reads its lines any more, or could ask for one: it ends."""
+    process, line = reporter(processes, 0)
+    assert line()[0] is Health.well
+    process.stdout.close()
+    assert process.wait(30) == 0
+    process, line = reporter(processes, 86_400)
+    assert line()[0] is Health.well
+    process.stdin.close()
+    assert process.wait(30) == 0

@@ -149,6 +149,43 @@ def test_without_its_disks_the_cluster_keeps_it_alive():
     assert isinstance(end, Die) and after <= TIMES.watchdog_s + 1
 
 
+def test_the_cluster_is_asked_only_while_the_vote_may_hang_on_it():
+    """With its disk fresh a running node needs no other proof; as soon as the disk is late, or lost, it does."""
+    node = Node(cluster=True)
+    assert node.judge.asks_cluster(node.now)
+    node.step()
+    assert not node.judge.asks_cluster(node.now)
+    assert not node.judge.asks_cluster(node.now + TIMES.fresh_s / 2)
+    assert node.judge.asks_cluster(node.now + TIMES.fresh_s / 2 + 0.1)
+    node.judge.on_device_lost(0, "server gone")
+    assert node.judge.asks_cluster(node.now)
+    for other in (Node(0, cluster=True), Node(cluster=True, cluster_first=True)):
+        other.step()
+        assert other.judge.asks_cluster(other.now)
+    three = Node(3, cluster=True)
+    three.step()
+    three.judge.on_device_lost(2, "server gone")
+    assert not three.judge.asks_cluster(three.now)
+    three.judge.on_device_lost(1, "server gone")
+    assert three.judge.asks_cluster(three.now)
+    assert not Node().judge.asks_cluster(0.0)
+
+
+def test_what_a_slow_tool_saw_is_as_old_as_its_look():
+    """News count from when the looking began: a node that was cut off then is dead within the time others count on."""
+    node = Node(cluster=True)
+    node.step()
+    node.seen, node.health = set(), {}
+    node.judge.on_device_lost(0, "server gone")
+    looked_at = node.now
+    node.now += TIMES.fresh_s - 0.5
+    for source in ("pacemaker", "corosync"):
+        node.judge.on_health(source, Health.well, looked_at)
+    assert node.decide() == [Kick()]
+    _, end = node.until_end()
+    assert isinstance(end, Die) and node.now - looked_at <= TIMES.death_s
+
+
 def test_cluster_first_needs_both():
     """-z: disks alone are not enough once the cluster was well."""
     node = Node(cluster=True, cluster_first=True)
