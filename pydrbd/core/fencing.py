@@ -207,10 +207,7 @@ class Fence:
         node = self._node
         node.log_line(Level.WARNING, "I/O was frozen: what waited for it fails")
         node.writes.refusing = True
-        for write in node.log.batches():
-            waiting = write.mask & ~write.replied
-            write.local_failed |= waiting
-            write.peer_failed |= waiting
+        node.writes.fail_waiting()
         node.flushes.fail_waiting()
         self._thawing = True
         for volume in self._volumes():

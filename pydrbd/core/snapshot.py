@@ -37,7 +37,7 @@ def snapshot(node: Node) -> dict[str, Any]:
     """The node as it is now. It shares nothing with the node; sizes and counters are in sectors where the name says."""
     pending = {vnr: {"upper": 0, "lower": 0, "peer": 0} for vnr in node.volumes}
     ap_in_flight_bytes = 0
-    for write in node.log.batches():
+    for write in node.writes.in_flight():
         counts = pending[write.volume.vnr]
         counts["upper"] += (write.mask & ~write.replied).bit_count()
         counts["lower"] += write.local_busy.bit_count()

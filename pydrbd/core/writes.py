@@ -10,6 +10,7 @@ disk), as in DRBD. Its range is free when no word of the peer on it is awaited a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
@@ -52,6 +53,10 @@ class Writes:
     def busy(self) -> bool:
         """Whether any write has not been answered; also one that waits for its range or its extents."""
         return bool(self._in_flight or self._waiting_count)
+
+    def in_flight(self) -> Iterator[WriteBatch]:
+        """What has not been done with, on either side."""
+        return iter(self._in_flight.values())
 
     def oldest_started(self) -> float | None:
         """When the oldest write that still waits for the peer began."""
@@ -369,6 +374,13 @@ class Writes:
             write.peer_busy = write.write_due = write.receive_due = write.unconfirmed = 0
             self._progress(write)
         self._node.gate.retry()
+
+    def fail_waiting(self) -> None:
+        """What has not been answered has failed on both sides; also what a lane began, of which no epoch knows."""
+        for write in self._in_flight.values():
+            waiting = write.mask & ~write.replied
+            write.local_failed |= waiting
+            write.peer_failed |= waiting
 
     def resume(self) -> None:
         """Answer what had to wait for a new generation."""
