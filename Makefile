@@ -28,7 +28,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds endurance lint bench lab man install uninstall clean
+.PHONY: help venv demo test test-all rounds endurance soak lint bench lab man install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -59,6 +59,9 @@ rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, r
 endurance: $(VENV)/run.stamp ## random operations on a kernel and pydrbd for MINUTES=30; SEED=N plays a run again (needs root)
 	@tools/setup packages lab
 	@$(PY) -m tests.endurance --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(VENV)/dev.stamp ## the native code under the sanitizers, with random batches for MINUTES=10; SEED=N plays them again
+	@$(PY) -m tests.native.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .

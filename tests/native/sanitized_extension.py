@@ -18,6 +18,9 @@ RUNTIME_OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that every bytearray has a red zone of its own
 }
 
+settings.register_profile(
+    "soak", max_examples=int(os.environ.get("PYDRBD_SOAK", "100")), deadline=None, database=None, print_blob=True
+)
 settings.register_profile("sanitized", max_examples=20, deadline=None, database=None, print_blob=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.sanitized_extension import RUNTIME_OPTIONS
+from tests.native.soak import library_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/native"
@@ -22,18 +23,12 @@ print(lib.pydrbd_bitmap_count(ffi.new("uint8_t[100]"), 0, 800 + {excess}))
 
 def sanitizer_libraries():
     """libasan and libubsan of the compiler that builds the extension; skips where they are not installed."""
-    compiler = os.environ.get("CC", "cc").split()
-    paths = []
-    for name in ("libasan.so", "libubsan.so"):
-        try:
-            found = subprocess.run([*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"no C compiler that knows its {name}: {error}")
-        path = Path(found.stdout.strip())
-        if not path.is_absolute():
-            pytest.skip(f"{name} is not installed (it comes with gcc)")
-        paths.append(str(path.resolve()))
-    return " ".join(paths)
+    try:
+        return library_paths()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no C compiler that knows its sanitizers: {error}")
+    except SystemExit as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")
