@@ -6,7 +6,7 @@
  * that the activity log names as hot, no flags, and no byte in common with a write under way. The first request that
  * is anything else ends the lane, with all that came before it done, and stays in its buffer.
  *
- * A group of writes leaves for the peer in one call and is on our disk (its page cache) when the next one is looked
+ * A group of writes leaves for the peer in one call and is on our disk (lane_disk.c) when the next one is looked
  * at; so a write is answered as soon as the peer acknowledges it, and payload is never copied. */
 
 #define _GNU_SOURCE
@@ -17,7 +17,7 @@
 enum { NBD_CMD_READ = 0, NBD_CMD_WRITE = 1, NBD_CMD_FLUSH = 3 };
 enum { P_WRITE_ACK = 0x16 };
 enum { DP_SEND_WRITE_ACK = 256 };
-enum { REQUEST_SIZE = 28, REPLY_SIZE = 16, CHUNK_HEADER_SIZE = 28 };
+enum { REQUEST_SIZE = 28, REPLY_SIZE = 16 };
 enum { HEADER_SIZE = 40, FORMAT = 100, ACK_PAYLOAD_MAX = 4096 };
 enum { EXTENT_SHIFT = 22, SPILL_WAIT_US = 20000, CLIENTS_MAX = 64 };
 
@@ -157,7 +157,8 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
                        uint32_t count) {
     struct pydrbd_lane_group *group = group_of(lane, lane->next_serial);
     const uint8_t *payload = lane->clients[client].in.buffer;
-    uint64_t began;
+    const uint64_t began = now_us();
+    uint64_t sent;
     int reason, error;
 
     *group = (struct pydrbd_lane_group){
@@ -172,43 +173,16 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
         touch(lane, records + i);
         lane->written += records[i].length;
     }
+    pydrbd_lane_disk_begin_write(&lane->disk, payload, group->records, count);
+    sent = now_us();
     reason = send_group(lane, group, payload);
-    began = now_us();
-    group->failed =
-        pydrbd_pwrite_records(lane->disk_fd, lane->base, payload, group->records, count, group->busy, &error);
-    if (group->failed != 0 || now_us() - began > lane->slow_us) {
+    sent = now_us() - sent;
+    group->failed = pydrbd_lane_disk_end_write(&lane->disk, payload, group->records, count, &error);
+    if (group->failed != 0 || now_us() - began - sent > lane->disk.slow_us) {
         lane->error = reason == PYDRBD_LANE_LOST ? lane->error : group->failed != 0 ? error : 0;
         reason = reason != 0 ? reason : PYDRBD_LANE_DISK;
     }
     return reason;
-}
-
-/* --- reads --- */
-
-/* Reads what the page cache has, with the replies' headers between; how many members that were. */
-static uint32_t read_group(struct pydrbd_lane *lane, struct pydrbd_lane_client *client,
-                           const struct pydrbd_record *records, uint32_t count) {
-    const uint64_t header = client->structured ? CHUNK_HEADER_SIZE : REPLY_SIZE;
-    uint32_t done = 0;
-
-    for (; done < count; done++) {
-        const struct pydrbd_record *record = records + done;
-        uint8_t *to = client->out + client->out_end;
-        struct iovec part = {to + header, record->length};
-        ssize_t moved;
-
-        if (reply_room(client) < header + record->length) {
-            break;
-        }
-        moved = preadv2(lane->disk_fd, &part, 1, (off_t)(lane->base + record->offset), RWF_NOWAIT);
-        if (moved != (ssize_t)record->length) {
-            break;
-        }
-        pydrbd_nbd_put_read_header(to, record, client->structured);
-        client->out_end += header + record->length;
-        lane->read += record->length;
-    }
-    return done;
 }
 
 /* --- requests --- */
@@ -246,8 +220,9 @@ static int serve(struct pydrbd_lane *lane, uint32_t number) {
             continue;
         }
         passing = count < 0 ? 0 : count_passing(lane, records, (uint32_t)count);
+        passing = pydrbd_lane_disk_fits(&lane->disk, records, passing);
         if (passing != 0 && records[0].command == NBD_CMD_READ) {
-            passing = read_group(lane, client, records, passing);
+            passing = pydrbd_lane_read_group(lane, client, records, passing);
         } else if (passing != 0 && (passing > lane->log_room - lane->log_count ||
                                     lane->next_serial - lane->oldest_serial >= PYDRBD_LANE_GROUPS)) {
             passing = 0;

@@ -95,7 +95,7 @@ int pydrbd_lane_flush_begin(struct pydrbd_lane *lane, uint32_t client) {
     }
     if (reason == 0) {
         lane->flush_began = now_us();
-        reason = flush_disk(&lane->flush, lane->disk_fd);
+        reason = flush_disk(&lane->flush, lane->disk.fd);
     }
     if (reason == 0) {
         lane->flush_client = (int32_t)client;
@@ -141,7 +141,7 @@ int pydrbd_lane_peer_flush(struct pydrbd_lane_peer *lane, const struct pydrbd_re
         lane->out_size - lane->out_end < HEADER_SIZE + BARRIER_SIZE) {
         return PYDRBD_LANE_FOREIGN;
     }
-    reason = flush_disk(&lane->flush, lane->disk_fd);
+    reason = flush_disk(&lane->flush, lane->disk.fd);
     if (reason != 0) {
         return reason;
     }

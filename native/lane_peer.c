@@ -41,9 +41,12 @@ static uint32_t count_passing(const struct pydrbd_lane_peer *lane, const struct 
 /* Carries out a run of writes and acknowledges them. 0, or why the lane ends. */
 static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *records, uint32_t count) {
     const uint64_t began = now_us();
-    const uint64_t failed = pydrbd_pwrite_records(lane->disk_fd, lane->base, lane->data.buffer, records, count,
-                                                  UINT64_MAX, &lane->error);
-    const uint32_t good = failed == 0 ? count : (uint32_t)__builtin_ctzll(failed);
+    uint64_t failed;
+    uint32_t good;
+
+    pydrbd_lane_disk_begin_write(&lane->disk, lane->data.buffer, records, count);
+    failed = pydrbd_lane_disk_end_write(&lane->disk, lane->data.buffer, records, count, &lane->error);
+    good = failed == 0 ? count : (uint32_t)__builtin_ctzll(failed);
 
     lane->out_end += pydrbd_drbd_acks(records, good, UINT64_MAX, FORMAT, P_WRITE_ACK, lane->next_seq,
                                       lane->out + lane->out_end);
@@ -55,7 +58,7 @@ static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *
         lane->data.start = records[i].data + records[i].length;
     }
     send_acks(lane);
-    return failed != 0 || now_us() - began > lane->slow_us ? PYDRBD_LANE_DISK : 0;
+    return failed != 0 || now_us() - began > lane->disk.slow_us ? PYDRBD_LANE_DISK : 0;
 }
 
 /* All whole packets in the buffer. 0, or why the lane ends. */
@@ -77,6 +80,7 @@ static int serve(struct pydrbd_lane_peer *lane, uint64_t *need_out) {
             return data->stuck ? PYDRBD_LANE_FOREIGN : 0;
         }
         passing = count < 0 ? 0 : count_passing(lane, records, (uint32_t)count);
+        passing = pydrbd_lane_disk_fits(&lane->disk, records, passing);
         if (passing != 0) {
             reason = write_run(lane, records, passing);
         } else {

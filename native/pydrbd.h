@@ -106,7 +106,8 @@ uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, con
 uint64_t pydrbd_pread_records(int fd, uint64_t base, uint8_t *buffer, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask, int *first_errno);
 
-/* --- lane.c, lane_flush.c, lane_peer.c: the way of plain writes and reads while nothing has to be decided ---
+/* --- lane.c, lane_disk.c, lane_flush.c, lane_read.c, lane_peer.c: the way of plain writes, reads and flushes while
+ * nothing has to be decided ---
  *
  * Python lays down the terms, calls, and takes back what has happened; nothing else runs on the node meanwhile. A lane
  * ends at the first thing that it was not told about, and leaves that where it lies. */
@@ -146,6 +147,27 @@ struct pydrbd_lane_client {
     uint64_t requests;
 };
 
+/* A lane's disk: through the page cache, or with direct I/O. */
+struct pydrbd_lane_disk {
+    uint64_t base;          /* of the data area */
+    uint8_t *bounce;        /* aligned memory, for direct I/O */
+    uint64_t bounce_size;
+    uint64_t context;       /* of pydrbd_lane_aio_open; 0: one request after the other */
+    uint32_t block;         /* that direct I/O goes by; 0: through the page cache */
+    uint32_t pending;       /* requests that are waited for */
+    uint32_t slow_us;       /* a disk that takes longer for one group is slow */
+    int32_t fd;
+};
+uint64_t pydrbd_lane_aio_open(void);
+void pydrbd_lane_aio_close(uint64_t context);
+uint32_t pydrbd_lane_disk_fits(const struct pydrbd_lane_disk *disk, const struct pydrbd_record *records,
+                               uint32_t count);
+void pydrbd_lane_disk_begin_write(struct pydrbd_lane_disk *disk, const uint8_t *buffer,
+                                  const struct pydrbd_record *records, uint32_t count);
+uint64_t pydrbd_lane_disk_end_write(struct pydrbd_lane_disk *disk, const uint8_t *buffer,
+                                    const struct pydrbd_record *records, uint32_t count, int *first_errno);
+uint64_t pydrbd_lane_disk_read(struct pydrbd_lane_disk *disk, const struct pydrbd_record *records, uint32_t count);
+
 /* What a lane may do about flushes, and what has come of it. */
 struct pydrbd_lane_flush {
     uint64_t size_min;  /* bytes that the disk's file must have; 0: that is not looked at */
@@ -174,7 +196,7 @@ struct pydrbd_lane {
     struct pydrbd_record *log;            /* what was written in this epoch */
     const uint8_t *hot;                   /* a bit for each 4 MiB extent: may be written; NULL: all may */
     uint8_t *touched;                     /* likewise: has been */
-    uint64_t base;                        /* of the data area on the disk */
+    struct pydrbd_lane_disk disk;
     uint64_t capacity;                    /* bytes of the device */
     uint64_t oldest_serial;               /* what is older is free */
     uint64_t next_serial;
@@ -191,8 +213,6 @@ struct pydrbd_lane {
     uint32_t log_room;
     uint32_t next_seq;
     uint32_t length_max;                  /* of one write or read */
-    uint32_t slow_us;                     /* a disk that takes longer for one group is slow */
-    int32_t disk_fd;
     int32_t data_fd;                      /* to the peer */
     int32_t error;
     int32_t flush_client;                 /* whose FLUSH waits for the peer; -1: nobody's */
@@ -201,6 +221,8 @@ struct pydrbd_lane {
     uint16_t volume;
     uint8_t headers[2560];                /* PYDRBD_LANE_HEADERS_SIZE */
 };
+uint32_t pydrbd_lane_read_group(struct pydrbd_lane *lane, struct pydrbd_lane_client *client,
+                                const struct pydrbd_record *records, uint32_t count);
 int pydrbd_lane_flush_begin(struct pydrbd_lane *lane, uint32_t client);
 int pydrbd_lane_flush_is_late(struct pydrbd_lane *lane);
 int pydrbd_lane_flush_settle(struct pydrbd_lane *lane, const struct pydrbd_record *ack);
@@ -213,7 +235,7 @@ struct pydrbd_lane_peer {
     uint64_t out_size;
     uint64_t out_start;
     uint64_t out_end;
-    uint64_t base;
+    struct pydrbd_lane_disk disk;
     uint64_t capacity;
     uint64_t written;                     /* bytes */
     uint64_t packets;                     /* writes that were carried out */
@@ -223,8 +245,6 @@ struct pydrbd_lane_peer {
     uint32_t next_seq;
     uint32_t payload_max;
     uint32_t dp_flags;                    /* what a write must say to be for a lane */
-    uint32_t slow_us;
-    int32_t disk_fd;
     int32_t meta_fd;
     int32_t error;
     uint16_t volume;

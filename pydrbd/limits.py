@@ -42,7 +42,9 @@ __all__ = [
     "HELPER_LINES_MAX",
     "HELPER_LINE_BYTES_MAX",
     "HELPER_TIMEOUT_S",
+    "LANE_BOUNCE_BYTES",
     "LANE_CLIENTS_MAX",
+    "LANE_DIRECT_SLOW_S",
     "LANE_FLUSH_SLOW_S",
     "LANE_FOLD_S",
     "LANE_IDLE_US",
@@ -151,7 +153,13 @@ LANE_IDLE_US: Final = 1000
 LANE_FOLD_S: Final = 0.05
 """What a lane has done is worked in by the core at least this often, and its epoch closed."""
 
-LANE_FLUSH_SLOW_S: Final = 0.003
+LANE_BOUNCE_BYTES: Final = 2 * MIB
+"""What a lane reads or writes with direct I/O at a time."""
+
+LANE_DIRECT_SLOW_S: Final = 0.02
+"""A disk with direct I/O that takes longer for one group of requests leaves the lanes for a while."""
+
+LANE_FLUSH_SLOW_S: Final = 0.01
 """A flush that takes longer leaves the lanes: whoever waits for it in one does nothing else."""
 
 LANE_CLIENTS_MAX: Final = 64

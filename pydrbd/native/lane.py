@@ -16,6 +16,7 @@ from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, readable, wr
 from pydrbd.native.lane_parts import (
     NO_DATA,
     RECORD_BYTES,
+    LaneDisk,
     LaneFlush,
     LaneFlushed,
     LaneGroup,
@@ -51,12 +52,13 @@ _HEADER_BYTES: Final = 40
 class ClientLane:
     """A Primary's lane (lane.c)."""
 
-    def __init__(self, slow_us: int) -> None:
+    def __init__(self, slow_us: int, direct_slow_us: int) -> None:
+        self._disk = LaneDisk(slow_us, direct_slow_us)
         self._c = new("struct pydrbd_lane *")
         self._clients = new("struct pydrbd_lane_client[]", LANE_CLIENTS_MAX)
         self._groups = new("struct pydrbd_lane_group[]", LANE_GROUPS)
         self._c.clients, self._c.groups = self._clients, self._groups
-        self._c.length_max, self._c.slow_us = DRBD_IO_BYTES_MAX, slow_us
+        self._c.length_max = DRBD_IO_BYTES_MAX
         self._outs: list[WritableBuffer] = []
         self._views: list[Any] = []
         self._streams: list[LaneStream] = []
@@ -68,6 +70,7 @@ class ClientLane:
         *,
         disk_fd: int,
         base_bytes: int,
+        block_bytes: int = 0,
         capacity_bytes: int,
         volume: int,
         hot: Buffer | None,
@@ -78,7 +81,8 @@ class ClientLane:
         """Lay down the sockets and the disk. With each client comes memory for the replies that it is slow to take."""
         c, views = self._c, self._views
         assert not views and 0 < len(clients) <= LANE_CLIENTS_MAX
-        c.disk_fd, c.data_fd, c.base, c.capacity, c.volume = disk_fd, data_fd, base_bytes, capacity_bytes, volume
+        self._disk.lay_down(c.disk, views, disk_fd, base_bytes, block_bytes)
+        c.data_fd, c.capacity, c.volume = data_fd, capacity_bytes, volume
         c.hot = c.touched = ffi.NULL
         if hot is not None:
             if len(self._touched) < len(hot):
@@ -144,6 +148,7 @@ class ClientLane:
             stream.unsent = bytes(memoryview(self._outs[place])[client.out_start : client.out_end])
             client.out = ffi.NULL
         c.hot = c.touched = ffi.NULL
+        self._disk.take_up(c.disk)
         let_go(self._views)
 
     @property
@@ -229,9 +234,10 @@ class ClientLane:
 class PeerLane:
     """A Secondary's lane (lane_peer.c)."""
 
-    def __init__(self, slow_us: int, dp_flags: int) -> None:
+    def __init__(self, slow_us: int, direct_slow_us: int, dp_flags: int) -> None:
+        self._disk = LaneDisk(slow_us, direct_slow_us)
         self._c = new("struct pydrbd_lane_peer *")
-        self._c.payload_max, self._c.slow_us, self._c.dp_flags = DRBD_PAYLOAD_BYTES_MAX, slow_us, dp_flags
+        self._c.payload_max, self._c.dp_flags = DRBD_PAYLOAD_BYTES_MAX, dp_flags
         self._out = bytearray((BATCH_RECORDS_MAX + 1) * _HEADER_BYTES)
         self._views: list[Any] = []
         self._data: LaneStream
@@ -241,6 +247,7 @@ class PeerLane:
         *,
         disk_fd: int,
         base_bytes: int,
+        block_bytes: int = 0,
         capacity_bytes: int,
         volume: int,
         next_seq: int,
@@ -254,7 +261,8 @@ class PeerLane:
         flush.lay_down(c.flush)
         c.epoch_count, c.epochs = epoch_count, 0
         assert not self._views
-        c.disk_fd, c.meta_fd, c.base, c.capacity, c.volume = disk_fd, meta_fd, base_bytes, capacity_bytes, volume
+        self._disk.lay_down(c.disk, self._views, disk_fd, base_bytes, block_bytes)
+        c.meta_fd, c.capacity, c.volume = meta_fd, capacity_bytes, volume
         c.next_seq = next_seq & 0xFFFF_FFFF
         c.written = c.packets = c.error = c.out_start = c.out_end = 0
         self._data = data
@@ -272,6 +280,7 @@ class PeerLane:
         """Take up the sockets; the acknowledgements that the meta socket has not taken."""
         c = self._c
         self._data.take_up(c.data)
+        self._disk.take_up(c.disk)
         c.out = ffi.NULL
         let_go(self._views)
         return bytes(self._out[c.out_start : c.out_end])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydrbd._native import ffi
-from pydrbd.limits import BATCH_RECORDS_MAX
+from pydrbd._native import ffi, lib
+from pydrbd.limits import BATCH_RECORDS_MAX, LANE_BOUNCE_BYTES
 from pydrbd.native.batch import Batch, WritableBuffer, new, new_records, writable
 
 __all__ = [
     "NO_DATA",
     "RECORD_BYTES",
+    "LaneDisk",
     "LaneFlush",
     "LaneFlushed",
     "LaneGroup",
@@ -89,6 +92,35 @@ class LaneGroup:
     batch: Batch
     busy: int
     failed: int
+
+
+class LaneDisk:
+    """A lane's disk. With direct I/O (`block_bytes`) it has memory of its own, and a context of the kernel's for it."""
+
+    def __init__(self, slow_us: int, direct_slow_us: int) -> None:
+        self._slow_us, self._direct_slow_us = slow_us, direct_slow_us
+        self._bounce: mmap.mmap | None = None
+        self._context = 0
+
+    def lay_down(self, c: Any, views: list[Any], fd: int, base_bytes: int, block_bytes: int) -> None:
+        c.fd, c.base, c.block, c.pending = fd, base_bytes, block_bytes, 0
+        c.bounce, c.bounce_size, c.context = ffi.NULL, 0, 0
+        c.slow_us = self._direct_slow_us if block_bytes else self._slow_us
+        if not block_bytes:
+            return
+        if self._bounce is None:
+            self._bounce = mmap.mmap(-1, LANE_BOUNCE_BYTES)
+            self._context = lib.pydrbd_lane_aio_open()  # 0: then it goes without
+            if self._context:
+                weakref.finalize(self, lib.pydrbd_lane_aio_close, self._context)
+        view = memoryview(self._bounce)
+        views.append(view)
+        c.bounce, c.bounce_size, c.context = writable(view), len(view), self._context
+
+    @staticmethod
+    def take_up(c: Any) -> None:
+        assert not c.pending, "a lane has left the disk at work"
+        c.bounce = ffi.NULL
 
 
 @dataclass(frozen=True, slots=True)

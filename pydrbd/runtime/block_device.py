@@ -134,8 +134,8 @@ class FileDevice:
 
     @property
     def lane_fd(self) -> int | None:
-        """For who reads and writes through the page cache without asking (a lane); None with direct I/O."""
-        return None if self.is_direct or self._fd < 0 else self._fd
+        """For who reads and writes without asking (a lane), by the rules of direct I/O if that is what it is."""
+        return None if self._fd < 0 else self._fd
 
     def read_at(self, offset_bytes: int, length: int) -> bytes:
         """Exactly `length` bytes; raises DiskIOError."""

@@ -102,12 +102,15 @@ class Disk:
         """Whether every operation fails from now on: after a failed flush, `fail`, or `stop`."""
         return self._failed_errno != 0
 
-    def lane_place(self) -> tuple[int, int] | None:
-        """The descriptor that a lane may write to and read from by itself, and where the data area starts; or None."""
-        descriptor = None if self._failed_errno or self._is_direct else getattr(self.device, "lane_fd", None)
+    def lane_place(self) -> tuple[int, int, int] | None:
+        """The descriptor that a lane may use, where the data area starts, and the block of direct I/O or 0; or None."""
+        descriptor = None if self._failed_errno else getattr(self.device, "lane_fd", None)
         if descriptor is None or self._clock() < self._inline_from:
             return None
-        return descriptor, self._base_bytes
+        block_bytes = self.device.logical_block_bytes if self._is_direct else 0
+        if block_bytes and self._base_bytes % block_bytes:
+            return None
+        return descriptor, self._base_bytes, block_bytes
 
     def lane_flush(self) -> tuple[bool, int]:
         """Whether a lane may flush this disk by itself, and how many bytes its file must have (0: it is no file)."""

@@ -19,6 +19,7 @@ from pydrbd.core.volume import Volume
 from pydrbd.limits import (
     DISK_INLINE_SLOW_S,
     LANE_CLIENTS_MAX,
+    LANE_DIRECT_SLOW_S,
     LANE_FLUSH_SLOW_S,
     LANE_FOLD_S,
     LANE_IDLE_US,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Lane"]
 
 _SLOW_US: Final = round(DISK_INLINE_SLOW_S * 1e6)
+_DIRECT_SLOW_US: Final = round(LANE_DIRECT_SLOW_S * 1e6)
 _FLUSH_SLOW_US: Final = round(LANE_FLUSH_SLOW_S * 1e6)
 
 
@@ -43,8 +45,8 @@ class Lane:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._for_clients = native.ClientLane(_SLOW_US)
-        self._for_peer = native.PeerLane(_SLOW_US, int(DpFlag.SEND_WRITE_ACK))
+        self._for_clients = native.ClientLane(_SLOW_US, _DIRECT_SLOW_US)
+        self._for_peer = native.PeerLane(_SLOW_US, _DIRECT_SLOW_US, int(DpFlag.SEND_WRITE_ACK))
         self._volume: Volume | None = None  # while a lane is engaged
         self._is_for_peer = False
         self._disk: VolumeDisk
@@ -142,6 +144,7 @@ class Lane:
         lane.begin(
             disk_fd=place[0],
             base_bytes=place[1],
+            block_bytes=place[2],
             capacity_bytes=volume.size_bytes,
             volume=volume.vnr,
             hot=terms.hot,
@@ -218,6 +221,7 @@ class Lane:
         self._for_peer.begin(
             disk_fd=place[0],
             base_bytes=place[1],
+            block_bytes=place[2],
             capacity_bytes=volume.size_bytes,
             volume=volume.vnr,
             next_seq=volume.peer.next_seq,

@@ -99,7 +99,7 @@ class VolumeDisk:
             return sectors, sectors
         return sectors, self._meta_device.refresh_size() // SECTOR_SIZE_BYTES
 
-    def lane_place(self) -> tuple[int, int] | None:
+    def lane_place(self) -> tuple[int, int, int] | None:
         """As Disk.lane_place, for the data; None also while something is held back or becomes durable."""
         return None if self._held or self._persisting else self._data.lane_place()
 

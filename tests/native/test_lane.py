@@ -83,12 +83,27 @@ def _file_with_a_page_cache():
     return descriptor
 
 
-class Rig:
-    """Socket pairs, a file, and what a lane needs between them; a context manager."""
+def _file_for_direct_io():
+    """A file in a file system that can do without a page cache."""
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        try:
+            os.close(os.open(file.name, os.O_RDWR | os.O_DIRECT))
+        except OSError as error:
+            pytest.skip(f"no direct I/O here: {error}")
+        return os.dup(file.fileno())
 
-    def __init__(self, *, disk_flags=os.O_RDWR, cached=False):
+
+class Rig:
+    """Socket pairs, a file, and what a lane needs between them; a context manager. `block`: for direct I/O."""
+
+    def __init__(self, *, disk_flags=os.O_RDWR, cached=False, block=0):
         self.pairs = []
-        self.disk = _file_with_a_page_cache() if cached else os.memfd_create("disk")
+        self.block = block
+        disk_flags |= os.O_DIRECT if block else 0
+        if block:
+            self.disk = _file_for_direct_io()
+        else:
+            self.disk = _file_with_a_page_cache() if cached else os.memfd_create("disk")
         os.truncate(self.disk, DISK_BYTES)
         for written in (0, 2 * EXTENT_SIZE_BYTES - 64 * 1024, DISK_BYTES - 128 * 1024):
             os.pwrite(self.disk, bytes(128 * 1024), written)  # what is in memory is what has been written
@@ -125,13 +140,14 @@ class ClientRig(Rig):
         self.acks = LaneStream(self.meta.fileno(), bytearray(MIB), 0, 0)
         self.outs = [bytearray(2 * MIB) for _ in self.streams]
         self.log = LaneLog(2048)
-        self.lane = ClientLane(NO_SPEED_LIMIT_US)
+        self.lane = ClientLane(NO_SPEED_LIMIT_US, NO_SPEED_LIMIT_US)
         self.hot = bytearray(sum(1 << extent for extent in HOT).to_bytes(2, "little"))
 
     def begin(self, groups=(), *, next_serial=1, room=2048, epoch_sent=0, flush=NO_FLUSH):
         self.lane.begin(
             disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, hot=self.hot,
-            data_fd=self.data.fileno(), meta=self.acks, clients=list(zip(self.streams, self.outs, strict=True)),
+            block_bytes=self.block, data_fd=self.data.fileno(), meta=self.acks,
+            clients=list(zip(self.streams, self.outs, strict=True)),
         )  # fmt: skip
         self.lane.begin_writes(self.log, room, 7, epoch_sent, next_serial, 1, groups, flush)
         return self
@@ -171,6 +187,57 @@ def test_a_write_is_on_both_sides_and_answered_when_the_peer_has_it():
         assert drained(rig.clients[0]) == reply(77)
         rig.end()
         assert rig.lane.groups() == [] and rig.lane.take_touched() == [0] and rig.lane.next_serial == 2
+
+
+BLOCK = 4096
+
+
+def test_with_direct_io_a_group_is_on_the_disk_and_comes_from_it():
+    """Through memory of the lane's own, all members at the same time; also more than its memory takes at a time."""
+    with ClientRig(block=BLOCK).begin() as rig:
+        pieces = [(index * 3 * BLOCK, os.urandom(BLOCK)) for index in range(40)]
+        rig.clients[0].sendall(b"".join(request(WRITE, at, data, cookie=n) for n, (at, data) in enumerate(pieces)))
+        rig.run()
+        assert all(rig.contents(at, BLOCK) == data for at, data in pieces)
+        assert drained(rig.peer_data).count(pieces[7][1]) == 1
+        for member, (at, _data) in enumerate(pieces):
+            rig.peer_meta.send(ack(at, BLOCK, 64 + member))
+        rig.run()
+        assert drained(rig.clients[0]) == b"".join(reply(n) for n in range(40))
+        rig.clients[0].sendall(b"".join(request(READ, at, BLOCK, cookie=n) for n, (at, _data) in enumerate(pieces)))
+        rig.run()
+        assert drained(rig.clients[0]) == b"".join(reply(n, data) for n, (_at, data) in enumerate(pieces))
+        rig.end()
+
+
+def test_direct_io_leaves_parts_of_blocks_to_python():
+    """Reads and writes alike, on both nodes."""
+    for stream in (request(WRITE, 0, bytes(512)), request(READ, BLOCK + 512, BLOCK)):
+        with ClientRig(block=BLOCK).begin() as rig:
+            rig.clients[0].send(stream)
+            assert rig.run() == native.LANE_FOREIGN
+            rig.end()
+    with PeerRig(block=BLOCK).begin() as rig:
+        data = os.urandom(BLOCK)
+        rig.peer_data.send(p_data(BLOCK, data) + p_data(0, bytes(512)))
+        assert rig.run() == native.LANE_FOREIGN
+        rig.lane.end()
+        assert drained(rig.peer_meta) == ack(BLOCK, BLOCK, 64) and rig.contents(BLOCK, BLOCK) == data
+        assert rig.left() == p_data(0, bytes(512))
+
+
+def test_a_write_that_direct_io_refuses_is_named():
+    """As through the page cache: on the Primary the group says so, the Secondary does not acknowledge it."""
+    with ClientRig(block=BLOCK, disk_flags=os.O_RDONLY).begin() as rig:
+        rig.clients[0].send(request(WRITE, 0, bytes(BLOCK)) + request(WRITE, BLOCK, bytes(BLOCK)))
+        assert rig.run() == native.LANE_DISK
+        rig.end()
+        assert [group.failed for group in rig.lane.groups()] == [3] and rig.lane.error == errno.EBADF
+    with PeerRig(block=BLOCK, disk_flags=os.O_RDONLY).begin() as rig:
+        rig.peer_data.send(p_data(0, bytes(BLOCK)))
+        assert rig.run() == native.LANE_DISK
+        rig.lane.end()
+        assert rig.left() == p_data(0, bytes(BLOCK)) and drained(rig.peer_meta) == b""
 
 
 def barrier(number, urgent=1):
@@ -512,12 +579,12 @@ class PeerRig(Rig):
         super().__init__(**how)
         (self.data, self.peer_data), (self.meta, self.peer_meta) = self.pair(), self.pair()
         self.stream = LaneStream(self.data.fileno(), bytearray(MIB), 0, 0)
-        self.lane = PeerLane(NO_SPEED_LIMIT_US, SEND_WRITE_ACK)
+        self.lane = PeerLane(NO_SPEED_LIMIT_US, NO_SPEED_LIMIT_US, SEND_WRITE_ACK)
 
     def begin(self, *, epoch_count=0, flush=NO_FLUSH):
         self.lane.begin(
-            disk_fd=self.lane_disk, base_bytes=0, capacity_bytes=DISK_BYTES, volume=0, next_seq=1,
-            data=self.stream, meta_fd=self.meta.fileno(), epoch_count=epoch_count, flush=flush,
+            disk_fd=self.lane_disk, base_bytes=0, block_bytes=self.block, capacity_bytes=DISK_BYTES, volume=0,
+            next_seq=1, data=self.stream, meta_fd=self.meta.fileno(), epoch_count=epoch_count, flush=flush,
         )  # fmt: skip
         return self
 
