@@ -149,6 +149,10 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             from pydrbd.admin import verbs_script
 
             return verbs_script.of_all(context, verb, arguments.names)
+        case "metrics":
+            from pydrbd.admin import verbs_metrics
+
+            return verbs_metrics.metrics(context, arguments.listen, once=arguments.once)
         case "proc-drbd" | "dump":
             from pydrbd.admin import verbs_show
 

@@ -82,6 +82,12 @@ def _events2(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--json", "each line as an object of JSON")
 
 
+def _metrics(parser: argparse.ArgumentParser) -> None:
+    words = "where: unix:PATH, tcp:HOST:PORT (default: pydrbd.toml's, else tcp:127.0.0.1:9942)"
+    parser.add_argument("--listen", metavar="PLACE", help=words)
+    _flag(parser, "--once", "print them, and end")
+
+
 def _create_md(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--force", "overwrite what is there")
     parser.add_argument("--al-stripes", type=_count, default=1, metavar="N", help="stripes of the activity log (1)")
@@ -220,6 +226,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "doctor": Command("what is wrong, in plain words, and which command mends it", "some", group="show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
+    "metrics": Command("an exporter for Prometheus, of all that runs here", "none", _metrics, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydrbd.admin.status_text import in_kib, out_of_sync_kib, yes_no
 
-__all__ = ["Detail", "Event", "changes", "objects"]
+__all__ = ["Detail", "Event", "changes", "objects", "promotion"]
 
 Values = dict[str, Any]
 Words = dict[str, str]
@@ -103,7 +103,7 @@ def _extra(one: _Object, detail: Detail) -> Words:
 def _objects(data: Values) -> Iterator[_Object]:
     resource = {"name": data["name"]}
     peer = {**resource, "peer-node-id": str(data["peer_node_id"]), "conn-name": data["peer"]}
-    may_promote, score = _promotion(data)
+    may_promote, score = promotion(data)
     yield _Object(
         "resource",
         resource,
@@ -182,7 +182,7 @@ def _peer_device(peer: Words, volume: Values) -> _Object:
     )
 
 
-def _promotion(data: Values) -> tuple[bool, int]:
+def promotion(data: Values) -> tuple[bool, int]:
     """Whether `primary` is expected to succeed, and how good a place this node is for it."""
     volumes = data["volumes"]
     good_here = all(volume["disk"] == "UpToDate" for volume in volumes)

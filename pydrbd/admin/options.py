@@ -79,6 +79,8 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
             parser.add_argument(*names, dest=attribute, action="store_true", help=words)
     if command.names == "one":
         parser.add_argument("names", metavar="RES", nargs=1)
+    elif command.names == "none":
+        parser.set_defaults(names=[])
     else:
         parser.add_argument("names", metavar="RES", nargs="*" if command.names == "any" else "+")
     return parser

@@ -13,7 +13,7 @@ from pydrbd.config.sections import (
     ResourceOptions,
     StartupOptions,
 )
-from pydrbd.config.settings import NbdListen, ResourceSettings, Settings, load_settings
+from pydrbd.config.settings import Listen, ResourceSettings, Settings, load_settings
 
 __all__ = [
     "Address",
@@ -22,8 +22,8 @@ __all__ = [
     "GlobalOptions",
     "Handlers",
     "Host",
+    "Listen",
     "MetaDisk",
-    "NbdListen",
     "NetOptions",
     "Notice",
     "Resource",

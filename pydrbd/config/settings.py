@@ -21,10 +21,11 @@ from pydrbd.limits import CONFIG_FILE_BYTES_MAX
 __all__ = [
     "SETTINGS_FILE_NAME",
     "SETTINGS_KEYS",
-    "NbdListen",
+    "Listen",
     "ResourceSettings",
     "Settings",
     "load_settings",
+    "parse_listen",
     "parse_settings",
 ]
 
@@ -42,8 +43,8 @@ _UNIX_PATH_BYTES_MAX: Final = 107
 
 
 @dataclass(frozen=True, slots=True)
-class NbdListen:
-    """Where NBD clients may connect: a Unix socket's `path`, or (with path "") a TCP `host` and `port`."""
+class Listen:
+    """Where somebody may connect: a Unix socket's `path`, or (with path "") a TCP `host` and `port`."""
 
     path: str = ""
     host: str = ""
@@ -59,7 +60,7 @@ class NbdListen:
 class ResourceSettings:
     """`[resource.NAME]`."""
 
-    nbd: tuple[NbdListen, ...] = ()
+    nbd: tuple[Listen, ...] = ()
     io: str = "auto"
 
 
@@ -68,6 +69,8 @@ class Settings:
     """The whole file; `resource(name)` gives the defaults for one that it does not name."""
 
     resources: Mapping[str, ResourceSettings] = field(default_factory=lambda: MappingProxyType({}))
+    metrics: Listen | None = None
+    """Where `pydrbd metrics` listens."""
 
     def resource(self, name: str) -> ResourceSettings:
         return self.resources.get(name, ResourceSettings())
@@ -97,9 +100,16 @@ def parse_settings(text: str, file: str = SETTINGS_FILE_NAME) -> Settings:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _error(file, f"is not TOML: {error}") from error
-    _check_keys(document, ("resource",), "", file)
+    _check_keys(document, ("resource", "metrics"), "", file)
     tables = _table(document.get("resource", {}), "resource", file)
-    return Settings(MappingProxyType({name: _read_resource(name, table, file) for name, table in tables.items()}))
+    resources = {name: _read_resource(name, table, file) for name, table in tables.items()}
+    return Settings(MappingProxyType(resources), _read_metrics(document.get("metrics", {}), file))
+
+
+def _read_metrics(value: object, file: str) -> Listen | None:
+    table = _table(value, "metrics", file)
+    _check_keys(table, ("listen",), "metrics.", file)
+    return parse_listen(table["listen"], "metrics.listen", file) if "listen" in table else None
 
 
 def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
@@ -113,23 +123,24 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
     if io not in _IO_MODES:
         guess = did_you_mean(str(io), _IO_MODES)
         raise _error(file, f"{key}.io can't be {io!r} (but auto, direct or buffered){guess}")
-    parsed = tuple(_parse_listen(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
+    parsed = tuple(parse_listen(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
     return ResourceSettings(parsed, io)
 
 
-def _parse_listen(entry: object, key: str, file: str) -> NbdListen:
+def parse_listen(entry: object, key: str, file: str) -> Listen:
+    """`unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`; ConfigError that names `file` and `key`."""
     scheme, _, rest = entry.partition(":") if isinstance(entry, str) else ("", "", "")
     if scheme == "unix" and rest:
         if "\0" in rest or len(rest.encode()) > _UNIX_PATH_BYTES_MAX:
             raise _error(file, f"{key}: a socket's path has at most {_UNIX_PATH_BYTES_MAX} bytes")
-        return NbdListen(path=rest)
+        return Listen(path=rest)
     host, _, port = rest.rpartition(":")
     bare_host = host.removeprefix("[").removesuffix("]")
     if scheme != "tcp" or not bare_host or (":" in host and not host.startswith("[")):
         raise _error(file, f"{key} can't be {entry!r} (but unix:PATH, tcp:HOST:PORT or tcp:[IPV6]:PORT)")
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise _error(file, f"{key}: '{port}' is not a TCP port: 1 to 65535")
-    return NbdListen(host=bare_host, port=int(port))
+    return Listen(host=bare_host, port=int(port))
 
 
 def _error(file: str, message: str) -> ConfigError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.config import NbdListen, ResourceSettings, Settings, load_settings
+from pydrbd.config import Listen, ResourceSettings, Settings, load_settings
 from pydrbd.config.settings import parse_settings
 from pydrbd.errors import ConfigError
 
@@ -22,7 +22,7 @@ def test_a_resource_has_listening_addresses_and_an_io_mode(tmp_path):
         '[resource."a b"]\n'
     )
     settings = load_settings(tmp_path / "drbd.conf")
-    listens = (NbdListen("/run/r0.sock"), NbdListen(host="127.0.0.1", port=10809), NbdListen(host="::1", port=1))
+    listens = (Listen("/run/r0.sock"), Listen(host="127.0.0.1", port=10809), Listen(host="::1", port=1))
     assert settings.resource("r0") == ResourceSettings(listens, "direct")
     assert [str(listen) for listen in listens] == ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1"]
     assert settings.resource("a b") == settings.resource("r1") == ResourceSettings()
