@@ -28,7 +28,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds endurance soak lint bench lab man install uninstall clean
+.PHONY: help venv demo test test-all rounds endurance soak lint bench lab man pictures install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -67,6 +67,9 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(PY) -m tests.tidy_rules
+
+pictures: $(VENV)/dev.stamp ## those of README.md, in docs/pictures
+	@$(PY) tools/pictures.py
 
 bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
 	@tools/setup packages bench

@@ -149,6 +149,10 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             from pydrbd.admin import verbs_script
 
             return verbs_script.of_all(context, verb, arguments.names)
+        case "top":
+            from pydrbd.admin import verbs_top
+
+            return verbs_top.top(context, interval_s=arguments.interval_s, once=arguments.once)
         case "metrics":
             from pydrbd.admin import verbs_metrics
 

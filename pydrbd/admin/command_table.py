@@ -88,6 +88,13 @@ def _metrics(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--once", "print them, and end")
 
 
+def _top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--interval", dest="interval_s", type=_seconds, default=1.0, metavar="SECONDS", help="how often (1)"
+    )
+    _flag(parser, "--once", "one picture, and end")
+
+
 def _create_md(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--force", "overwrite what is there")
     parser.add_argument("--al-stripes", type=_count, default=1, metavar="N", help="stripes of the activity log (1)")
@@ -226,6 +233,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "doctor": Command("what is wrong, in plain words, and which command mends it", "some", group="show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
+    "top": Command("all that runs here at a glance, refreshed; q ends it", "none", _top, "show"),
     "metrics": Command("an exporter for Prometheus, of all that runs here", "none", _metrics, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),

@@ -16,7 +16,7 @@ from pydrbd.admin.verbs_adjust import changes_of
 from pydrbd.config.model import Host, Resource
 from pydrbd.errors import BusyError, PydrbdError
 
-__all__ = ["doctor", "last_connected"]
+__all__ = ["doctor", "last_connected", "report"]
 
 _PROBE_S: Final = 2.0
 """How long the peer may take to accept a connection."""
@@ -31,13 +31,19 @@ def doctor(context: Context, resource_name: str) -> int:
     resource = context.resource(resource_name)
     me, peer = resource.pair(context.node)
     findings = list(_look(context, resource, me, peer))
+    for line in report(resource.name, me.name, findings):
+        say(line)
+    return _EXIT_ILL if any(finding.level is Level.BAD for finding in findings) else 0
+
+
+def report(resource: str, node: str, findings: list[Finding]) -> list[str]:
+    """The lines that are printed."""
     bad = sum(finding.level is Level.BAD for finding in findings)
-    say(f"{resource.name} on {me.name}: {'nothing is wrong' if not bad else f'{bad} to mend'}")
+    lines = [f"{resource} on {node}: {'nothing is wrong' if not bad else f'{bad} to mend'}"]
     for finding in findings:
-        say(f"  {finding.level.value:>4}  {finding.text}")
-        for command in finding.commands:
-            say(f"{_INDENT}{command}")
-    return _EXIT_ILL if bad else 0
+        lines.append(f"  {finding.level.value:>4}  {finding.text}")
+        lines += [f"{_INDENT}{command}" for command in finding.commands]
+    return lines
 
 
 def _look(context: Context, resource: Resource, me: Host, peer: Host) -> Iterator[Finding]:
