@@ -76,8 +76,10 @@ class Option:
         return self.name.replace("-", "_") + self.unit.suffix
 
 
-def _bool(section: str, name: str, default: bool, effective: bool = False, only: bool | None = None) -> Option:
-    return Option(section, name, Kind.BOOL, default, effective=effective, effective_value=only)
+def _bool(
+    section: str, name: str, default: bool, effective: bool = False, only: bool | None = None, *, quiet: bool = False
+) -> Option:
+    return Option(section, name, Kind.BOOL, default, effective=effective, effective_value=only, quiet=quiet)
 
 
 def _flag(section: str, name: str, *, quiet: bool = False) -> Option:
@@ -111,11 +113,11 @@ _NET: Final = (
     _number("net", "timeout", 1, 60, 600, Unit.DECISECONDS, effective=True),
     _number("net", "max-epoch-size", 1, 2048, 20000, effective=True),
     _number("net", "max-buffers", 32, 2048, 131072),
-    _number("net", "unplug-watermark", 1, 128, 131072),
+    _number("net", "unplug-watermark", 1, 128, 131072, quiet=True),
     _number("net", "connect-int", 1, 10, 120, Unit.SECONDS, effective=True),
     _number("net", "ping-int", 1, 10, 120, Unit.SECONDS, effective=True),
     _number("net", "sndbuf-size", 0, 0, 10485760, Unit.BYTES, effective=True),
-    _number("net", "rcvbuf-size", 0, 0, 10485760, Unit.BYTES),
+    _number("net", "rcvbuf-size", 0, 0, 10485760, Unit.BYTES, effective=True),
     _number("net", "ko-count", 0, 7, 200, effective=True),
     _bool("net", "allow-two-primaries", False, effective=True),
     _string("net", "cram-hmac-alg", effective=True),
@@ -152,7 +154,7 @@ _NET: Final = (
     _enum("net", "rr-conflict", "disconnect", "call-pri-lost", "violently", effective=True),
     _number("net", "ping-timeout", 1, 5, 300, Unit.DECISECONDS, effective=True),
     _string("net", "data-integrity-alg", effective=True),
-    _bool("net", "tcp-cork", True),
+    _bool("net", "tcp-cork", True, quiet=True),
     _enum("net", "on-congestion", "block", "pull-ahead", "disconnect"),
     _number("net", "congestion-fill", 0, 0, 20971520, Unit.SECTORS),
     _number("net", "congestion-extents", 67, 1237, 65534),
@@ -165,7 +167,7 @@ _NET: Final = (
 
 _DISK: Final = (
     _number("disk", "size", 0, 0, 2199023255552, Unit.SECTORS, effective=True),
-    _number("disk", "max-bio-bvecs", 0, 0, 128),
+    _number("disk", "max-bio-bvecs", 0, 0, 128, quiet=True),
     Option(
         "disk",
         "on-io-error",
@@ -185,7 +187,7 @@ _DISK: Final = (
     _number("disk", "al-extents", 67, 1237, 65534, effective=True),
     _bool("disk", "al-updates", True, effective=True),
     _bool("disk", "discard-zeroes-if-aligned", True, effective=True),
-    _bool("disk", "disable-write-same", False),
+    _bool("disk", "disable-write-same", False, quiet=True),
     _number("disk", "c-plan-ahead", 0, 20, 300, Unit.DECISECONDS),
     _number("disk", "c-delay-target", 1, 10, 100, Unit.DECISECONDS),
     _number("disk", "c-fill-target", 0, 100, 1048576, Unit.SECTORS),
@@ -206,7 +208,7 @@ _DISK: Final = (
 )
 
 _RESOURCE: Final = (
-    _string("options", "cpu-mask", 31),
+    _string("options", "cpu-mask", 31, effective=True),
     _enum("options", "on-no-data-accessible", "io-error", "suspend-io"),
 )
 

@@ -22,6 +22,7 @@ from pydrbd.config.options import SECTIONS, Option
 from pydrbd.core.reconfigure import AT_ATTACH, AT_MEETING
 from pydrbd.core.states import ConnState
 from pydrbd.errors import PydrbdError
+from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.build import Blueprint, blueprint
 from pydrbd.runtime.rendezvous import bind
 from pydrbd.runtime.run_time_options import overridden, parse_options
@@ -49,13 +50,14 @@ class Difference:
     when: When
 
 
-_NET_AT_MEETING: Final = {*AT_MEETING, "sndbuf_size_bytes"}
+_NET_AT_MEETING: Final = {*AT_MEETING, "sndbuf_size_bytes", "rcvbuf_size_bytes"}
 _SECRET: Final = "shared-secret"
 
 
 def differences(old: Blueprint, new: Blueprint) -> list[Difference]:
     """All of them, in the order of the configuration."""
-    return [*_hosts(old, new), *_net(old, new), *_volumes(old, new), *_handlers(old, new), *_settings(old, new)]
+    parts = (_hosts, _resource, _net, _volumes, _handlers, _settings)
+    return [difference for part in parts for difference in part(old, new)]
 
 
 def _hosts(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
@@ -92,6 +94,11 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) or "none"
+
+
+def _resource(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
+    for _option, words in _options("options", old.me.options, new.me.options):
+        yield Difference(words, When.NOW)
 
 
 def _net(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
@@ -174,5 +181,6 @@ async def set_options(service: Service, arguments: Mapping[str, Any]) -> dict[st
 async def _take_over(service: Service, new: Blueprint) -> None:
     service.plan = new
     service.helpers.configure(new)
+    use_processors(new.me.options.cpu_mask, service.usual_processors)
     service.link.configure(new.endpoints, new.times)
     await service.control.command_node("reconfigure", {"options": new.node})

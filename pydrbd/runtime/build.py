@@ -97,7 +97,13 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
         me,
         peer,
         NodeOptions(resource.name, _net_options(resource, me), volumes, frozenset(handler_commands(resource))),
-        Endpoints(family, (me.address.host, me.address.port), (peer.address.host, peer.address.port)),
+        Endpoints(
+            family,
+            (me.address.host, me.address.port),
+            (peer.address.host, peer.address.port),
+            net.sndbuf_size_bytes,
+            net.rcvbuf_size_bytes,
+        ),
         LinkTimes(
             connect_int_s=float(net.connect_int_s),
             ping_int_s=float(net.ping_int_s),

@@ -37,11 +37,22 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where this node listens and where its peer does. `family` is AF_INET or AF_INET6."""
+    """Where this node listens and where its peer does. `family` is AF_INET or AF_INET6.
+
+    The sizes are those of the sockets' buffers; 0 leaves them to the kernel.
+    """
 
     family: socket.AddressFamily
     local: tuple[str, int]
     peer: tuple[str, int]
+    send_buffer_bytes: int = 0
+    receive_buffer_bytes: int = 0
+
+    def size_buffers(self, sock: socket.socket | trio.socket.SocketType) -> None:
+        """Before it is connected, or TCP can't announce a large window; what it accepts inherits it."""
+        for option, size in ((socket.SO_SNDBUF, self.send_buffer_bytes), (socket.SO_RCVBUF, self.receive_buffer_bytes)):
+            if size:
+                sock.setsockopt(socket.SOL_SOCKET, option, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,7 @@ def bind(endpoints: Endpoints) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoints.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        endpoints.size_buffers(sock)
         sock.bind(endpoints.local)
         sock.listen(_BACKLOG)
     except OSError as error:
@@ -160,6 +172,7 @@ async def _connect(endpoints: Endpoints, times: LinkTimes) -> trio.socket.Socket
     """One try to connect from our address; being refused is no error."""
     sock = trio.socket.socket(endpoints.family, socket.SOCK_STREAM)
     try:
+        endpoints.size_buffers(sock)
         with trio.move_on_after(times.connect_int_s):
             await sock.bind((endpoints.local[0], 0))
             await sock.connect(endpoints.peer)

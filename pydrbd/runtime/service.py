@@ -29,6 +29,7 @@ from pydrbd.core.states import State
 from pydrbd.errors import BusyError, InternalError, PeerProtocolError, PydrbdError
 from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.metadata.opening import KnownSize
+from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.block_open import IoMode
 from pydrbd.runtime.build import Blueprint, DiskPlace, blueprint
 from pydrbd.runtime.control import ControlServer
@@ -59,6 +60,7 @@ class Service:
         self.plan = plan
         self.node_name = node_name or plan.me.name
         """What this node is called by `--node`."""
+        self.usual_processors = frozenset(os.sched_getaffinity(0))
         self.run_dir = run_dir
         self.node = Node(plan.node, lambda: secrets.randbits(64))
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
@@ -288,6 +290,7 @@ class Service:
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Run until a signal or a `stop` command; everything is closed in good order then."""
+        use_processors(self.plan.me.options.cpu_mask, self.usual_processors)
         try:
             self.listen()
             async with trio.open_nursery() as nursery:

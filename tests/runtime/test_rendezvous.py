@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import trio
@@ -124,3 +125,18 @@ async def test_an_address_of_another_machine_is_a_clear_error() -> None:
     where = Endpoints(socket.AF_INET, ("192.0.2.1", 7788), ("127.0.0.1", 7789))
     with pytest.raises(BusyError, match="none of this machine's"):
         await meet(where, TIMES, random.Random(0))
+
+
+def test_the_buffers_of_sockets_are_as_configured() -> None:
+    """sndbuf-size and rcvbuf-size, where the kernel grants them (it counts twice as much); 0 is the kernel's choice."""
+    ours, _theirs = endpoints()
+    usual = bind(ours)
+    sized = replace(ours, local=("127.0.0.1", 0), send_buffer_bytes=8192, receive_buffer_bytes=16384)
+    small = bind(sized)
+    try:
+        assert small.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 8192
+        assert small.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 16384
+        assert usual.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) != 2 * 16384
+    finally:
+        usual.close()
+        small.close()
