@@ -28,7 +28,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds endurance soak lint bench lab man pictures install uninstall clean
+.PHONY: help venv demo test test-all rounds endurance soak lint bench growth lab man pictures install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -71,9 +71,15 @@ lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 pictures: $(VENV)/dev.stamp ## those of README.md, in docs/pictures
 	@$(PY) tools/pictures.py
 
-bench: $(VENV)/run.stamp ## measure a pair beside plain nbdkit, with fio
+bench: $(VENV)/bench.stamp ## measure a pair beside nbdkit and QEMU's synchronous copies, with fio; pictures too
 	@tools/setup packages bench
 	@$(PY) -m benchmarks $(ARGS)
+	@$(PY) -m benchmarks.plots
+
+growth: $(VENV)/bench.stamp ## measure how a pair's cost grows, along one dimension after the other; pictures too
+	@tools/setup packages bench
+	@$(PY) -m benchmarks.growth $(ARGS)
+	@$(PY) -m benchmarks.plots
 
 cluster: $(VENV)/dev.stamp ## a Pacemaker cluster of three machines in the lab, and all that may happen to it (needs root)
 	@tools/setup packages cluster
@@ -106,8 +112,13 @@ $(VENV)/run.stamp: $(SOURCES)
 
 $(VENV)/dev.stamp: $(SOURCES)
 	@tools/setup packages build
-	@tools/setup venv test,lint
-	@touch $(VENV)/run.stamp $(VENV)/man.stamp $@
+	@tools/setup venv test,lint,bench
+	@touch $(VENV)/run.stamp $(VENV)/man.stamp $(VENV)/bench.stamp $@
+
+$(VENV)/bench.stamp: $(SOURCES)
+	@tools/setup packages build
+	@tools/setup venv bench
+	@touch $(VENV)/run.stamp $@
 
 $(VENV)/man.stamp: $(SOURCES)
 	@tools/setup packages build

@@ -31,8 +31,8 @@ _LEAST_DIRTY = 0.95
 class PydrbdPair(NbdPeer):
     """Two nodes in sync. Every run is followed by a comparison of the two data areas."""
 
-    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
-        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered")
+    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack, disk: str = "") -> None:
+        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered", disk=disk)
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
         super().__init__(directory, size_bytes, f"nbd+unix:///{RESOURCE}?socket={self._primary.nbd_socket}")
