@@ -6,20 +6,26 @@ word for the case, and drbdsetup's 17 for a state change that was refused.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from collections.abc import Mapping
+from typing import ClassVar, Final
 
 __all__ = [
     "BusyError",
     "ClientProtocolError",
     "ConfigError",
+    "ConfigForbidden",
     "DiskError",
+    "DiskForbidden",
     "InternalError",
     "MetaDataError",
     "NotRunningError",
     "PeerProtocolError",
+    "PortForbidden",
     "PydrbdError",
     "StateRefused",
     "UsageError",
+    "exit_code_of",
 ]
 
 
@@ -49,6 +55,12 @@ class ConfigError(PydrbdError):
         self.column = column
 
 
+class ConfigForbidden(ConfigError):
+    """We may not read the configuration."""
+
+    exit_code = 77
+
+
 class StateRefused(PydrbdError):
     """The operator's request is refused, with DRBD's code (SS_..., negative) and words."""
 
@@ -63,6 +75,12 @@ class DiskError(PydrbdError):
     """The local disk failed, is too small, or can't be opened."""
 
     exit_code = 74
+
+
+class DiskForbidden(DiskError):
+    """We may not read, or write, the local disk."""
+
+    exit_code = 77
 
 
 class MetaDataError(PydrbdError):
@@ -89,6 +107,12 @@ class BusyError(PydrbdError):
     exit_code = 69
 
 
+class PortForbidden(BusyError):
+    """We may not listen on a port."""
+
+    exit_code = 77
+
+
 class NotRunningError(PydrbdError):
     """The verb needs the resource's process, and it does not answer."""
 
@@ -99,3 +123,18 @@ class InternalError(PydrbdError):
     """An invariant is broken: our bug. The process stops; the peer and the fence take over."""
 
     exit_code = 70
+
+
+_BY_ERRNO: Final[Mapping[int, int]] = {
+    errno.EACCES: 77,
+    errno.EPERM: 77,
+    errno.EADDRINUSE: 69,
+    errno.EBUSY: 69,
+}
+
+
+def exit_code_of(error: PydrbdError | OSError) -> int:
+    """The exit code that an error ends with."""
+    if isinstance(error, PydrbdError):
+        return error.exit_code
+    return _BY_ERRNO.get(error.errno or 0, 74)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from pydrbd.admin.exit_codes import exit_code_of, os_error_text
+from pydrbd.admin.exit_codes import os_error_text
 from pydrbd.admin.output import OutputError, complain, say
-from pydrbd.errors import InternalError, PydrbdError, UsageError
+from pydrbd.errors import InternalError, PydrbdError, UsageError, exit_code_of
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -1,6 +1,7 @@
 """The caller's side of the control socket: one JSON line there, one back, in bounded time.
 
 {"verb": "primary", "arguments": {"force": true}}  ->  {"code": 1, "text": "", "data": null}
+{"verb": "attach", "arguments": {}}                ->  {"code": -8, "text": "...", "data": {"exit_code": 65}}
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydrbd.admin.exit_codes import CommandFailed
+from pydrbd.admin.exit_codes import CommandFailed, blamed
 from pydrbd.errors import NotRunningError, StateRefused, UsageError
 from pydrbd.limits import CONTROL_RESPONSE_BYTES_MAX
 
@@ -79,8 +80,12 @@ class ControlClient:
         return sock
 
     def grant(self, verb: str, arguments: dict[str, Any] | None = None, timeout_s: float = VERB_TIMEOUT_S) -> Answer:
-        """As `ask`, but raises StateRefused or CommandFailed unless it was granted."""
+        """As `ask`, but raises unless it was granted: StateRefused, CommandFailed, or what the process says it met."""
         answer = self.ask(verb, arguments, timeout_s)
+        if answer.code < 1 and answer.data is not None:
+            met = blamed(answer.data.get("exit_code"), f"{self.resource}: {answer.text}")
+            if met is not None:
+                raise met
         if answer.code < 0:
             raise StateRefused(answer.code, f"{self.resource}: {answer.text or f'refused ({answer.code})'}")
         if answer.code == 0:

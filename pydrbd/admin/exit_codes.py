@@ -10,7 +10,7 @@ import errno
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import BusyError, ConfigError, DiskError, DiskForbidden, MetaDataError, PydrbdError
 
 __all__ = [
     "EXIT_CODES",
@@ -20,7 +20,7 @@ __all__ = [
     "StandAloneError",
     "WaitTimedOut",
     "WorseThanOutdated",
-    "exit_code_of",
+    "blamed",
     "exit_codes_text",
     "os_error_text",
 ]
@@ -37,10 +37,10 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     65: "the meta-data is missing, damaged or foreign; create-md: there is something on the disk",
     69: "the resource does not run here, or what it needs (disk, port, socket) is in use",
     70: "an error in pydrbd",
-    74: "the disk failed, or can't be opened",
+    74: "the disk failed, is missing, or can't be used",
     76: "the peer, or a client, broke the protocol",
-    77: "no permission",
-    78: "the configuration is wrong, or does not name the resource or this node",
+    77: "no permission (to a file, disk, port or socket)",
+    78: "the configuration is missing, wrong, or does not name the resource, this node or its disk",
     130: "interrupted",
 }
 """Every exit code and what it says."""
@@ -82,12 +82,11 @@ class ConfiguredError(PydrbdError):
     exit_code: ClassVar[int] = 20
 
 
-_BY_ERRNO: Final[Mapping[int, int]] = {
-    errno.EACCES: 77,
-    errno.EPERM: 77,
-    errno.EADDRINUSE: 69,
-    errno.EBUSY: 69,
+_BY_CODE: Final[Mapping[int, type[PydrbdError]]] = {
+    kind.exit_code: kind for kind in (MetaDataError, BusyError, DiskError, DiskForbidden, ConfigError)
 }
+"""What a process can say of its disk, so that the same fault ends every verb with the same code."""
+
 _HINTS: Final[Mapping[int, str]] = {
     errno.EACCES: "ask as a user who may",
     errno.EPERM: "ask as a user who may",
@@ -96,11 +95,10 @@ _HINTS: Final[Mapping[int, str]] = {
 }
 
 
-def exit_code_of(error: PydrbdError | OSError) -> int:
-    """The exit code that an error ends with."""
-    if isinstance(error, PydrbdError):
-        return error.exit_code
-    return _BY_ERRNO.get(error.errno or 0, 74)
+def blamed(exit_code: object, text: str) -> PydrbdError | None:
+    """The error that a process has met on our behalf, by the exit code that it would end with; None: it names none."""
+    kind = _BY_CODE.get(exit_code) if isinstance(exit_code, int) else None
+    return None if kind is None else kind(text)
 
 
 def os_error_text(error: OSError) -> str:

@@ -15,7 +15,7 @@ from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.verbs_adjust import take_over
-from pydrbd.errors import NotRunningError
+from pydrbd.errors import NotRunningError, PydrbdError
 
 __all__ = ["down", "serve", "up"]
 
@@ -31,7 +31,6 @@ STOP_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.02
 _STANDALONE_GRACE_S: Final = 0.5
 _EXIT_INTERNAL: Final = 70
-_EXIT_DISK: Final = 74
 _EXIT_FAILED: Final = 10
 
 
@@ -184,10 +183,13 @@ def _wait_attached(context: Context, client: ControlClient) -> int:
         time.sleep(_POLL_S)
         data = client.status()
     if any(volume["disk"] == "Diskless" and volume["vnr"] in with_disk for volume in data["volumes"]):
-        answer = client.ask("attach", timeout_s=ATTACH_TIMEOUT_S)
-        if answer.code < 1:
-            complain(f"{client.resource}: {answer.text}; it runs without its disk")
-            return _EXIT_DISK
+        try:
+            client.grant("attach", timeout_s=ATTACH_TIMEOUT_S)
+        except NotRunningError:
+            raise
+        except PydrbdError as error:
+            complain(f"{error}; it runs without its disk")
+            return error.exit_code
         data = client.status()
     # Between attaching and connecting there is a moment in which a new process is StandAlone.
     grace = time.monotonic() + _STANDALONE_GRACE_S

@@ -16,7 +16,7 @@ from pydrbd.config.raw import RawConfig
 from pydrbd.config.resolve import resolve_config
 from pydrbd.config.syntax import Statement, read_statements
 from pydrbd.config.values import expect_words
-from pydrbd.errors import ConfigError
+from pydrbd.errors import ConfigError, ConfigForbidden
 from pydrbd.limits import CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX
 
 __all__ = ["load_config", "parse_config"]
@@ -72,6 +72,8 @@ def _read_text(file: Path, place: Place | None) -> str:
             content = stream.read(CONFIG_FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, PermissionError):
+            raise ConfigForbidden(str(_file_error(file, f"can't be read: {reason}", place))) from error
         raise _file_error(file, f"can't be read: {reason}", place) from error
     if len(content) > CONFIG_FILE_BYTES_MAX:
         raise _file_error(file, f"is longer than {CONFIG_FILE_BYTES_MAX} bytes: is it a configuration file?", place)

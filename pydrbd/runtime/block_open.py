@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pydrbd.errors import BusyError, DiskError
+from pydrbd.errors import BusyError, DiskError, DiskForbidden
 from pydrbd.runtime.block_lock import lock_bytes, lock_file
 from pydrbd.units import MD_BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
 
@@ -95,6 +95,8 @@ def _check_kind(path: str) -> bool:
         raise DiskError(
             f"{path}: no such disk: check 'disk' in the configuration (a new file: truncate -s SIZE {path})"
         ) from error
+    except PermissionError as error:
+        raise DiskForbidden(f"{path}: no permission to look at it: run as a user who may") from error
     except OSError as error:
         raise DiskError(f"{path}: can't look at it: {error.strerror}") from error
     if stat.S_ISBLK(mode):
@@ -111,7 +113,7 @@ def _open_error(path: str, error: OSError, read_only: bool) -> DiskError | BusyE
         return BusyError(f"{path}: is already in use by {_device_user(path)}: stop that first")
     if error.errno in (errno.EACCES, errno.EPERM):
         access = "read" if read_only else "read and write"
-        return DiskError(f"{path}: no permission to {access}: run as a user who may, or change its owner or mode")
+        return DiskForbidden(f"{path}: no permission to {access}: run as a user who may, or change its owner or mode")
     if error.errno == errno.EROFS:
         return DiskError(f"{path}: lies on a read-only file system, or is read-only itself")
     return DiskError(f"{path}: can't open it: {error.strerror}")

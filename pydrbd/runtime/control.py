@@ -93,6 +93,8 @@ class ControlServer:
             raw.close()
             if error.errno == errno.EADDRINUSE:
                 raise BusyError(f"{self._path} exists already") from error
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise PermissionError(error.errno, error.strerror, str(self._path)) from error
             raise UsageError(f"can't make the control socket {self._path}: {error.strerror or error}") from error
         except BaseException:
             raw.close()
@@ -207,8 +209,13 @@ class ControlServer:
             response.update(code=code, text=text, data=None)
             answered.set()
 
+        failures = self._service.attach_failures
+        if verb == "attach":
+            failures.clear()
         self._service.feed(Command(answer, verb, arguments))
         await answered.wait()
+        if failures and verb == "attach" and response["code"] < 1:
+            response["data"] = {"exit_code": failures[min(failures)]}
         return response
 
     def _status(self) -> dict[str, Any]:

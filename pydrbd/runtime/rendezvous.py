@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from pydrbd.errors import BusyError, PeerProtocolError
+from pydrbd.errors import BusyError, PeerProtocolError, PortForbidden
 from pydrbd.wire.framing import PacketReader, encode_packet
 from pydrbd.wire.packet_numbers import SocketKind
 from pydrbd.wire.packets import Packet
@@ -110,7 +110,8 @@ def bind(endpoints: Endpoints) -> socket.socket:
         host, port = endpoints.local
         advice = _ADVICE.get(error.errno or 0)
         if advice is not None:
-            raise BusyError(f"can't listen on {host} port {port} for the peer: {error.strerror}: {advice}") from error
+            kind = PortForbidden if error.errno == errno.EACCES else BusyError
+            raise kind(f"can't listen on {host} port {port} for the peer: {error.strerror}: {advice}") from error
         raise
     return sock
 

@@ -26,7 +26,7 @@ from pydrbd.core import effects as fx
 from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
 from pydrbd.core.node import Node
 from pydrbd.core.states import State
-from pydrbd.errors import BusyError, InternalError, PeerProtocolError, PydrbdError
+from pydrbd.errors import BusyError, ConfigError, InternalError, PeerProtocolError, PydrbdError, exit_code_of
 from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.metadata.opening import KnownSize
 from pydrbd.runtime.affinity import use_processors
@@ -71,6 +71,8 @@ class Service:
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
         self.watchers = Watchers(self.control.look)
         self.disks: dict[int, VolumeDisk] = {}
+        self.attach_failures: dict[int, int] = {}
+        """Why a volume has no disk, as exit codes: those of the last attempts."""
         self._places: dict[int, DiskPlace] = {}
         self._known_sizes = KnownSizes(state_dir(run_dir))
         self.fence_priority = FencePriority(plan.resource.name, run_dir)
@@ -171,8 +173,10 @@ class Service:
     # --- disks ---
 
     async def _attach(self, vnr: int) -> None:
+        self.attach_failures.pop(vnr, None)
         place = self.plan.disks.get(vnr)
         if place is None:
+            self.attach_failures[vnr] = ConfigError.exit_code
             self.feed(DiskNotOpened(vnr, "no disk is configured on this node"))
             return
         if vnr in self._closing:
@@ -182,6 +186,7 @@ class Service:
             known = self._known_sizes.read(place)
             data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io, known)
         except (PydrbdError, OSError) as error:
+            self.attach_failures[vnr] = exit_code_of(error)
             words = str(error)
             named = place.path in words or place.md_path in words
             self.feed(DiskNotOpened(vnr, words if named else f"{place.md_path}: {words}"))

@@ -63,7 +63,7 @@ def test_a_busy_port_is_found_before_the_disk_is_touched(node, ports):
 
 def test_up_names_the_disk(node):
     """With several volumes, and at three in the morning, 'the superblock' is not enough."""
-    node("up", "r0").complains(74, f"{node.disk('alpha')}: no DRBD meta-data", "has grown since, must not get it")
+    node("up", "r0").complains(65, f"{node.disk('alpha')}: no DRBD meta-data", "has grown since, must not get it")
 
 
 def test_allow_two_primaries_is_refused_in_one_line(node):

@@ -94,13 +94,13 @@ def test_two_nodes_find_each_other(node):
 
 def test_up_without_a_disk_that_will_do(node):
     """`up` says why there is no disk; the process runs all the same, and `attach` takes the disk up when it will do."""
-    node("up", "r0").complains(74, "alpha0.img: no DRBD meta-data", "create-md", "it runs without its disk")
+    node("up", "r0").complains(65, "alpha0.img: no DRBD meta-data", "create-md", "it runs without its disk")
     assert node("dstate", "r0").out == "Diskless/DUnknown\n"
-    node("attach", "r0").complains(17, "no DRBD meta-data")
+    node("attach", "r0").complains(65, "no DRBD meta-data")
     assert node("create-md", "r0").code == 0
     with node.disk("alpha").open("r+b") as disk:
         fcntl.flock(disk, fcntl.LOCK_EX)
-        node("up", "r0").complains(74, "alpha0.img: is already in use by", "it runs without its disk")
+        node("up", "r0").complains(69, "alpha0.img: is already in use by", "it runs without its disk")
     assert node("attach", "r0").code == 0 and node("dstate", "r0").out == "Inconsistent/DUnknown\n"
 
 
