@@ -111,6 +111,16 @@ def a_status(role: str, mine: str, theirs: str | None) -> dict[str, Any]:
     return {"name": "r0", "role": role, "devices": [{"disk-state": mine}], "connections": links}
 
 
+def test_of_two_copies_that_do_not_see_each_other_the_newer_one_is_promoted(agent: ModuleType, monkeypatch) -> None:
+    """After a restart of both without their link, and without fencing, both are UpToDate: who wrote alone is ahead."""
+    newer, older = a_status("Secondary", "UpToDate", "DUnknown"), a_status("Secondary", "UpToDate", "DUnknown")
+    newer["connections"][0]["peer_devices"][0]["out-of-sync"] = 4
+    older["connections"][0]["peer_devices"][0]["out-of-sync"] = 0
+    assert agent.promotion_score(newer) == 5500 and agent.promotion_score(older) == 1000
+    monkeypatch.setitem(agent.DEFAULTS, "adjust_master_score", "0 10 0 10000")  # the administrator forbids both
+    assert agent.promotion_score(newer) is None and agent.promotion_score(older) is None
+
+
 @pytest.mark.parametrize(
     ("role", "mine", "theirs", "score"),
     [
