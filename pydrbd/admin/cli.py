@@ -213,6 +213,12 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         return lambda target: show(context, target)
     if verb in ("wait-connect", "wait-con-int", "wait-sync"):
         return _waiting(context, verb, arguments)
+    if verb == "connect" and arguments.tentative:
+        from pydrbd.admin import verbs_wait
+
+        return lambda target: verbs_wait.connect_tentatively(
+            context, target.resource, discard_my_data=arguments.discard_my_data
+        )
     if verb == "verify":
         from pydrbd.admin import verbs_verify
 

@@ -144,6 +144,7 @@ def _show(parser: argparse.ArgumentParser) -> None:
 
 def _connect(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--discard-my-data", "after a split brain: give up what was written here alone")
+    _flag(parser, "--tentative", "only say what would be synced, and stand alone again")
 
 
 def _resize(parser: argparse.ArgumentParser) -> None:

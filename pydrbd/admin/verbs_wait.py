@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed, StandAloneError, WaitTimedOut
-from pydrbd.admin.output import complain
+from pydrbd.admin.output import complain, say
 from pydrbd.admin.progress import Progress
 from pydrbd.errors import StateRefused
 from pydrbd.units import BIT_SIZE_BYTES
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
     from pydrbd.config.sections import StartupOptions
 
-__all__ = ["Patience", "wait_connect", "wait_sync"]
+__all__ = ["Patience", "connect_tentatively", "wait_connect", "wait_sync"]
 
 _SLICE_S: Final = 0.25
 """How long the process is asked to wait at a time; in between we look at its state."""
 
+_TENTATIVE_S: Final = 60.0
+"""How long `connect --tentative` looks for the peer."""
+
+_LOOK_EVERY_S: Final = 0.1
 _STANDALONE_GRACE_S: Final = 1.0
 """A process that just starts is StandAlone for a moment."""
 
@@ -74,6 +78,23 @@ def wait_connect(context: Context, resource: str, patience: Patience) -> int:
 def wait_sync(context: Context, resource: str, patience: Patience, *, quiet: bool = False) -> int:
     """Wait until every volume is connected and no resync runs, and show how far it is."""
     return _wait(context, resource, "wait-sync", patience, None if quiet else _Bar(resource))
+
+
+def connect_tentatively(context: Context, resource: str, *, discard_my_data: bool) -> int:
+    """Meet the peer, say what a connection would sync, and part. Raises CommandFailed, WaitTimedOut."""
+    data = context.ask_running(resource)
+    if data["connection"] != "StandAlone":
+        raise CommandFailed(f"{resource}: is {data['connection']}: pydrbd disconnect {resource} first")
+    client = context.client(resource)
+    client.grant("connect", {"discard_my_data": discard_my_data, "tentative": True})
+    deadline = time.monotonic() + _TENTATIVE_S
+    while (data := client.status())["connection"] != "StandAlone":
+        if time.monotonic() >= deadline:
+            client.grant("disconnect", {"force": True})
+            raise WaitTimedOut(f"{resource}: the peer was not there within {_TENTATIVE_S:g} s ({_state(data)})")
+        time.sleep(_LOOK_EVERY_S)
+    say(f"{resource}: {data['connection_reason']}")
+    return 0
 
 
 class _Bar:

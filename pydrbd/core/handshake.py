@@ -78,11 +78,13 @@ class Phase(Enum):
 class Handshake:
     """One connection's handshake; made anew for each pair of sockets."""
 
-    def __init__(self, node: Node, challenge: bytes, *, discard_my_data: bool) -> None:
+    def __init__(self, node: Node, challenge: bytes, *, discard_my_data: bool, dry_run: bool = False) -> None:
         self._node = node
         self._challenge = challenge
         self._peer_challenge = b""
         self.discard_my_data = discard_my_data
+        self.dry_run = dry_run
+        """One of us only wants to know what a connection would do."""
         self.peer_discards = False
         self.phase = Phase.FEATURES
         self.apv = 0
@@ -172,7 +174,7 @@ class Handshake:
             int(net.after_sb_0pri),
             int(net.after_sb_1pri),
             int(net.after_sb_2pri),
-            int(ConnFlag.DISCARD_MY_DATA) if self.discard_my_data else 0,
+            (ConnFlag.DISCARD_MY_DATA if self.discard_my_data else 0) | (ConnFlag.DRY_RUN if self.dry_run else 0),
             int(net.allow_two_primaries),
             net.data_integrity_alg,
         )
@@ -206,6 +208,7 @@ class Handshake:
             return
         if peer.conn_flags & ConnFlag.DRY_RUN:
             self._node.log_line(Level.INFO, "the peer only asks what a connection would do (dry-run)")
+            self.dry_run = True
         self._node.integrity = digest_alg(net.data_integrity_alg)
         self.phase = Phase.DONE
 

@@ -45,6 +45,8 @@ class LinkEvents:
         """What both nodes have agreed that the disks are once they part."""
         self.reason = ""
         """Why the last connection ended, in words; empty if there was none since the operator has last connected."""
+        self.tentative = False
+        """The operator only wants to know what a connection would do."""
         self.split_brain: SplitBrain | None = None
         """What the nodes said of their copies when they met with different ones."""
 
@@ -69,8 +71,20 @@ class LinkEvents:
         self.parting = {}
         for volume in node.volumes.values():
             volume.peer = PeerVolume()
-        self.handshake = Handshake(node, event.challenge, discard_my_data=node.wants_discard)
+        self.handshake = Handshake(node, event.challenge, discard_my_data=node.wants_discard, dry_run=self.tentative)
         self.handshake.start()
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether this connection, by either node's wish, ends with the word on what it would do."""
+        return self.handshake is not None and self.handshake.dry_run
+
+    def end_dry_run(self, result: str) -> None:
+        """The word is known: who has asked stands alone again, the other one goes on looking."""
+        if self.tentative:
+            self.give_up(result, Level.INFO)
+        else:
+            self._node.drop_link(result)
 
     def on_handshake_packet(self, command: int, payload: bytes) -> None:
         handshake = self.handshake
@@ -101,7 +115,7 @@ class LinkEvents:
         node.log_line(level, f"dropping the connection, going StandAlone: {reason}")
         node.out.put(CloseLink(reason, linger=True))
         self._lose(ConnState.Disconnecting)
-        node.wants_discard = False
+        node.wants_discard = self.tentative = False
         node.set_cstate(ConnState.StandAlone)
 
     def expect_teardown(self, expected: bool = True) -> None:

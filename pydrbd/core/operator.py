@@ -123,6 +123,7 @@ class Operator:
             return
         node.wants_discard = bool(command.arguments.get("discard_my_data"))
         node.links.reason, node.links.split_brain = "", None
+        node.links.tentative = bool(command.arguments.get("tentative"))
         node.set_cstate(ConnState.Unconnected)
         node.set_cstate(ConnState.WFConnection)
         node.out.put(OpenLink())

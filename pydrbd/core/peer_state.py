@@ -192,6 +192,9 @@ class PeerStates:
         if peer.conn == ConnState.Ahead:
             conn = ConnState.Behind
         compared = self._must_compare(volume, peer)
+        if node.links.is_dry_run and not compared:
+            node.links.end_dry_run(f"volume {volume.vnr}: dry run: one node has no disk, there is nothing to compare")
+            return
         if compared:
             decided = self._decide(volume, peer, real)
             if decided is None:
@@ -216,7 +219,7 @@ class PeerStates:
 
         `real`: the peer's disk, with what it will be if it is Negotiating: Inconsistent data is no source there either.
         """
-        node, disk, theirs, net = self._node, volume.disk, volume.peer.uuids, self._node.net
+        node, disk, theirs = self._node, volume.disk, volume.peer.uuids
         assert disk is not None and theirs is not None
         verdict = uuids.compare(
             volume.uuids,
@@ -237,27 +240,25 @@ class PeerStates:
                 peer.role,
                 volume.state.disk,
                 real,
-                Policies(
-                    net.after_sb_0pri,
-                    net.after_sb_1pri,
-                    net.after_sb_2pri,
-                    _RR_CONFLICT.get(net.rr_conflict, AfterSb.DISCONNECT),
-                    net.always_asbp,
-                ),
+                self._policies(),
                 planned_disk=disk.planned if volume.state.disk == DiskState.Negotiating else None,
                 my_dirty_bits=disk.bitmap.count,
                 peer_dirty_bits=theirs.dirty_bits,
                 resolve_conflicts=node.resolve_conflicts,
                 discard_my_data=node.discards_my_data,
                 peer_discards_its_data=node.peer_discards,
+                dry_run=node.links.is_dry_run,
             ),
         )
         for note in decision.notes:
             node.log_line(Level.WARNING, f"volume {volume.vnr}: {note}")
-        for helper in decision.helpers:
+        for helper in decision.helpers if not node.links.is_dry_run else ():
             node.helpers.run(helper, volume)
         outcome = decision.outcome
         if isinstance(outcome, Abort):
+            if outcome.dry_run:
+                node.links.end_dry_run(f"volume {volume.vnr}: {outcome.reason}")
+                return None
             if "split-brain" in decision.helpers:
                 self._note_split_brain(volume, peer, theirs)
             node.give_up_connection(outcome.reason)
@@ -269,6 +270,16 @@ class PeerStates:
         if isinstance(outcome, SyncSource | SyncTarget) and (outcome.full or vague):
             self._set_all_bits(volume)
         return outcome.conn
+
+    def _policies(self) -> Policies:
+        net = self._node.net
+        return Policies(
+            net.after_sb_0pri,
+            net.after_sb_1pri,
+            net.after_sb_2pri,
+            _RR_CONFLICT.get(net.rr_conflict, AfterSb.DISCONNECT),
+            net.always_asbp,
+        )
 
     def _note_split_brain(self, volume: Volume, peer: State, theirs: PeerUuids) -> None:
         self._node.log_line(Level.ERROR, "Split-Brain detected but unresolved, dropping connection!")

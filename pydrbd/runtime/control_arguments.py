@@ -34,6 +34,7 @@ def _are_options(value: Any) -> bool:
 _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "force": (_is_flag, "true or false"),
     "discard_my_data": (_is_flag, "true or false"),
+    "tentative": (_is_flag, "true or false"),
     "clear_bitmap": (_is_flag, "true or false"),
     "assume_clean": (_is_flag, "true or false"),
     "assume_peer_has_space": (_is_flag, "true or false"),
@@ -52,7 +53,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 _NAMES: Final[Mapping[str, frozenset[str]]] = {
     "primary": frozenset({"force"}),
     "secondary": frozenset({"force"}),
-    "connect": frozenset({"discard_my_data"}),
+    "connect": frozenset({"discard_my_data", "tentative"}),
     "disconnect": frozenset({"force"}),
     "detach": frozenset({"force"}),
     "verify": frozenset({"start_sector", "stop_sector"}),

@@ -122,6 +122,10 @@ def test_a_node_from_nothing_to_a_split_brain(node):
         for ask in (node, beta):
             assert ask("connect", "r0").code == 0
         node("wait-connect", "r0").complains(10, "is StandAlone")
+        assert beta("connect", "r0").code == 0
+        assert "split brain" in node("connect", "--tentative", "r0").out
+        assert node("connect", "r0").code == 0
+        node("wait-connect", "r0").complains(10, "is StandAlone")
         split = node("doctor", "r0")
         assert split.code == 10 and "split brain: both copies were written to" in split.out
         assert re.search(r"apart \(since \d{4}-\d\d-\d\d [\d:]+\)", split.out)
