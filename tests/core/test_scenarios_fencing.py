@@ -362,6 +362,20 @@ def test_a_secondary_that_leaves_is_outdated() -> None:
     assert write(client, 0, b"x" * BLOCK) == 0 and world.a.helpers == []
 
 
+@pytest.mark.parametrize("steps", range(0, 40, 2))
+def test_both_may_part_at_the_same_time(steps: int) -> None:
+    """Whatever each was about to say to the other: nobody stays on the way out, and neither asks a handler."""
+    world, _ = pair(**STONITH)
+    for machine in (world.b, world.a):
+        machine.command("disconnect")
+        for _ in range(steps):
+            world.step()
+    world.run(10)
+    ways_out = (ConnState.StandAlone, ConnState.WFConnection)
+    assert {machine.volume.state.conn for machine in (world.a, world.b)} <= set(ways_out)
+    assert world.b.volume.state.disk is DiskState.Outdated or world.a.volume.state.pdsk is DiskState.Outdated
+
+
 def test_two_secondaries_part_as_they_are() -> None:
     world, _ = pair(**STONITH)
     assert order(world, world.a, "secondary", force=True) == 1
