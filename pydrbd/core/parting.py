@@ -61,7 +61,7 @@ class Parting:
 
         def answered(code: StateCode) -> None:
             # A kernel that agrees closes the sockets at once: the end of one may be seen before the word on the other.
-            # Outdated on disk, and on our way, we go whatever a second word is: the peer may want to part just now, too.
+            # Outdated on disk, and on our way, we go whatever the second word is: the peer may want to part, too.
             if code.granted or node.links.handshake is None or change.disk is not None:
                 if code.granted and change.pdsk is not None:
                     node.links.parting = {"pdsk": DiskState.Outdated}

@@ -61,7 +61,9 @@ def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("fencing", [Fencing.RESOURCE_AND_STONITH, Fencing.RESOURCE_ONLY])
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 70114, 70177, 900017, 900037, 900449, 900542, 901003, 901004, 901027, 902244])
+@pytest.mark.parametrize(
+    "seed", [1, 2, 3, 4, 70114, 70177, 900017, 900037, 900449, 900542, 901003, 901004, 901027, 902244]
+)
 def test_stories_with_lanes_and_fencing(seed: int, fencing: Fencing) -> None:
     """C8 where lanes serve: nothing of theirs is answered while a verdict is awaited."""
     totals = Simulation(seed, lanes=True, fencing=fencing).run()
