@@ -103,7 +103,7 @@ def _run(words: list[str]) -> int:
 
     arguments = parse(verb, before + after)
     context = Context(arguments.config_path, arguments.node, arguments.run_dir)
-    if arguments.dry_run and COMMANDS[verb].changes and verb != "adjust":
+    if arguments.dry_run and COMMANDS[verb].changes and not verb.startswith("adjust"):
         return _dry_run(context, verb, arguments.names, before + after)
     return _dispatch(context, verb, arguments)
 
@@ -187,7 +187,7 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         from pydrbd.admin import verbs_doctor
 
         return lambda target: verbs_doctor.doctor(context, target.resource)
-    if verb == "adjust":
+    if verb in ("adjust", "adjust-with-progress"):
         from pydrbd.admin import verbs_adjust
 
         wishes = verbs_adjust.Wishes(arguments.skip_disk, arguments.skip_net, arguments.discard_my_data)
@@ -206,10 +206,11 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         from pydrbd.admin import verbs_options
 
         return lambda target: verbs_options.set_options(context, target, verb, vars(arguments))
-    if verb in ("role", "cstate", "dstate"):
+    if verb in ("role", "state", "cstate", "dstate"):
         from pydrbd.admin import verbs_show
 
-        show = {"role": verbs_show.role, "cstate": verbs_show.cstate, "dstate": verbs_show.dstate}[verb]
+        shows = {"cstate": verbs_show.cstate, "dstate": verbs_show.dstate}
+        show = shows.get(verb, verbs_show.role)
         return lambda target: show(context, target)
     if verb in ("wait-connect", "wait-con-int", "wait-sync"):
         return _waiting(context, verb, arguments)
@@ -224,7 +225,7 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
 
         places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
         return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
-    if verb in ("create-md", "dump-md", "apply-al", "wipe-md", "get-gi", "show-gi"):
+    if verb in ("create-md", "dump-md", "apply-al", "check-resize", "wipe-md", "get-gi", "show-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
     from pydrbd.admin.command_table import COMMANDS
@@ -260,6 +261,8 @@ def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable
 
     if verb == "dump-md":
         return lambda target: verbs_metadata.dump_meta_data(context, target, force=arguments.force)
+    if verb == "check-resize":
+        return lambda target: verbs_metadata.check_resize(context, target)
     if verb == "wipe-md":
         return lambda target: verbs_metadata.wipe_md(context, target, force=arguments.force)
     if verb == "apply-al":

@@ -203,6 +203,7 @@ _sectors.__name__ = "number of sectors"
 COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("start a resource's process in the background", "some", group="process"),
     "adjust": Command("make it what the configuration says, also while it runs", "some", _adjust, "process"),
+    "adjust-with-progress": Command("the same: adjust says what it does", "some", _adjust, "process"),
     "down": Command("stop it", "some", _force("although clients have it open"), "process"),
     "serve": Command("be that process, in the foreground", "one", _serve, "process"),
     "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
@@ -238,6 +239,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "metrics": Command("an exporter for Prometheus, of all that runs here", "none", _metrics, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
     "role": Command("Primary/Secondary", "volumes", group="show"),
+    "state": Command("the old name of role", "volumes", group="show"),
     "cstate": Command("the connection, as in Connected", "volumes", group="show"),
     "dstate": Command("the disks, as in UpToDate/UpToDate", "volumes", group="show"),
     "wait-connect": Command("wait for the peer", "some", _timeout, "show"),
@@ -250,6 +252,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "dump-md": Command(
         "print the meta-data as text", "volumes", _force("although its log is unapplied"), "meta-data", reads=True
     ),
+    "check-resize": Command("note the size of its disks, before they grow", "volumes", group="meta-data"),
     "wipe-md": Command("remove the meta-data from a disk", "volumes", _force("yes, do it (needed)"), "meta-data"),
     "apply-al": Command("apply the activity log after a crash (attach does it too)", "volumes", group="meta-data"),
     "get-gi": Command("the generation identifiers", "volumes", group="meta-data", reads=True),

@@ -14,10 +14,11 @@ from pydrbd.errors import MetaDataError, UsageError
 from pydrbd.metadata.create import conflicts, detect, plan_create, plan_wipe
 from pydrbd.metadata.dump import bitmap_dump_bytes, dump_md
 from pydrbd.metadata.layout import Layout, MetaKind
-from pydrbd.metadata.opening import open_meta_data
+from pydrbd.metadata.opening import KnownSize, open_meta_data
+from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.units import BIT_SIZE_BYTES, KIB, ceil_div
 
-__all__ = ["apply_al", "create_md", "dump_meta_data", "outdate", "wipe_md"]
+__all__ = ["apply_al", "check_resize", "create_md", "dump_meta_data", "outdate", "wipe_md"]
 
 
 def create_md(context: Context, target: Target, *, force: bool, al_stripes: int, al_stripe_size_kib: int) -> int:
@@ -115,6 +116,22 @@ def wipe_md(context: Context, target: Target, *, force: bool) -> int:
             _superblock, layout = disk.superblock()
             disk.write(plan_wipe(layout))
         say(f"{volume}: DRBD meta data block successfully wiped out ({place.md_path}).")
+    return 0
+
+
+def check_resize(context: Context, target: Target) -> int:
+    """Note how large a disk with internal meta-data is, so that this is found when it has grown. Raises MetaDataError.
+
+    A running process has done so when it attached the disk.
+    """
+    running = context.running(target.resource)
+    attached = {volume["vnr"] for volume in running["volumes"] if volume["has_disk"]} if running else set()
+    for volume, place in places_of(context, target):
+        if place.kind is MetaKind.INTERNAL and volume.vnr not in attached:
+            with open_meta_disk(volume, place, read_only=True) as disk:
+                superblock, layout = disk.superblock()
+            size = KnownSize(layout.md_device_sectors, superblock.device_uuid)
+            KnownSizes(state_dir(context.run_dir)).write(place, (size,))
     return 0
 
 

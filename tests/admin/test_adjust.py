@@ -114,7 +114,7 @@ def test_a_broken_configuration_changes_nothing(running):
 def test_adjust_starts_what_does_not_run(node):
     """As drbdadm's does."""
     assert node("create-md", "r0").code == 0
-    assert node("adjust", "-d", "r0").out == "r0: would be started\n"
+    assert node("adjust", "-d", "r0").out == "r0: would be started\n" == node("adjust-with-progress", "-d", "r0").out
     assert node("adjust", "r0").out.startswith("r0 is up: Secondary, Inconsistent")
 
 

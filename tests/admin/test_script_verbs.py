@@ -151,3 +151,20 @@ def test_options_of_what_runs(node, ports):
     node("net-options", "r0").complains(64, "which option?")
     back = ["r0: options: cpu-mask 1 -> none", "r0: net: ping-int 3 -> 10", "r0: net: ko-count 9 -> 5"]
     assert node("adjust", "r0").out.splitlines()[:3] == back
+
+
+def test_a_disk_that_grows_after_check_resize_is_found(node):
+    """Its meta-data is where its end was; without the note nobody could know."""
+    assert node("create-md", "r0").code == 0
+    before = node("get-gi", "r0").out
+    assert node("check-resize", "r0").code == 0
+    with node.disk("alpha").open("r+b") as disk:
+        disk.truncate(16 << 20)
+    node("get-gi", "r0").complains(65, "has grown since, must not get it")
+    assert node("up", "r0").code == 0
+    assert node("get-gi", "r0").out.split(":")[0] == before.split(":")[0]
+    assert node("check-resize", "r0").code == 0  # the process has noted it
+
+
+def test_a_disk_without_meta_data_is_not_noted(place):
+    place("check-resize", "r0").complains(65, "no DRBD meta-data")

@@ -210,6 +210,7 @@ def test_one_word_for_each_volume(place, process, data, role, cstate, dstate):
     """role, cstate and dstate print what drbdadm 8.4 prints: this node and its peer, a line for each volume."""
     process.answer("status", data=data)
     assert (place("role", "r0").out, place("cstate", "r0").out, place("dstate", "r0").out) == (role, cstate, dstate)
+    assert place("state", "r0").out == role
 
 
 def test_one_volume_of_several(place, process):

@@ -167,3 +167,12 @@ def test_it_can_be_installed_twice_and_removed(tmp_path: Path) -> None:
     assert files_of(tmp_path) == first
     make("uninstall", tmp_path)
     assert files_of(tmp_path) == []
+
+
+def test_it_answers_to_drbds_names(tree: Path, tmp_path: Path) -> None:
+    """drbd-reactor starts `drbdsetup events2 --full --poll`, and sends it an n now and then."""
+    name = tmp_path / "drbdsetup"
+    name.symlink_to(tree / SBIN / "pydrbd")
+    words = [name, "events2", "--full", "--poll", "--run-dir", tmp_path]
+    done = subprocess.run(words, input="n\nq\n", capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "exists -\n", "")
