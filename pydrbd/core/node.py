@@ -53,6 +53,7 @@ from pydrbd.core.new_uuid import NewUuids
 from pydrbd.core.operator import Operator
 from pydrbd.core.outbox import Outbox
 from pydrbd.core.packets_in import PacketsIn
+from pydrbd.core.peer_reads import PeerReads
 from pydrbd.core.peer_state import PeerStates
 from pydrbd.core.peer_writes import PeerWrites
 from pydrbd.core.reads import Reads
@@ -111,7 +112,7 @@ class Node:
         self.reads, self.block_status = Reads(self), BlockStatus(self)
         self.flushes = Flushes(self)
         self.clients = Clients(self)
-        self.peer_writes = PeerWrites(self)
+        self.peer_writes, self.peer_reads = PeerWrites(self), PeerReads(self)
         self.peers = PeerStates(self)
         self.bitmaps = BitmapExchange(self)
         self.resync_start, self.resync, self.resync_source = ResyncStart(self), Resync(self), ResyncSource(self)

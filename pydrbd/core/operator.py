@@ -182,6 +182,9 @@ class Operator:
                 return
             node.changes.write_bitmap(volume)
             node.change(volume, disk=DiskState.Failed)
+            node.peer_writes.settle(volume, settled)
+
+        def settled() -> None:
             node.finish_detach(volume)
             self._detach_next(command, rest)
 

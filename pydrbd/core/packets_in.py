@@ -51,7 +51,7 @@ class PacketsIn:
         self._held: deque[tuple[Batch, int]] = deque()  # what one read brought, at most: the shell reads no more
         self._data: dict[int, _OfRecord] = {
             Packet.P_DATA_REPLY: node.reads.on_data_reply,
-            Packet.P_DATA_REQUEST: node.peer_writes.on_read,
+            Packet.P_DATA_REQUEST: node.peer_reads.on_read,
             Packet.P_SYNC_PARAM89: self._payload(node.digests.on_sync_param),
             Packet.P_SIZES: self._payload(node.peers.on_sizes),
             Packet.P_UUIDS: self._payload(node.peers.on_uuids),

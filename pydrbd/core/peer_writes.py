@@ -1,4 +1,4 @@
-"""Serving the peer: its writes to our disk, our acknowledgements, its barriers, its reads.
+"""Serving the peer: its writes to our disk, our acknowledgements, its barriers.
 
     P_DATA run -> range held -> DiskWrite -> P_WRITE_ACK (P_RS_WRITE_ACK during a resync, P_NEG_ACK on an error)
                   each only if the write asks for it: its dp_flags count, not our protocol; P_RECV_ACK comes at once
@@ -12,20 +12,19 @@ at leisure, one flush for many epochs. Anyone else's barrier is flushed at once,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
-from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskRead, DiskWrite, DiskZero, Effect, Send, Socket
+from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskWrite, DiskZero, Effect, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import (
-    DRBD_IO_BYTES_MAX,
     LAZY_FLUSH_S,
     PEER_BACKLOG_BYTES_MAX,
-    PEER_READ_BYTES_MAX,
     PEER_REQUESTS_MAX,
 )
 from pydrbd.native import Batch
@@ -65,8 +64,8 @@ class PeerWrites:
         self._flushing = 0
         self._hurried = False
         self._generation = 0
-        self._read_bytes = 0
         self._gave_up = False
+        self._settling: list[tuple[Volume, Callable[[], None]]] = []
         self.busy_bytes = 0
         """What our disk has been given to write for the peer, of earlier connections too (`_weight_bytes`)."""
         self.waiting_bytes = 0
@@ -118,7 +117,6 @@ class PeerWrites:
         self._epochs = deque([_PeerEpoch()])
         self._flushing = 0
         self._hurried = False
-        self._read_bytes = 0
         self._gave_up = False
 
     # --- writes ---
@@ -210,6 +208,8 @@ class PeerWrites:
                 self._epoch_done(epoch, mask.bit_count())
             volume.ranges.release(hold, mask)
             self._node.resync.on_range_free(volume)
+            if self._settling:
+                self._settle()
             if not self.unfinished:
                 self._node.operator.promotion.on_peer_writes_finished()
 
@@ -311,6 +311,39 @@ class PeerWrites:
             self._flushing = 0
             self._send_barrier_acks(ready)
 
+    def settle(self, volume: Volume, then: Callable[[], None]) -> None:
+        """A disk is given up in good order (Failed: it takes no more): make durable what was acknowledged on it.
+
+        So it can be confirmed later without that disk; else the peer would have to be left, and might fence us.
+        """
+        self._settling.append((volume, then))
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.busy_bytes:
+            settling, self._settling = self._settling, []
+            for volume, then in settling:
+                self._settle_one(volume, then)
+
+    def _settle_one(self, volume: Volume, then: Callable[[], None]) -> None:
+        touched = [epoch for epoch in self._epochs if volume.vnr in epoch.disks]
+        if not touched or volume.disk is None:
+            then()
+            return
+        disk, generation = volume.disk, self._generation
+        self._flushing += 1  # nothing is confirmed meanwhile
+
+        def done(failed: int, _errno: int) -> None:
+            if generation == self._generation:
+                self._flushing -= 1
+                for epoch in touched:
+                    if not failed and epoch.disks[volume.vnr] is disk:
+                        del epoch.disks[volume.vnr]
+                self.flush_due(self._node.now)
+            then()
+
+        self._node.out.put(DiskFlush(volume.vnr, done))
+
     def _give_up(self, reason: str) -> None:
         """What the peer believes to be here may not be: losing us makes it mark everything that is not confirmed."""
         if not self._gave_up:
@@ -328,44 +361,6 @@ class PeerWrites:
         self._hurried = any(epoch.urgent for epoch in self._epochs)
         self._node.out.put(Send(Socket.META, [parts]))
         self.flush_due(self._node.now)
-
-    # --- reads for the peer ---
-
-    def on_read(self, volume: Volume, batch: Batch, index: int) -> None:
-        """P_DATA_REQUEST: only good data is given away."""
-        member = 1 << index
-        if native.records_out_of_bounds(batch, member, volume.size_bytes):
-            raise PeerProtocolError(f"volume {volume.vnr}: a read past the end of the device")
-        record = batch.records[index]
-        if not 0 < record.length <= DRBD_IO_BYTES_MAX or native.records_unaligned(batch, member, SECTOR_SIZE_BYTES):
-            raise PeerProtocolError(f"volume {volume.vnr}: a read of {record.length} bytes at {record.offset}")
-        room = self._read_bytes + record.length <= PEER_READ_BYTES_MAX
-        if volume.disk is None or volume.state.disk != DiskState.UpToDate or not room:
-            self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
-            return
-        self._read_bytes += record.length
-        request, buffer = native.single_read(record.offset, record.length)
-        request.records[0].id = record.id
-        generation, disk = self._generation, volume.disk
-
-        def start(hold: Hold, _members: int) -> None:
-            def done(failed: int, errno: int) -> None:
-                if failed:
-                    self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})")
-                volume.ranges.release(hold, 1)
-                if generation != self._generation:
-                    return
-                self._read_bytes -= record.length
-                if failed:
-                    self._node.send_acks(Packet.P_NEG_DREPLY, volume, batch, member)
-                else:
-                    self._node.send_blocks(Packet.P_DATA_REPLY, volume, request, 1, buffer)
-
-            self._node.out.put(DiskRead(volume.vnr, request, 1, buffer, done))
-
-        volume.counters.read += record.length >> 9
-        # In protocols A and B the peer may ask for what it has just sent us, and we have not written yet.
-        volume.ranges.acquire(request, 1, start)
 
 
 def _weight_bytes(batch: Batch, mask: int) -> int:

@@ -105,10 +105,11 @@ def test_a_peer_whose_disk_died_does_not_confirm_what_lay_on_it() -> None:
     """B4: writes that were acknowledged from its cache are marked out of sync, not forgotten."""
     world, client = pair()
     assert write(client, 0, b"x" * BLOCK) == 0
-    assert order(world, world.b, "detach") == 1
+    world.b.disks[0].fail_once.add("write")
+    assert write(client, BLOCK, b"y" * BLOCK) == 0
     assert wait(client, client.flush()) == [0]
     world.run(5)
-    assert not sent(world.b, Packet.P_BARRIER_ACK) and world.a.volume.out_of_sync_bits == 1
+    assert not sent(world.b, Packet.P_BARRIER_ACK) and world.a.volume.out_of_sync_bits == 2
     assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless"
 
 

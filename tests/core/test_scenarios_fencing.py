@@ -427,3 +427,35 @@ def test_all_volumes_freeze_and_thaw_together() -> None:
     reunite(world)
     world.run_until(world.is_in_sync)
     assert world.a.node.cstate is ConnState.WFReportParams and world.copies_equal()
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_secondary_that_detaches_in_good_order_is_not_left_for_that(lanes: bool) -> None:
+    """What it has acknowledged is durable before its disk goes, and is confirmed after it: nobody asks for fencing."""
+    world, client = pair(**STONITH, lanes=lanes)
+    says(world.a, 7)
+    cookies = [client.write(n * BLOCK, b"x" * BLOCK) for n in range(20)]
+    detached = world.b.command("detach")
+    cookies += [client.write(n * BLOCK, b"y" * BLOCK) for n in range(10)]
+    world.run_until(lambda: detached in world.b.answers)
+    assert world.b.answers[detached][0] == 1 and world.b.disks[0].unflushed == 0
+    assert set(wait(client, *cookies, client.flush())) == {0}
+    world.run(5)
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless" and world.a.helpers == []
+    assert order(world, world.b, "attach") == 1
+    assert set(wait(client, *(client.write(n * BLOCK, b"z" * BLOCK) for n in range(5)), client.flush())) == {0}
+    world.run_until(world.is_in_sync)
+    world.run(5)
+    assert world.copies_equal() and ("fence-peer", None) not in world.a.helpers
+
+
+def test_a_detach_whose_flush_fails_leaves_the_peer() -> None:
+    """What was acknowledged may be lost: the peer must mark it, and it finds out by losing us."""
+    world, client = pair(**STONITH)
+    says(world.a, 7)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.disks[0].fail_flushes = True
+    world.b.command("detach")
+    world.run(5)
+    assert ("fence-peer", None) in world.a.helpers
+    assert world.a.volume.out_of_sync_bits == 1

@@ -533,7 +533,7 @@ def leftovers(machine: Machine) -> list[str]:
         "flushes": len(node.flushes._waiting),
         "peer's writes": int(node.peer_writes.busy),
         "peer's epochs": len(node.peer_writes._epochs) - 1,
-        "bytes read for the peer": node.peer_writes._read_bytes,
+        "bytes read for the peer": node.peer_reads.bytes,
         "resyncs": len(node.resync._running),
         "fence": int(node.out.fenced),
         "requests to the peer": len(node.operator._queue) + int(node.operator._asked is not None),
