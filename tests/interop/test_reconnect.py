@@ -7,6 +7,8 @@ import re
 import pytest
 
 from tests.interop.pair import PEER_IS_GONE, QUICK
+from tests.lab.kernel_node import KernelNode
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.interop
 
@@ -24,6 +26,25 @@ def test_only_what_changed_is_sent_after_a_disconnect(pair, seed, who):
     pair.first.wait(peer_disk="DUnknown")
     pair.write(pair.first, seed, 40)
     leaver.connect()
+    pair.assert_same()
+
+
+def test_a_connection_can_be_asked_for_tentatively(pair, seed):
+    """The kernel goes along with a dry run: the direction is said, nothing is synced; then a real one does it."""
+    pair.start()
+    pair.sync()
+    ours = next((node for node in pair if not isinstance(node, KernelNode)), None)
+    if ours is None:
+        pytest.skip("a pair of kernels: drbdadm's own")
+    pair.allowed += ["dry-run connect", "ProtocolError", *PEER_IS_GONE]  # a kernel's own end of a dry run
+    ours.disconnect()
+    pair.first.wait(peer_disk="DUnknown")
+    pair.write(pair.first, seed, 40)
+    ours.connect(tentative=True)
+    wait_until(lambda: ours.all_status()["connection"] == "StandAlone", "the word on the direction")
+    word = "SyncSource" if ours is pair.first else "SyncTarget"
+    assert ours.all_status()["connection_reason"] == f"volume 0: dry run: {word}"
+    ours.connect()
     pair.assert_same()
 
 

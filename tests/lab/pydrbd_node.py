@@ -48,8 +48,8 @@ class PydrbdVerbs(Node):
     def secondary(self) -> None:
         self._grant("secondary", force=False)
 
-    def connect(self, *, discard_my_data: bool = False) -> None:
-        self._grant("connect", discard_my_data=discard_my_data)
+    def connect(self, *, discard_my_data: bool = False, tentative: bool = False) -> None:
+        self._grant("connect", discard_my_data=discard_my_data, tentative=tentative)
 
     def disconnect(self) -> None:
         self._grant("disconnect", force=False)
