@@ -16,7 +16,7 @@ TITLES = {
     "size": "Size of a request (sequential writes, depth 4)",
     "log": "Working set (4k random writes, depth 32, an activity log of 67 extents)",
     "resources": "Resources on one machine (4k random writes, depth 8 each; the rate of all together)",
-    "delay": "Delay between the nodes (4k random writes, depth 256)",
+    "delay": "Delay between the nodes, ms each way (4k random writes, depth 256, through a relay)",
 }
 _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "device": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import fio
 from benchmarks.outcome import Outcome
+from benchmarks.relay import Relay
 from benchmarks.rows import Row
 from benchmarks.servers import ServerError, fill, scribble
 from benchmarks.single import NbdPeer
@@ -31,15 +33,32 @@ _LEAST_DIRTY = 0.95
 class PydrbdPair(NbdPeer):
     """Two nodes in sync. Every run is followed by a comparison of the two data areas."""
 
-    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack, disk: str = "") -> None:
+    def __init__(
+        self, directory: Path, size_bytes: int, stack: ExitStack, disk: str = "", delay_s: float | None = None
+    ) -> None:
+        """`disk`: words of that section; `delay_s`: how long what one node sends is on the way to the other."""
         self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered", disk=disk)
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
+        if delay_s is not None:
+            self._lengthen_the_wire(delay_s, stack)
         super().__init__(directory, size_bytes, f"nbd+unix:///{RESOURCE}?socket={self._primary.nbd_socket}")
         try:
             self._bring_up(size_bytes)
         except (PydrbdError, CommandFailed) as error:
             raise ServerError(f"the pair does not come up: {error}") from error
+
+    def _lengthen_the_wire(self, delay_s: float, stack: ExitStack) -> None:
+        """Each node finds the other one behind a relay."""
+        text = self._pair.config_path.read_text()
+        ports = [int(port) for port in re.findall(r"address\s+127\.0\.0\.1:(\d+)", text)]
+        for mine, node in enumerate(self._pair):
+            relay = Relay(ports[1 - mine], delay_s)
+            stack.callback(relay.close)
+            node.config_path = node.run_dir / self._pair.config_path.name
+            node.config_path.write_text(text.replace(f":{ports[1 - mine]};", f":{relay.port};"))
+            beside = self._pair.config_path.with_name("pydrbd.toml")
+            node.config_path.with_name(beside.name).write_text(beside.read_text())
 
     def _bring_up(self, size_bytes: int) -> None:
         """From empty disks, with different data on each, to a pair in sync."""

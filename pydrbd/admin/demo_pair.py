@@ -94,11 +94,12 @@ class LocalNode:
         self._pid_path = self.run_dir / f"{RESOURCE}.pid"
         self.process: subprocess.Popen[bytes] | None = None
         self._pair = pair
+        self.config_path = pair.config_path
         self._control = ControlClient(RESOURCE, self.run_dir)
 
     def words(self, verb: str, *more: str) -> list[str]:
         """What follows `pydrbd` on the command line of a verb on this node."""
-        options = ["-c", str(self._pair.config_path), "--node", self.name, "--run-dir", str(self.run_dir)]
+        options = ["-c", str(self.config_path), "--node", self.name, "--run-dir", str(self.run_dir)]
         return [verb, RESOURCE, *more, *options]
 
     def command(self, verb: str, *more: str) -> list[str]:
