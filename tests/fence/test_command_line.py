@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from pydrbd_fence.cli import run
@@ -13,6 +14,7 @@ from pydrbd_fence.errors import Refused, UsageError
 from pydrbd_fence.opening import open_devices
 from pydrbd_fence.process import leave_cpu_cgroup
 from pydrbd_fence.settings import read_settings
+from pydrbd_fence.timeouts import derive_timeouts
 from pydrbd_fence.usage import COMMANDS, OPTIONS
 from pydrbd_fence.watchdog import list_watchdogs
 
@@ -252,3 +254,18 @@ def test_the_machines_watchdogs_are_listed(tmp_path):
         ("/dev/watchdog1", "Software Watchdog", ""),
         ("/dev/watchdog2", "unknown", ""),
     ]
+
+
+def test_the_times_of_the_document_fit_each_other():
+    """docs/cluster.md: what it tells Pacemaker is at least what `create` prints, and its figures are those."""
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+
+    def number(pattern):
+        (found,) = re.findall(pattern, text)
+        return float(found)
+
+    times = derive_timeouts(int(number(r"pydrbd-sbd -1 (\d+) create")))
+    assert not times.complaints()
+    assert number(r"stonith-timeout=(\d+)") >= int(times.pacemaker_values()["stonith-timeout"].rstrip("s"))
+    assert number(r"printed: (\d+) s here") == times.msgwait_s
+    assert number(r"times `token`, ([\d.]+) s here") == pytest.approx(2.2 * number(r"(?m)^    token: (\d+)") / 1000)
