@@ -326,13 +326,20 @@ static int attend(struct pydrbd_lane *lane, uint32_t number, short events) {
     return serve(lane, number);
 }
 
+/* Whether little is under way, so that the peer's next word is all that anybody waits for. */
+static int answer_is_near(const struct pydrbd_lane *lane) {
+    return lane->flush_client >= 0 ||
+           (lane->next_serial - lane->oldest_serial == 1 &&
+            __builtin_popcountll(group_of(lane, lane->oldest_serial)->busy) == 1);
+}
+
 /* One look at all sockets. 0, or why the lane ends. */
 static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
     struct pollfd sockets[CLIENTS_MAX + 2] = {
         {.fd = lane->meta.fd, .events = POLLIN},
         {.fd = lane->data_fd, .events = POLLIN},
     };
-    int reason = 0;
+    int reason = 0, ready;
 
     for (uint32_t i = 0; i < lane->client_count; i++) {
         const struct pydrbd_lane_client *client = lane->clients + i;
@@ -341,7 +348,9 @@ static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
         sockets[2 + i].fd = client->in.fd;
         sockets[2 + i].events = (short)(client->out_start != client->out_end ? POLLOUT : listens ? POLLIN : 0);
     }
-    if (wait_any(sockets, lane->client_count + 2, wait_us) == 0) {
+    ready = answer_is_near(lane) ? wait_soon(sockets, lane->client_count + 2, wait_us, &lane->spin_credit)
+                                 : wait_any(sockets, lane->client_count + 2, wait_us);
+    if (ready == 0) {
         return PYDRBD_LANE_IDLE;
     }
     if (sockets[0].revents != 0) {

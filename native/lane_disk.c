@@ -1,5 +1,7 @@
 /* The disk of a lane. Through the page cache, one call a record; with direct I/O, the members of a group at the same
- * time: they are copied into (or out of) aligned memory, handed to the kernel together, and waited for together. */
+ * time: they are copied into (or out of) aligned memory, handed to the kernel together, and waited for together.
+ *
+ * The wait has no limit: a disk that hangs holds the whole process. The peer hears nothing more, and goes on alone. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64

@@ -23,6 +23,30 @@ static inline int wait_any(struct pollfd *sockets, uint32_t count, uint64_t wait
     return ready < 0 ? 0 : ready;
 }
 
+enum { SPIN_US = 60, SPIN_CREDIT_MAX = 8, SPIN_DEBT = 200 };
+
+/* As wait_any, but looks again and again for a moment before it sleeps: to be woken costs more than a short answer
+ * takes. Looking pays only if it finds something. On a busy machine it doesn't, because whoever is to answer has no
+ * processor: after some failures (`credit` is used up) nobody looks for the next SPIN_DEBT times. */
+static inline int wait_soon(struct pollfd *sockets, uint32_t count, uint64_t wait_us, int32_t *credit) {
+    const uint64_t until = now_us() + (wait_us < SPIN_US ? wait_us : SPIN_US);
+
+    if (*credit < 0) {
+        ++*credit;
+        return wait_any(sockets, count, wait_us);
+    }
+    do {
+        const int ready = wait_any(sockets, count, 0);
+
+        if (ready != 0) {
+            *credit += *credit < SPIN_CREDIT_MAX;
+            return ready;
+        }
+    } while (now_us() < until);
+    *credit = *credit > 1 ? *credit - 2 : -SPIN_DEBT;
+    return wait_any(sockets, count, wait_us);
+}
+
 /* Room behind what is there, so that `need` bytes from its start can be completed; no more than the buffer has. */
 static inline void stream_make_room(struct pydrbd_stream *stream, uint64_t need) {
     const uint64_t held = stream->end - stream->start;

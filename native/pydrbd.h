@@ -216,6 +216,7 @@ struct pydrbd_lane {
     int32_t data_fd;                      /* to the peer */
     int32_t error;
     int32_t flush_client;                 /* whose FLUSH waits for the peer; -1: nobody's */
+    int32_t spin_credit;                  /* see wait_soon */
     int32_t barrier_sent;                 /* the epoch's barrier is on its way to the peer */
     struct pydrbd_lane_flush flush;
     uint16_t volume;
