@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
@@ -40,6 +40,11 @@ class Watchers:
         self._look = look
         self._watchers: list[_Watcher] = []
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._watchers)
+
     def tell(self) -> None:
         """The state has changed."""
         if self._watchers:
@@ -60,19 +65,24 @@ class Watchers:
             self._watchers.remove(watcher)
 
     async def serve(self, sock: trio.socket.SocketType) -> None:
-        """Send snapshots until the other side hangs up. Raises TooManyWatchers, OSError, trio.BrokenResourceError."""
+        """Send snapshots until the other side hangs up, in whatever manner. Raises TooManyWatchers."""
         with self._watch() as watcher:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_send, trio.SocketStream(sock), watcher)
-                while await sock.recv(4096):
-                    pass  # it has nothing more to say
+                # What a task raises comes out of the nursery as a group, which nobody would take for a hang-up.
+                nursery.start_soon(_send, trio.SocketStream(sock), watcher, nursery.cancel_scope)
+                with suppress(OSError):
+                    while await sock.recv(4096):
+                        pass  # it has nothing more to say
                 nursery.cancel_scope.cancel()
 
 
-async def _send(stream: trio.SocketStream, watcher: _Watcher) -> None:
-    while True:
-        await watcher.news.wait()
-        watcher.news = trio.Event()
-        while watcher.snapshots:
-            response = {"code": 1, "text": "", "data": watcher.snapshots.popleft()}
-            await stream.send_all(json.dumps(response).encode() + b"\n")
+async def _send(stream: trio.SocketStream, watcher: _Watcher, scope: trio.CancelScope) -> None:
+    try:
+        while True:
+            await watcher.news.wait()
+            watcher.news = trio.Event()
+            while watcher.snapshots:
+                response = {"code": 1, "text": "", "data": watcher.snapshots.popleft()}
+                await stream.send_all(json.dumps(response).encode() + b"\n")
+    except trio.BrokenResourceError:
+        scope.cancel()
