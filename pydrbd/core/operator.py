@@ -182,7 +182,10 @@ class Operator:
                 return
             node.changes.write_bitmap(volume)
             node.change(volume, disk=DiskState.Failed)
-            node.peer_writes.settle(volume, settled)
+            if command.arguments.get("force"):
+                settled()  # a disk that hangs is what it is for
+            else:
+                node.peer_writes.settle(volume, settled)
 
         def settled() -> None:
             node.finish_detach(volume)

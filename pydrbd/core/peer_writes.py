@@ -337,7 +337,7 @@ class PeerWrites:
             if generation == self._generation:
                 self._flushing -= 1
                 for epoch in touched:
-                    if not failed and epoch.disks[volume.vnr] is disk:
+                    if not failed and epoch.disks.get(volume.vnr) is disk:
                         del epoch.disks[volume.vnr]
                 self.flush_due(self._node.now)
             then()

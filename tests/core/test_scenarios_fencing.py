@@ -459,3 +459,25 @@ def test_a_detach_whose_flush_fails_leaves_the_peer() -> None:
     world.run(5)
     assert ("fence-peer", None) in world.a.helpers
     assert world.a.volume.out_of_sync_bits == 1
+
+
+def test_a_forced_detach_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs is what --force is for: nothing is flushed, and what was acknowledged is the peer's to mark."""
+    world, client = pair(**STONITH)
+    says(world.a, 7)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    monkeypatch.setattr(world.b, "_begin_disk", lambda effect: None)
+    client.write(BLOCK, b"y" * BLOCK)
+    world.run(0.1)
+    assert order(world, world.b, "detach", force=True) == 1
+    assert world.b.volume.state.disk is DiskState.Diskless
+
+
+def test_a_second_detach_while_the_first_one_flushes_is_no_harm() -> None:
+    """Both are granted, and the disk goes once."""
+    world, client = pair(**STONITH)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    requests = [world.b.command("detach") for _ in range(3)]
+    world.run_until(lambda: all(request in world.b.answers for request in requests))
+    world.run(5)
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Diskless" and world.a.helpers == []
