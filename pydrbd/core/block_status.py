@@ -50,8 +50,9 @@ class BlockStatus:
         record = batch.records[index]
 
         def mapped(_failed: int, _errno: int) -> None:
-            # A map that can't be had is one without holes. So is that of a disk that has got worse meanwhile.
-            good = volume.state.disk == DiskState.UpToDate
+            # A map that can't be had is one without holes. So is that of a disk that has got worse meanwhile, or where
+            # something is being written: what only this disk has yet, nobody may hear of (A1).
+            good = volume.state.disk == DiskState.UpToDate and not volume.ranges.busy(batch, 1 << index)
             self._answer(volume, session, batch, index, effect.extents if good else [])
 
         effect = MapDisk(volume.vnr, record.offset, record.length, NBD_STATUS_EXTENTS_MAX, mapped)

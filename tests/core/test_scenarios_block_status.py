@@ -93,6 +93,24 @@ def test_holes_are_the_disks_own_as_long_as_it_is_good(monkeypatch: pytest.Monke
     assert client.ask(0, MIB) == 0 and client.told == {1: [(MIB, 0)]}
 
 
+def test_a_hole_that_only_this_disk_has_yet_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1: a TRIM is under way, our disk has done it, the peer has not: a reader would wait for it."""
+    world, client = surveyor(ALLOCATION)
+
+    def begin_disk(effect: Any) -> None:
+        if isinstance(effect, fx.MapDisk):
+            effect.extents = [(effect.length_bytes, True)]
+        real(effect)
+
+    real = world.a._begin_disk
+    monkeypatch.setattr(world.a, "_begin_disk", begin_disk)
+    monkeypatch.setattr(world.b, "_begin_disk", lambda effect: None)
+    client.trim(4 * BLOCK, BLOCK)
+    world.run(0.2)
+    assert client.ask(0, MIB) == 0 and client.told == {1: [(MIB, 0)]}
+    assert client.ask(8 * BLOCK, BLOCK) == 0 and client.told == {1: [(BLOCK, 3)]}
+
+
 def test_what_can_not_be_asked_is_invalid() -> None:
     """No context chosen, no length, or a range that is not all inside; and flags of other commands."""
     world, client = surveyor(SYNC)
