@@ -83,6 +83,9 @@ static uint64_t wait_all(struct pydrbd_lane_disk *disk, const struct pydrbd_reco
         struct io_event events[PYDRBD_BATCH_MAX];
         const long got = wait_for(disk->context, (long)disk->pending, events);
 
+        if (got < 0 && errno != EINTR) {
+            __builtin_trap(); /* requests that nobody can wait for would write from memory that is used again */
+        }
         for (long i = 0; i < got; i++) {
             const uint64_t number = events[i].data;
 
