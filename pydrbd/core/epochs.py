@@ -12,7 +12,6 @@ Until an epoch is acked, losing the peer marks every write of it out of sync, wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,10 +60,6 @@ class TransferLog:
 
     def __len__(self) -> int:
         return len(self._epochs)
-
-    def batches(self) -> Iterator[WriteBatch]:
-        for epoch in self._epochs:
-            yield from epoch.batches
 
     def add(self, write: WriteBatch, request_count: int, *, sent: bool) -> Epoch:
         """Let a write join the current epoch; `sent`: it goes to the peer."""

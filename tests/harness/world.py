@@ -604,7 +604,7 @@ class World:
             self.lines.append((self.now, machine.name if machine else "-", None, 0, 0, 0, text))
             return
         volume = machine.node.volumes[0]
-        in_flight = sum(1 for write in machine.node.log.batches() if write.replied != write.mask)
+        in_flight = sum(1 for write in machine.node.writes.in_flight() if write.replied != write.mask)
         self.lines.append(
             (self.now, machine.name, volume.state, volume.uuids.current, volume.out_of_sync_bits, in_flight, text)
         )
