@@ -222,7 +222,7 @@ _STARTUP: Final = (
 )
 
 _HANDLERS: Final = tuple(
-    _string("handlers", name, 4096)
+    _string("handlers", name, 4096, effective=True)
     for name in (
         "pri-on-incon-degr",
         "pri-lost-after-sb",

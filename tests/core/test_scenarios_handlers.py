@@ -9,8 +9,9 @@ import pytest
 from pydrbd.config.options import SECTIONS
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.states import ConnState
+from pydrbd.wire.packet_numbers import AfterSb
 from tests.harness.scene import BLOCK, order, pair, state, wait, write
-from tests.harness.world import World
+from tests.harness.world import Client, World
 
 WORDS = frozenset(SECTIONS["handlers"])
 
@@ -84,11 +85,39 @@ def test_two_that_wrote_apart_run_the_handlers_of_a_split_brain() -> None:
     assert names(world) == ([("initial-split-brain", 0), ("split-brain", 0)],) * 2
 
 
+@pytest.mark.parametrize(
+    ("after_sb_1pri", "runs"),
+    [
+        (AfterSb.VIOLENTLY_AS0P, ["initial-split-brain", "pri-lost"]),
+        (AfterSb.CALL_PRI_LOST_AFTER_SB, ["initial-split-brain", "pri-lost-after-sb", "split-brain"]),
+    ],
+)
+def test_a_primary_whose_data_a_policy_discards_runs_the_handler_that_is_to_reboot_it(
+    after_sb_1pri: AfterSb, runs: list[str]
+) -> None:
+    """The peer wrote more, and is Secondary now; a client still has the loser's device open. They part."""
+    net = NetOptions(
+        after_sb_0pri=AfterSb.DISCARD_LEAST_CHANGES, after_sb_1pri=after_sb_1pri, rr_conflict="call-pri-lost"
+    )
+    world, client = pair(handlers=WORDS, net=net)
+    world.link_allowed = False
+    world.cut()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    assert order(world, world.b, "primary", force=True) == 1
+    assert write(Client(world, world.b), 0, b"y" * 2 * BLOCK) == 0
+    assert order(world, world.b, "secondary", force=True) == 1
+    world.link_allowed = True
+    world.try_link()
+    world.run(5)
+    assert [name for name, _volume in world.a.helpers] == runs
+    assert state(world.a).startswith("StandAlone Primary")
+
+
 def test_every_word_of_the_configuration_is_a_handler_that_something_runs() -> None:
     """A new word in the table needs a place at which it is run, and its scenario."""
-    elsewhere = {"fence-peer", "unfence-peer", "pri-lost", "pri-lost-after-sb"}
+    elsewhere = {"fence-peer", "unfence-peer"}
     here = {
         "pri-on-incon-degr", "local-io-error", "out-of-sync", "initial-split-brain", "split-brain",
-        "before-resync-source", "before-resync-target", "after-resync-target",
+        "before-resync-source", "before-resync-target", "after-resync-target", "pri-lost", "pri-lost-after-sb",
     }  # fmt: skip
     assert here | elsewhere == WORDS
