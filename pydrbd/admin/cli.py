@@ -249,7 +249,8 @@ def _waiting(context: Context, verb: str, arguments: Namespace) -> Callable[[Tar
 
     if verb == "wait-sync":
         return lambda target: verbs_wait.wait_sync(context, target.resource, patience(target), quiet=arguments.quiet)
-    return lambda target: verbs_wait.wait_connect(context, target.resource, patience(target))
+    wait = verbs_wait.wait_at_start if verb == "wait-con-int" else verbs_wait.wait_connect
+    return lambda target: wait(context, target.resource, patience(target))
 
 
 def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:

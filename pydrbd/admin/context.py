@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.admin.control_client import ControlClient
-from pydrbd.errors import ConfigError, NotRunningError, UsageError
+from pydrbd.admin.control_client import ControlClient, Limit
+from pydrbd.errors import ConfigError, NotRunningError, PydrbdError, UsageError
 
 if TYPE_CHECKING:
     from pydrbd.config.model import Config, Resource
@@ -107,7 +108,20 @@ class Context:
         return any(host.answers_to(self.node) for host in resource.hosts)
 
     def client(self, resource: str) -> ControlClient:
-        return ControlClient(resource, self.run_dir)
+        return ControlClient(resource, self.run_dir, self.limit_s)
+
+    def limit_s(self, limit: Limit) -> float:
+        """How long an answer may take, in seconds: section global's word, else ours; infinite for its 0.
+
+        A configuration that can't be read has no word: it must be possible to stop what it has started.
+        """
+        option, usual_s = limit.value
+        if self.has_config:
+            with suppress(PydrbdError):
+                written = [setting.value for setting in self.config.written_global if setting.name == option]
+                if written and isinstance(written[-1], int):
+                    return float(written[-1]) or float("inf")
+        return usual_s
 
     def ask_running(self, resource: str) -> dict[str, Any]:
         """The snapshot of a running resource; if it does not run, ConfigError for a wrong name or configuration.

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,16 +20,30 @@ from pydrbd.admin.exit_codes import CommandFailed, blamed
 from pydrbd.errors import NotRunningError, StateRefused, UsageError
 from pydrbd.limits import CONTROL_RESPONSE_BYTES_MAX
 
-__all__ = ["SOCKET_SUFFIX", "STATUS_TIMEOUT_S", "VERB_TIMEOUT_S", "Answer", "ControlClient"]
+__all__ = ["SOCKET_SUFFIX", "Answer", "ControlClient", "Limit", "usual_limit_s"]
 
 SOCKET_SUFFIX: Final = ".ctl.sock"
 """RUN-DIR/RES.ctl.sock."""
 
-STATUS_TIMEOUT_S: Final = 10.0
-"""How long a process may take to say how it is."""
 
-VERB_TIMEOUT_S: Final = 121.0
-"""How long a change of state may take, the peer's word included: DRBD's cmd-timeout-medium."""
+class Limit(Enum):
+    """How long an answer may take: DRBD's options for it, and our value in seconds where the configuration has none."""
+
+    SHORT = ("cmd-timeout-short", 10.0)
+    """To say how it is."""
+    MEDIUM = ("cmd-timeout-medium", 121.0)
+    """To change a state, the peer's word included."""
+    LONG = ("cmd-timeout-long", 600.0)
+    """To attach: an activity log is applied, a large bitmap read."""
+
+
+def usual_limit_s(limit: Limit) -> float:
+    """Its own value, in seconds."""
+    return limit.value[1]
+
+
+_UNHURRIED_S: Final = 1.0
+"""Nearly all answers are there by then: only after it is the configuration read for how long to wait."""
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 
@@ -43,24 +60,26 @@ class Answer:
 class ControlClient:
     """Talks to the process of one resource; every request is a connection of its own."""
 
-    def __init__(self, resource: str, run_dir: Path) -> None:
+    def __init__(self, resource: str, run_dir: Path, limit_s: Callable[[Limit], float] = usual_limit_s) -> None:
         self.resource = resource
+        self._limit_s = limit_s
         self.path = run_dir / f"{resource}{SOCKET_SUFFIX}"
 
-    def ask(self, verb: str, arguments: dict[str, Any] | None = None, timeout_s: float = VERB_TIMEOUT_S) -> Answer:
-        """Send one request and wait for its answer.
+    def ask(
+        self, verb: str, arguments: dict[str, Any] | None = None, limit: Limit = Limit.MEDIUM, more_s: float = 0.0
+    ) -> Answer:
+        """Send one request and wait for its answer, `more_s` seconds longer than the limit.
 
         Raises NotRunningError (nobody answers), CommandFailed (no answer in time, or nonsense), PermissionError.
         """
         request = json.dumps({"verb": verb, "arguments": arguments or {}}).encode() + b"\n"
-        deadline = time.monotonic() + timeout_s
         with self._connect() as sock:
             try:
                 sock.sendall(request)
-                line = self._read_line(sock, deadline)
+                line = self._read_line(sock, _Patience(lambda: self._limit_s(limit) + more_s))
             except TimeoutError as error:
                 raise CommandFailed(
-                    f"{self.resource}: no answer to '{verb}' within {timeout_s:g} s: look into "
+                    f"{self.resource}: no answer to '{verb}' within {self._limit_s(limit) + more_s:g} s: look into "
                     f"{self.path.parent / self.resource}.log"
                 ) from error
             except (BrokenPipeError, ConnectionResetError) as error:
@@ -79,9 +98,11 @@ class ControlClient:
             raise self._gone(verb) from error
         return sock
 
-    def grant(self, verb: str, arguments: dict[str, Any] | None = None, timeout_s: float = VERB_TIMEOUT_S) -> Answer:
+    def grant(
+        self, verb: str, arguments: dict[str, Any] | None = None, limit: Limit = Limit.MEDIUM, more_s: float = 0.0
+    ) -> Answer:
         """As `ask`, but raises unless it was granted: StateRefused, CommandFailed, or what the process says it met."""
-        answer = self.ask(verb, arguments, timeout_s)
+        answer = self.ask(verb, arguments, limit, more_s)
         if answer.code < 1 and answer.data is not None:
             met = blamed(answer.data.get("exit_code"), f"{self.resource}: {answer.text}")
             if met is not None:
@@ -94,7 +115,7 @@ class ControlClient:
 
     def status(self) -> dict[str, Any]:
         """The process's snapshot. Raises as `ask`."""
-        data = self.grant("status", timeout_s=STATUS_TIMEOUT_S).data
+        data = self.grant("status", limit=Limit.SHORT).data
         if data is None or not isinstance(data.get("volumes"), list):
             raise CommandFailed(f"{self.resource}: {self.path} answers, but not as a pydrbd process does")
         return data
@@ -120,16 +141,12 @@ class ControlClient:
             raise CommandFailed(f"{self.resource}: no connection to {self.path}: {error.strerror or error}") from error
         return sock
 
-    def _read_line(self, sock: socket.socket, deadline: float) -> bytes:
-        """The answer, or nothing if the process closed the connection."""
+    def _read_line(self, sock: socket.socket, patience: _Patience) -> bytes:
+        """The answer, or nothing if the process closed the connection. Raises TimeoutError."""
         pieces: list[bytes] = []
         size = 0
         while True:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            sock.settimeout(left_s)
-            piece = sock.recv(65536)
+            piece = patience.receive(sock)
             if not piece:
                 return b""
             pieces.append(piece)
@@ -143,6 +160,28 @@ class ControlClient:
         return NotRunningError(
             f"{self.resource} stopped while it was asked to '{verb}': look into {self.path.parent / self.resource}.log"
         )
+
+
+class _Patience:
+    """Receives until a time is over, which is asked for only when it begins to matter."""
+
+    def __init__(self, limit_s: Callable[[], float]) -> None:
+        self._limit_s = limit_s
+        self._begun = time.monotonic()
+        self._end: float | None = None
+
+    def receive(self, sock: socket.socket) -> bytes:
+        """What comes next. Raises TimeoutError."""
+        while True:
+            end = self._begun + _UNHURRIED_S if self._end is None else self._end
+            left_s = end - time.monotonic()
+            if left_s > 0:
+                sock.settimeout(None if left_s == float("inf") else left_s)
+                with suppress(TimeoutError):
+                    return sock.recv(65536)
+            if self._end is not None:
+                raise TimeoutError
+            self._end = self._begun + self._limit_s()
 
 
 def _decode(line: bytes, path: Path) -> Answer:

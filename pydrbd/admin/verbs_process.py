@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydrbd.admin.context import Context
-from pydrbd.admin.control_client import ControlClient
+from pydrbd.admin.control_client import ControlClient, Limit
 from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.verbs_adjust import take_over
@@ -21,9 +21,6 @@ __all__ = ["down", "serve", "up"]
 
 UP_TIMEOUT_S: Final = 60.0
 """How long a new process may take to answer."""
-
-ATTACH_TIMEOUT_S: Final = 600.0
-"""How long it may take to attach: an activity log is applied, a large bitmap read."""
 
 STOP_TIMEOUT_S: Final = 60.0
 """How long a process may take to end."""
@@ -177,14 +174,14 @@ def _wait_attached(context: Context, client: ControlClient) -> int:
     """Wait until the disks are attached and the peer is looked for; say what is there, or why a disk is not."""
     me, _peer = context.resource(client.resource).pair(context.node)
     with_disk = {volume.vnr for volume in me.volumes.values() if not volume.is_diskless}
-    deadline = time.monotonic() + ATTACH_TIMEOUT_S
+    deadline = time.monotonic() + context.limit_s(Limit.LONG)
     data = client.status()
     while time.monotonic() < deadline and any(volume["disk"] == "Attaching" for volume in data["volumes"]):
         time.sleep(_POLL_S)
         data = client.status()
     if any(volume["disk"] == "Diskless" and volume["vnr"] in with_disk for volume in data["volumes"]):
         try:
-            client.grant("attach", timeout_s=ATTACH_TIMEOUT_S)
+            client.grant("attach", limit=Limit.LONG)
         except NotRunningError:
             raise
         except PydrbdError as error:

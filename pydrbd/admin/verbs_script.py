@@ -35,7 +35,7 @@ def of_each(context: Context, verb: str, *, defaults: bool) -> Callable[[Target]
         return lambda target: _become_primary(context, target)
     if verb == "sh-lr-of":
         raise UsageError("sh-lower-resource only available in stacked mode, which pydrbd has not")
-    if verb in _PER_VOLUME:
+    if verb == "sh-udev" or verb in _PER_VOLUME:
         return lambda target: _per_volume(context, verb, target)
     return lambda target: _per_resource(context, verb, target)
 
@@ -61,7 +61,7 @@ def _per_volume(context: Context, verb: str, target: Target) -> int:
             f"say minor-{wanted[0].minor}, or {target.resource}/{wanted[0].vnr}"
         )
     for volume in wanted:
-        for line in _PER_VOLUME[verb](resource, volume):
+        for line in _udev(context, resource, volume) if verb == "sh-udev" else _PER_VOLUME[verb](resource, volume):
             say(line)
     return 0
 
@@ -84,9 +84,9 @@ def _meta_index(volume: VolumeConfig) -> str:
     return "flex-external" if meta.index is None else str(meta.index)
 
 
-def _udev(resource: Resource, volume: VolumeConfig) -> Iterable[str]:
-    name = resource.name if volume.is_implicit else f"{resource.name}/{volume.vnr}"
-    yield f"RESOURCE={name}"
+def _udev(context: Context, resource: Resource, volume: VolumeConfig) -> Iterable[str]:
+    plain = volume.is_implicit and not context.config.global_.udev_always_use_vnr
+    yield f"RESOURCE={resource.name if plain else f'{resource.name}/{volume.vnr}'}"
     yield f"DEVICE={_device(volume).removeprefix('/dev/')}"
     yield f"DISK={volume.disk.removeprefix('/dev/')}"
 
@@ -97,7 +97,6 @@ _PER_VOLUME: Final[Mapping[str, Callable[[Resource, VolumeConfig], Iterable[str]
     "sh-ll-dev": lambda _resource, volume: [volume.disk],
     "sh-md-dev": lambda _resource, volume: [_meta_device(volume)],
     "sh-md-idx": lambda _resource, volume: [_meta_index(volume)],
-    "sh-udev": _udev,
 }
 _PER_RESOURCE: Final[Mapping[str, Callable[[Resource, Host], Iterable[str]]]] = {
     "sh-resource": lambda resource, _me: [resource.name],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydrbd.admin.context import Context, Target
-from pydrbd.admin.control_client import VERB_TIMEOUT_S
+from pydrbd.admin.control_client import Limit
 from pydrbd.admin.exit_codes import WorseThanOutdated
 from pydrbd.errors import NotRunningError, StateRefused
 from pydrbd.limits import HELPER_TIMEOUT_S
@@ -15,7 +15,10 @@ __all__ = ["outdate", "request", "request_of_volumes"]
 
 _SS_LOWER_THAN_OUTDATED: Final = -16
 
-_TIMEOUTS_S: Final[Mapping[str, float]] = {"attach": 600.0, "primary": HELPER_TIMEOUT_S + VERB_TIMEOUT_S}
+_LIMITS: Final[Mapping[str, tuple[Limit, float]]] = {
+    "attach": (Limit.LONG, 0.0),
+    "primary": (Limit.MEDIUM, HELPER_TIMEOUT_S),
+}
 """Before a promotion, the handler fence-peer may have to wait until a node has been shot."""
 
 _HINTS: Final[Mapping[tuple[str, int], str]] = {
@@ -42,9 +45,9 @@ def _has_lost_peer(context: Context, resource: str) -> bool:
 
 def request(context: Context, resource: str, verb: str, arguments: dict[str, Any]) -> int:
     """Have the process carry out a verb. Raises StateRefused with DRBD's words, CommandFailed, NotRunningError."""
-    timeout_s = _TIMEOUTS_S.get(verb, VERB_TIMEOUT_S)
+    limit, more_s = _LIMITS.get(verb, (Limit.MEDIUM, 0.0))
     try:
-        context.client(resource).grant(verb, arguments, timeout_s)
+        context.client(resource).grant(verb, arguments, limit, more_s)
     except NotRunningError:
         context.check_name(resource)
         raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydrbd.config.sections import StartupOptions
 
-__all__ = ["Patience", "connect_tentatively", "wait_connect", "wait_sync"]
+__all__ = ["Patience", "connect_tentatively", "wait_at_start", "wait_connect", "wait_sync"]
 
 _SLICE_S: Final = 0.25
 """How long the process is asked to wait at a time; in between we look at its state."""
@@ -70,9 +71,27 @@ def _shorter(wanted_s: float, limit_s: float) -> float:
     return min(wanted_s or limit_s, limit_s) if limit_s else wanted_s
 
 
-def wait_connect(context: Context, resource: str, patience: Patience) -> int:
+class Companion(Protocol):
+    """What goes with a wait: it is shown each look at the process."""
+
+    def show(self, data: dict[str, Any]) -> None: ...
+    def explain(self, data: dict[str, Any]) -> None: ...
+    def end(self, *, good: bool) -> None: ...
+
+
+def wait_connect(context: Context, resource: str, patience: Patience, companion: Companion | None = None) -> int:
     """Wait until every volume is connected. Raises WaitTimedOut, StandAloneError."""
-    return _wait(context, resource, "wait-connect", patience, None)
+    return _wait(context, resource, "wait-connect", patience, companion)
+
+
+def wait_at_start(context: Context, resource: str, patience: Patience) -> int:
+    """The same, and who sits at the terminal may end it (wait-con-int)."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return wait_connect(context, resource, patience)
+    from pydrbd.admin.dialog import Dialog
+
+    refresh_s = context.config.global_.dialog_refresh_s if context.has_config else 1
+    return wait_connect(context, resource, patience, Dialog(resource, patience, refresh_s, (sys.stdin, sys.stdout)))
 
 
 def wait_sync(context: Context, resource: str, patience: Patience, *, quiet: bool = False) -> int:
@@ -132,7 +151,7 @@ class _Bar:
             self._progress.clear()
 
 
-def _wait(context: Context, resource: str, verb: str, patience: Patience, bar: _Bar | None) -> int:
+def _wait(context: Context, resource: str, verb: str, patience: Patience, bar: Companion | None) -> int:
     timeout_s = patience.timeout_s(context.ask_running(resource))
     client = context.client(resource)
     deadline = time.monotonic() + timeout_s if timeout_s > 0 else float("inf")
@@ -147,7 +166,7 @@ def _wait(context: Context, resource: str, verb: str, patience: Patience, bar: _
 
 
 def _wait_in_slices(
-    client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: _Bar | None, *, stays: bool
+    client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: Companion | None, *, stays: bool
 ) -> None:
     alone_since: float | None = None
     while True:

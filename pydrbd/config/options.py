@@ -82,8 +82,8 @@ def _bool(
     return Option(section, name, Kind.BOOL, default, effective=effective, effective_value=only, quiet=quiet)
 
 
-def _flag(section: str, name: str, *, quiet: bool = False) -> Option:
-    return Option(section, name, Kind.FLAG, False, quiet=quiet)
+def _flag(section: str, name: str, *, effective: bool = False) -> Option:
+    return Option(section, name, Kind.FLAG, False, effective=effective)
 
 
 def _number(
@@ -240,14 +240,14 @@ _HANDLERS: Final = tuple(
 )
 
 _GLOBAL: Final = (
-    _flag("global", "disable-ip-verification", quiet=True),
-    _number("global", "minor-count", 1, 32, 255, quiet=True),
-    _number("global", "dialog-refresh", 0, 1, 600, Unit.SECONDS, quiet=True),
-    _number("global", "cmd-timeout-short", 0, 5, 900, Unit.SECONDS, quiet=True),
-    _number("global", "cmd-timeout-medium", 0, 121, 900, Unit.SECONDS, quiet=True),
-    _number("global", "cmd-timeout-long", 0, 600, 900, Unit.SECONDS, quiet=True),
-    _enum("global", "usage-count", "ask", "yes", "no", quiet=True),
-    _flag("global", "udev-always-use-vnr", quiet=True),
+    _flag("global", "disable-ip-verification", effective=True),
+    _number("global", "minor-count", 1, 32, 255, effective=True),
+    _number("global", "dialog-refresh", 0, 1, 600, Unit.SECONDS, effective=True),
+    _number("global", "cmd-timeout-short", 0, 5, 900, Unit.SECONDS, effective=True),
+    _number("global", "cmd-timeout-medium", 0, 121, 900, Unit.SECONDS, effective=True),
+    _number("global", "cmd-timeout-long", 0, 600, 900, Unit.SECONDS, effective=True),
+    _enum("global", "usage-count", "ask", "yes", "no", effective=True),
+    _flag("global", "udev-always-use-vnr", effective=True),
 )
 
 OPTIONS: Final = (*_GLOBAL, *_RESOURCE, *_NET, *_DISK, *_STARTUP, *_HANDLERS)

@@ -9,7 +9,7 @@ __all__ = ["DiskOptions", "GlobalOptions", "Handlers", "NetOptions", "ResourceOp
 
 @dataclass(frozen=True, slots=True)
 class GlobalOptions:
-    """`global { }`: about drbdadm and the kernel module; pydrbd has no use for them."""
+    """`global { }`: what the commands go by. The time limits of 0 are none."""
 
     disable_ip_verification: bool = False
     minor_count: int = 32

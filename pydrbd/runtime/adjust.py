@@ -24,7 +24,7 @@ from pydrbd.core.states import ConnState
 from pydrbd.errors import PydrbdError
 from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.build import Blueprint, blueprint
-from pydrbd.runtime.rendezvous import bind
+from pydrbd.runtime.rendezvous import try_address
 from pydrbd.runtime.run_time_options import overridden, parse_options
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[s
         restart = any(difference.when is When.RESTART for difference in found)
         if not dry_run and not restart:
             if new.endpoints.local != old.endpoints.local:
-                bind(new.endpoints).close()
+                must_be_ours = not new.config.global_.disable_ip_verification
+                try_address(new.endpoints, must_be_ours=must_be_ours)
             await _take_over(service, new)
     except (PydrbdError, OSError) as error:
         return {"code": 0, "text": str(error), "data": None}

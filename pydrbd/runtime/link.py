@@ -23,7 +23,7 @@ from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received, Silence
 from pydrbd.core.node import Node
 from pydrbd.core.states import ConnState
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import BusyError, PeerProtocolError
 from pydrbd.limits import (
     BATCH_RECORDS_MAX,
     DRBD_PAYLOAD_BYTES_MAX,
@@ -181,12 +181,21 @@ class Link:
     # --- the loop ---
 
     async def run(self) -> None:
-        """Serve the link for ever. Raises BusyError when our own address can't be had at the first try."""
+        """Serve the link for ever. An address of ours that goes must not take the disk with it: it may come back."""
+        missed = ""
         while True:
             while not self._wanted.is_set():  # closed again before we woke up?
                 await self._wanted.wait()
             with trio.CancelScope() as self._scope:
-                pair = await meet(self._endpoints, self._times, self._rng)
+                try:
+                    pair = await meet(self._endpoints, self._times, self._rng)
+                except BusyError as error:
+                    if str(error) != missed:
+                        missed = str(error)
+                        _log.error("%s; it is tried again every %g s", error, self._times.connect_int_s)
+                    await trio.sleep(self._times.connect_int_s)
+                    continue
+                missed = ""
                 self._wanted = trio.Event()
                 self._scope = None
                 began = trio.current_time()

@@ -17,12 +17,12 @@ from typing import Final
 
 import trio
 
-from pydrbd.errors import BusyError, PeerProtocolError, PortForbidden
+from pydrbd.errors import BusyError, PeerProtocolError, PortForbidden, PydrbdError
 from pydrbd.wire.framing import PacketReader, encode_packet
 from pydrbd.wire.packet_numbers import SocketKind
 from pydrbd.wire.packets import Packet
 
-__all__ = ["Endpoints", "LinkTimes", "SocketPair", "bind", "meet"]
+__all__ = ["Endpoints", "LinkTimes", "NotOurAddress", "SocketPair", "bind", "meet", "try_address"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,13 @@ _ADVICE: Final[Mapping[int, str]] = {
     errno.EADDRNOTAVAIL: "this address is none of this machine's: compare 'address' and 'ip address'",
     errno.EACCES: "ports below 1024 are root's: take a higher one, as 7788, on both nodes, or start it as root",
 }
+
+
+class NotOurAddress(BusyError):
+    """The address that the configuration gives this node is none of this machine's, now."""
+
+
+_KINDS: Final[Mapping[int, type[PydrbdError]]] = {errno.EACCES: PortForbidden, errno.EADDRNOTAVAIL: NotOurAddress}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +117,20 @@ def bind(endpoints: Endpoints) -> socket.socket:
         host, port = endpoints.local
         advice = _ADVICE.get(error.errno or 0)
         if advice is not None:
-            kind = PortForbidden if error.errno == errno.EACCES else BusyError
+            kind = _KINDS.get(error.errno or 0, BusyError)
             raise kind(f"can't listen on {host} port {port} for the peer: {error.strerror}: {advice}") from error
         raise
     return sock
+
+
+def try_address(endpoints: Endpoints, *, must_be_ours: bool) -> None:
+    """Whether we can listen there. Raises BusyError, PortForbidden; NotOurAddress unless it may come later."""
+    try:
+        bind(endpoints).close()
+    except NotOurAddress as error:
+        if must_be_ours:
+            raise
+        _log.warning("%s", error)
 
 
 async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> SocketPair:

@@ -41,7 +41,7 @@ from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.log_file import LogFile
 from pydrbd.runtime.nbd_server import NbdServer
-from pydrbd.runtime.rendezvous import bind
+from pydrbd.runtime.rendezvous import try_address
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
 from pydrbd.runtime.watchers import Watchers
@@ -277,7 +277,8 @@ class Service:
         The peer's port is tried before any disk is touched: a node that can't listen is not to apply activity logs.
         """
         self.control.listen()
-        bind(self.plan.endpoints).close()
+        must_be_ours = not self.plan.config.global_.disable_ip_verification
+        try_address(self.plan.endpoints, must_be_ours=must_be_ours)
         places = self.plan.settings.nbd
         path = self.run_dir / f"{self.plan.resource.name}.nbd.sock"
         name = self.plan.resource.name

@@ -138,7 +138,7 @@ def test_silence_is_bounded(short_tmp):
         listener.bind(str(short_tmp / "r0.ctl.sock"))
         listener.listen()
         with pytest.raises(CommandFailed, match=r"no answer to 'primary' within 0.05 s: look into .*/r0.log"):
-            ControlClient("r0", short_tmp).ask("primary", timeout_s=0.05)
+            ControlClient("r0", short_tmp, lambda _limit: 0.05).ask("primary")
 
 
 def test_a_trickle_is_bounded_too(short_tmp):
@@ -158,7 +158,7 @@ def test_a_trickle_is_bounded_too(short_tmp):
         thread.start()
         try:
             with pytest.raises(CommandFailed, match="no answer"):
-                ControlClient("r0", short_tmp).ask("primary", timeout_s=0.1)
+                ControlClient("r0", short_tmp, lambda _limit: 0.1).ask("primary")
         finally:
             ended.set()
             thread.join()

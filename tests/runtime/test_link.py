@@ -6,14 +6,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
 from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received
 from pydrbd.core.states import ConnState
+from pydrbd.errors import BusyError
 from pydrbd.runtime.link import Link
-from pydrbd.runtime.rendezvous import SocketPair
+from pydrbd.runtime.rendezvous import Endpoints, SocketPair
 from pydrbd.wire.framing import HeaderFormat, encode_packet
 from pydrbd.wire.packets import Packet
 from tests.runtime.test_rendezvous import LIMIT_S, TIMES, endpoints
@@ -98,6 +100,34 @@ async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() ->
             while not any(isinstance(event, LinkDown) for event in owner.events):
                 await owner.changed.wait()
             nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_is_gone_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An interface that goes down must not end the process, and with it the disk; it is told once, not at each try."""
+    ours, _nobody = endpoints()
+    tries: list[Endpoints] = []
+    again = trio.Event()
+
+    async def meet(where: Endpoints, *_rest: object) -> SocketPair:
+        tries.append(where)
+        if len(tries) == 3:
+            again.set()
+            await trio.sleep_forever()
+        raise BusyError("can't listen on 127.0.0.1: Cannot assign requested address")
+
+    monkeypatch.setattr("pydrbd.runtime.link.meet", meet)
+    link = Link(Notes(behind_after=1), ours, replace(TIMES, connect_int_s=0.001), lambda count: bytes(count))
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            link.open()
+            await again.wait()
+            nursery.cancel_scope.cancel()
+    assert [record.getMessage() for record in caplog.records] == [
+        "can't listen on 127.0.0.1: Cannot assign requested address; it is tried again every 0.001 s"
+    ]
 
 
 async def test_a_peer_that_falls_silent_after_the_handshake_is_missed_by_its_pings() -> None:
