@@ -209,7 +209,7 @@ _DISK: Final = (
 
 _RESOURCE: Final = (
     _string("options", "cpu-mask", 31, effective=True),
-    _enum("options", "on-no-data-accessible", "io-error", "suspend-io"),
+    _enum("options", "on-no-data-accessible", "io-error", "suspend-io", effective=True),
 )
 
 _STARTUP: Final = (

@@ -143,6 +143,8 @@ class Changes:
             node.writes.resume()
         if new.susp_fen:
             node.fence.review()
+        if new.susp_nod:
+            node.no_data.review()
         if not volume.frozen:
             node.thaw(volume)
 

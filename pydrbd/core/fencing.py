@@ -212,7 +212,8 @@ class Fence:
         self._thawing = True
         for volume in self._volumes():
             volume.owes_generation = False
-            node.change(volume, susp_fen=False)
+            node.change(volume, susp_fen=False, susp_nod=False)
         self._thawing = False
         node.writes.resume()
+        node.reads.resume()
         node.flushes.check()

@@ -82,7 +82,7 @@ class Flushes:
         waiting, self._waiting = self._waiting, []
         for flush in waiting:
             state = flush.volume.state
-            waits = state.susp_fen or (flush.volume.awaits_generation and state.connected)
+            waits = state.susp_fen or state.susp_nod or (flush.volume.awaits_generation and state.connected)
             if flush.local_busy or waits or not node.log.acked_up_to(flush.epoch):
                 still.append(flush)
                 continue

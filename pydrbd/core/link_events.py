@@ -73,6 +73,7 @@ class LinkEvents:
             volume.peer = PeerVolume()
         self.handshake = Handshake(node, event.challenge, discard_my_data=node.wants_discard, dry_run=self.tentative)
         self.handshake.start()
+        node.writes.forgive_waiting(node.now)
 
     @property
     def is_dry_run(self) -> bool:

@@ -21,6 +21,7 @@ from pydrbd.core.block_status import BlockStatus
 from pydrbd.core.changes import Changes
 from pydrbd.core.clients import Clients
 from pydrbd.core.csums import Csums
+from pydrbd.core.data_packets import block_parts, out_of_sync_parts
 from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
 from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Persist, Reply, Send, Socket, Stage
@@ -50,6 +51,7 @@ from pydrbd.core.lane import Lanes
 from pydrbd.core.link_events import LinkEvents
 from pydrbd.core.log_gate import LogGate
 from pydrbd.core.new_uuid import NewUuids
+from pydrbd.core.no_data import NoData
 from pydrbd.core.operator import Operator
 from pydrbd.core.outbox import Outbox
 from pydrbd.core.packets_in import PacketsIn
@@ -69,11 +71,10 @@ from pydrbd.core.writes import Writes
 from pydrbd.limits import BARRIER_IDLE_S
 from pydrbd.metadata.activity_log import Plan
 from pydrbd.native import Batch
-from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.framing import encode_packet, header_size
 from pydrbd.wire.nbd import NbdError
-from pydrbd.wire.packets import Barrier, BlockDesc, Data, Packet
+from pydrbd.wire.packets import Barrier, Packet
 
 __all__ = ["Node", "NodeOptions"]
 
@@ -87,6 +88,8 @@ class NodeOptions:
     volumes: tuple[VolumeOptions, ...]
     handlers: frozenset[str] = frozenset()
     """The events for which there is a handler to run."""
+    on_no_data_suspend: bool = False
+    """A Primary without good data freezes its I/O instead of failing it (core/no_data)."""
 
 
 class Node:
@@ -106,7 +109,7 @@ class Node:
         self.out = Outbox(self._on_fence_failed, self._fail_reply)
         self.log = TransferLog(options.net.max_epoch_size)
         self.changes = Changes(self)
-        self.helpers, self.fence = Helpers(self), Fence(self)
+        self.helpers, self.fence, self.no_data = Helpers(self), Fence(self), NoData(self)
         self.gate = LogGate(self)
         self.writes = Writes(self)
         self.reads, self.block_status = Reads(self), BlockStatus(self)
@@ -197,6 +200,7 @@ class Node:
         return Rules(
             allow_two_primaries=self.net.allow_two_primaries,
             fencing=volume.options.fencing if volume.disk is not None else Fencing.DONT_CARE,
+            on_no_data_suspend=self.options.on_no_data_suspend,
             verify_alg_set=self.digests.verify is not None,
             opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,
             other_volume_peer_primary=any(
@@ -302,16 +306,7 @@ class Node:
 
     def send_blocks(self, packet: Packet, volume: Volume, batch: Batch, mask: int, buffer: bytearray) -> None:
         """P_DATA_REPLY or P_RS_DATA_REPLY for each member, with its data."""
-        parts = self.barrier_parts()
-        data, integrity = memoryview(buffer), self.integrity
-        for index in native.indices(mask):
-            record = batch.records[index]
-            block = data[record.data : record.data + record.length]
-            digest = b"" if integrity is None else integrity.compute(block)
-            head = Data(record.offset // SECTOR_SIZE_BYTES, record.id, 0, 0, b"", digest).encode()
-            header = encode_packet(packet, head, apv=self.apv, volume=volume.vnr)
-            parts.append(_with_length(header, self.apv, len(head) + record.length))
-            parts.append(block)
+        parts = self.barrier_parts() + block_parts(self, packet, volume, batch, mask, buffer)
         volume.counters.sent += native.records_length_sum(batch, mask) >> 9
         self.out.put(Send(Socket.DATA, parts))
 
@@ -324,14 +319,7 @@ class Node:
 
     def send_out_of_sync(self, volume: Volume, batch: Batch, mask: int) -> None:
         """P_OUT_OF_SYNC for writes that the peer will get by the resync."""
-        parts = self.barrier_parts()
-        for index in native.indices(mask):
-            record = batch.records[index]
-            first = record.offset // SECTOR_SIZE_BYTES
-            count = -(-(record.offset + record.length) // SECTOR_SIZE_BYTES) - first
-            note = BlockDesc(first, count * SECTOR_SIZE_BYTES)
-            parts.append(self.packet(Packet.P_OUT_OF_SYNC, note.encode(), volume.vnr))
-        self.out.put(Send(Socket.DATA, parts))
+        self.out.put(Send(Socket.DATA, self.barrier_parts() + out_of_sync_parts(self, volume, batch, mask)))
 
     def barrier_parts(self) -> list[Part]:
         """The barriers that must go out before the next packet of a new epoch."""
@@ -391,10 +379,3 @@ class Node:
 
     def _fail_reply(self, reply: Reply) -> Reply:
         return replace(reply, parts=[native.nbd_replies(reply.batch, reply.mask, NbdError.EIO)], speaks=False)
-
-
-def _with_length(packet: bytes, apv: int, length: int) -> bytes:
-    """A packet whose header announces more payload than stands here: the data follows by itself."""
-    if apv >= 100:
-        return packet[:8] + length.to_bytes(4, "big") + packet[12:]
-    raise AssertionError("the data of an old protocol must be sent in one piece")

@@ -90,7 +90,7 @@ class Operator:
             self.answer(command, StateCode.SS_DEVICE_IN_USE)
             return
         self._demotions.append(command)
-        if node.fence.frozen:
+        if node.fence.frozen or node.no_data.frozen:
             node.fence.give_up()
         self.on_idle()
 
@@ -223,8 +223,10 @@ class Operator:
     def _resume_io(self, command: Command) -> None:
         """For whatever reason it is frozen: the operator takes it upon himself."""
         self._node.fence.go_on()
+        if self._node.no_data.frozen:
+            self._node.no_data.thaw(again=False)
         for volume in self._node.volumes.values():
-            self._node.change(volume, susp=False, susp_nod=False)
+            self._node.change(volume, susp=False)
         self.answer(command, StateCode.SS_SUCCESS)
 
     # --- agreeing with the peer ---

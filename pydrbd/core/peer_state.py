@@ -146,7 +146,10 @@ class PeerStates:
             return
         if state.disk < DiskState.Inconsistent:
             volume.exposed = theirs
-            volume.exposed_moves = False
+            # Meeting a diskless Primary, it begins a new generation at once; we may lose it before we hear of that.
+            volume.exposed_moves = (
+                state.role == Role.Primary and state.conn < ConnState.Connected and not theirs.bitmap
+            )
             if (theirs.current ^ volume.uuids.current) & ~1:
                 volume.awaits_generation = False
                 self._node.writes.resume()

@@ -56,14 +56,21 @@ class Reads:
         self._next_id = 1 << 62  # apart from the ids of writes
         self._bytes = 0
         self._queue: deque[tuple[Volume, Any, Batch, int]] = deque()
+        self._frozen: list[tuple[Volume, Any, Batch, int]] = []
 
     @property
     def busy(self) -> bool:
-        return bool(self._remote or self._bytes or self._queue)
+        return bool(self._remote or self._bytes or self._queue or self._frozen)
 
     def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         """Take members that were checked (bounds, role) on their way, within the limit of memory for reads."""
         self._queue.append((volume, session, batch, mask))
+        self._advance()
+
+    def resume(self) -> None:
+        """I/O goes on after it was frozen for want of good data."""
+        self._queue.extend(self._frozen)
+        self._frozen.clear()
         self._advance()
 
     def _advance(self) -> None:
@@ -151,7 +158,7 @@ class Reads:
     def _read_remote(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         node = self._node
         if volume.state.pdsk != DiskState.UpToDate or volume.state.conn < ConnState.Connected:
-            node.reply(volume, session, batch, 1 << index, _EIO)
+            self._fail(volume, session, batch, index)
             return
         read = _RemoteRead(volume, session, batch, index)
         self._bytes += len(read.buffer)
@@ -192,9 +199,9 @@ class Reads:
         read = self._remote.pop(block_id, None)
         if read is None:
             raise PeerProtocolError(f"P_NEG_DREPLY for a read that was not asked for (block_id {block_id:#x})")
-        self._fail(read)
+        self._give_up(read)
 
-    def _fail(self, read: _RemoteRead) -> None:
+    def _give_up(self, read: _RemoteRead) -> None:
         for block_id in read.pending:
             self._remote.pop(block_id, None)
         read.pending.clear()
@@ -203,11 +210,18 @@ class Reads:
     def _finish(self, read: _RemoteRead, error: int) -> None:
         self._bytes -= len(read.buffer)
         if error or read.volume.state.role != self._node.primary_role:
-            self._node.reply(read.volume, read.session, read.batch, 1 << read.index, error or _EIO)
+            self._fail(read.volume, read.session, read.batch, read.index)
         else:
             self._node.out.put(Reply(read.session, read.batch, 1 << read.index, [read.buffer], read.volume.vnr))
         self._advance()
         self._node.on_read_finished()
+
+    def _fail(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        """There is no good data to be had: an error, or a while of patience."""
+        if volume.state.susp_nod and volume.state.role == self._node.primary_role:
+            self._frozen.append((volume, session, batch, 1 << index))
+        else:
+            self._node.reply(volume, session, batch, 1 << index, _EIO)
 
     def lose_peer(self) -> None:
         """The peer is gone: what it was asked for is tried again locally where that is possible, else it fails."""

@@ -205,8 +205,9 @@ class Volume:
 
     @property
     def serves(self) -> bool:
-        """Whether clients may be let in: Primary, with good data somewhere."""
-        return self.state.role == Role.Primary and DiskState.UpToDate in (self.state.disk, self.state.pdsk)
+        """Whether clients may be let in: Primary, with good data somewhere, or I/O frozen until there is."""
+        state = self.state
+        return state.role == Role.Primary and (DiskState.UpToDate in (state.disk, state.pdsk) or state.susp_nod)
 
     def next_seq(self, count: int) -> int:
         """Take `count` sequence numbers for this connection's packets (WIRE 9.6); the first of them."""

@@ -21,10 +21,12 @@ class WriteBatch:
     """Members of one client's batch that were submitted together; each mask holds members.
 
     `peer_busy` can't be answered yet for the peer's sake. `receive_due` and `write_due` await P_RECV_ACK, P_WRITE_ACK.
+    `again`: it has waited for good data (core/no_data), and is done anew rather than failed.
     `unconfirmed` (protocols A and B) are those that the peer has not said to have written. `durable` are FUA writes.
     """
 
     __slots__ = (
+        "again",
         "batch",
         "counted_bytes",
         "durable",
@@ -55,6 +57,7 @@ class WriteBatch:
         self.batch = batch
         self.mask = mask
         self.hold = hold
+        self.again = False
         self.local_busy = 0
         self.local_failed = 0
         self.peer_busy = 0

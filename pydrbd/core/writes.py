@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
+from pydrbd.core.data_packets import write_parts
 from pydrbd.core.early_answers import EarlyAnswers
-from pydrbd.core.effects import DiskDiscard, DiskWrite, DiskZero, Effect, Part, Send, Socket
+from pydrbd.core.effects import DiskDiscard, DiskWrite, DiskZero, Effect, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import LocalDisk, Volume
@@ -23,7 +24,6 @@ from pydrbd.core.write_batch import MEMBER_BITS, WriteBatch
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
 from pydrbd.wire import nbd
-from pydrbd.wire.packet_numbers import DpFlag, Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
@@ -33,7 +33,6 @@ __all__ = ["Writes"]
 _EIO = int(nbd.NbdError.EIO)
 _ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
 _NO_DATA = bytearray(1)
-_COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 _MEMBER_MASK = (1 << MEMBER_BITS) - 1
 
 
@@ -61,7 +60,7 @@ class Writes:
     def oldest_started(self) -> float | None:
         """When the oldest write that still waits for the peer began."""
         for write in self._in_flight.values():
-            if write.peer_busy or write.volume.awaits_generation:
+            if write.peer_busy or (write.volume.awaits_generation and write.volume.state.connected):
                 return write.started
         return None
 
@@ -95,7 +94,7 @@ class Writes:
         barriers = node.barrier_parts() if send else []
         node.log.add(write, mask.bit_count(), sent=send)
         if send:
-            node.out.put(Send(Socket.DATA, barriers + self._data_parts(volume, write, self.early.expect(write))))
+            node.out.put(Send(Socket.DATA, barriers + write_parts(node, write, self.early.expect(write))))
             self.early.on_sent(write)
             volume.counters.sent += native.records_length_sum(batch, mask) >> 9
         elif volume.disk is not None:
@@ -111,39 +110,6 @@ class Writes:
             write.local_failed = mask
         if not write.local_busy and not write.peer_busy:
             self._progress(write)
-
-    def _data_parts(self, volume: Volume, write: WriteBatch, flags: DpFlag) -> list[Part]:
-        node, batch, mask = self._node, write.batch, write.mask
-        headers = memoryview(
-            native.drbd_data_headers(
-                batch,
-                mask,
-                format=node.header_format,
-                volume=volume.vnr,
-                first_id=write.first_id,
-                first_seq=volume.next_seq(mask.bit_count()),
-                dp_flags=int(flags),
-                digest_size=node.digest_bytes,
-            )
-        )
-        parts: list[Part] = []
-        data, integrity = memoryview(batch.buffer), node.integrity
-        position = 0
-        for record in (batch.records[index] for index in native.indices(mask)):
-            if record.command == nbd.Command.WRITE:
-                end = position + node.header_bytes + 24
-                parts.append(headers[position:end])
-                block = data[record.data : record.data + record.length]
-                if integrity is not None:
-                    parts.append(integrity.compute(block))
-                parts.append(block)
-            else:
-                end = position + node.header_bytes + 28
-                if not node.zeroes_agreed:
-                    _make_trim(headers[position:end])
-                parts.append(headers[position:end])
-            position = end
-        return parts
 
     def _local_effects(self, volume: Volume, write: WriteBatch) -> list[Effect]:
         """One DiskWrite for all plain writes of the batch (two if some are FUA), one effect for each discard."""
@@ -284,16 +250,35 @@ class Writes:
 
     def _progress(self, write: WriteBatch) -> None:
         state = write.volume.state
-        if state.susp_fen or (write.volume.awaits_generation and state.connected):
+        if state.susp_fen or state.susp_nod or (write.volume.awaits_generation and state.connected):
             return
         done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
         if done & write.unconfirmed:
             done &= ~self.early.without_a_good_copy(write, done)
+        if write.again and done & ~self._good_members(write):
+            self._do_anew(write, done & ~self._good_members(write))
+            done &= self._good_members(write)
         free = (write.replied | done) & ~(write.released | write.write_due | write.receive_due)
         if done:
             self._answer(write, done)
         if free:
             self._release(write, free)
+
+    def _do_anew(self, write: WriteBatch, members: int) -> None:
+        """These have no good copy yet, and their range is still theirs: they go on as a write of their own."""
+        volume, session, batch, hold = write.volume, write.session, write.batch, write.hold
+        assert hold is not None, "a range that was given away before the answer"
+        self._waiting_count += members.bit_count()
+
+        def go(part: int) -> None:
+            self._waiting_count -= part.bit_count()
+            self._issue(volume, session, batch, hold, part)
+
+        write.replied |= members
+        write.released |= members
+        if write.released == write.mask:
+            self._finish(write)
+        self._node.gate.enter(volume, batch, members, go)
 
     def _answer(self, write: WriteBatch, done: int) -> None:
         """Tell the client."""
@@ -313,19 +298,21 @@ class Writes:
         self._clear_bits(write, free)
         write.released |= free
         finished = write.released == write.mask
-        if finished:
-            del self._in_flight[write.serial]
-            write.batch = Batch(_NO_DATA, write.batch.records, write.batch.count)  # only the places are still needed
-            node.log.on_batch_done(write)
         hold = write.hold
         if finished:
-            write.hold = write.session = None
+            self._finish(write)
         if hold is not None:
             write.volume.ranges.release(hold, free)
         if finished:
             node.gate.retry()
             node.on_write_finished()
         node.resync.on_range_free(write.volume)
+
+    def _finish(self, write: WriteBatch) -> None:
+        del self._in_flight[write.serial]
+        write.batch = Batch(_NO_DATA, write.batch.records, write.batch.count)  # only the places are still needed
+        write.hold = write.session = None
+        self._node.log.on_batch_done(write)
 
     def _good_members(self, write: WriteBatch) -> int:
         """Those that an UpToDate disk has: a copy on a disk that is itself out of date would not be found again."""
@@ -346,7 +333,7 @@ class Writes:
                 disk.bitmap.clear_range(record.offset, record.length)
 
     def forgive_waiting(self, now: float) -> None:
-        """The peer is being left for its silence: its writes need not be complained about again."""
+        """The peer is being left for its silence, or has just come: what waits begins to wait for it now."""
         for write in self._in_flight.values():
             write.started = now
         barrier = self._node.log.oldest_barrier()
@@ -382,14 +369,8 @@ class Writes:
             write.local_failed |= waiting
             write.peer_failed |= waiting
 
-    def resume(self) -> None:
-        """Answer what had to wait for a new generation."""
+    def resume(self, *, again: bool = False) -> None:
+        """Answer what had to wait for a new generation, or for good data; `again`: do anew what no good disk has."""
         for write in list(self._in_flight.values()):
+            write.again = write.again or again
             self._progress(write)
-
-
-def _make_trim(packet: memoryview) -> None:
-    """P_ZEROES or P_TRIM becomes the P_TRIM that means zeroes, as without the feature WZEROES (WIRE 4.1)."""
-    packet[_COMMAND_AT : _COMMAND_AT + 2] = int(Packet.P_TRIM).to_bytes(2, "big")
-    flags = int.from_bytes(packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4], "big")
-    packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4] = (flags & ~DpFlag.ZEROES | DpFlag.DISCARD).to_bytes(4, "big")

@@ -96,7 +96,13 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
         resource,
         me,
         peer,
-        NodeOptions(resource.name, _net_options(resource, me), volumes, frozenset(handler_commands(resource))),
+        NodeOptions(
+            resource.name,
+            _net_options(resource, me),
+            volumes,
+            frozenset(handler_commands(resource)),
+            on_no_data_suspend=me.options.on_no_data_accessible == "suspend-io",
+        ),
         Endpoints(
             family,
             (me.address.host, me.address.port),

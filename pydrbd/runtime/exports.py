@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydrbd.core.block_status import CONTEXTS
 from pydrbd.core.effects import Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
-from pydrbd.core.states import DiskState, Role
+from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
 from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable, LaneDoor
@@ -68,7 +68,7 @@ class Exports:
                 f"(pydrbd primary {plan.resource.name}) or connect to {plan.peer.name}",
                 ReplyType.ERR_POLICY,
             )
-        if DiskState.UpToDate not in (volume.state.disk, volume.state.pdsk):
+        if not volume.serves:
             raise ExportUnavailable(f"{full} has no UpToDate disk in reach", ReplyType.ERR_SHUTDOWN)
         return full, volume
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from pydrbd import native
@@ -103,10 +103,14 @@ class Machine:
         rng = random.Random(f"{self.world.seed}/{self.name}/{self.life}")
         world = self.world
         volumes = tuple(
-            VolumeOptions(vnr, al_extents=world.al_extents, fencing=world.fencing, max_bio_bytes=world.max_bio_bytes)
+            VolumeOptions(
+                vnr, al_extents=world.al_extents, fencing=world.fencing, max_bio_bytes=world.max_bio_bytes,
+                **world.disk_options,
+            )
             for vnr in self.disks
-        )
-        self.node = Node(NodeOptions("r0", world.net, volumes, world.handlers), lambda: rng.getrandbits(64))
+        )  # fmt: skip
+        options = NodeOptions("r0", world.net, volumes, world.handlers, on_no_data_suspend=world.suspends)
+        self.node = Node(options, lambda: rng.getrandbits(64))
         self._tick_at = None
         self.world.trace(self, "starts")
         self.command("attach")
@@ -404,7 +408,7 @@ class World:
     def __init__(
         self, seed: object = 0, *, size_bytes: int = 16 << 20, net: NetOptions | None = None, al_extents: int = 67,
         volumes: int = 1, superblock: Superblock | None = None, fencing: Fencing = Fencing.DONT_CARE,
-        handlers: Iterable[str] = (), lanes: bool = False,
+        handlers: Iterable[str] = (), lanes: bool = False, disk: Mapping[str, Any] = {}, suspends: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.lanes = lanes
@@ -413,6 +417,8 @@ class World:
         self.al_extents = al_extents
         self.fencing = fencing
         self.handlers = frozenset(handlers)
+        self.disk_options = dict(disk)
+        self.suspends = suspends
         self.now = 0.0
         self.commands = 0
         self.observer: Observer | None = None

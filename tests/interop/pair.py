@@ -46,6 +46,8 @@ class Pair:
         self.allowed: list[str] = []
         self.handlers = ""
         """What stands in the section `handlers`."""
+        self.options = ""
+        """What stands in the section `options`."""
 
     @property
     def kernel(self) -> KernelNode:
@@ -76,7 +78,7 @@ class Pair:
 
     def configure(self, node: Node, net: str, *, disk: str = "") -> None:
         """Give one node its configuration: what it is to do when it comes up."""
-        node.configure(resource_text(list(self), net=net, disk=disk, handlers=self.handlers))
+        node.configure(resource_text(list(self), net=net, disk=disk, handlers=self.handlers, options=self.options))
 
     def wait_for_fresh(self) -> None:
         """Wait until both see each other, and that neither has data."""

@@ -73,7 +73,9 @@ STRESS = (
 """fio's words for a load that both kinds of node are given."""
 
 
-def resource_text(nodes: Sequence[Node], *, net: str = "protocol C;", disk: str = "", handlers: str = "") -> str:
+def resource_text(
+    nodes: Sequence[Node], *, net: str = "protocol C;", disk: str = "", handlers: str = "", options: str = ""
+) -> str:
     """The .res file of a pair, the same for both kinds of node. Resync as fast as the machine can."""
     hosts = "".join(
         f"    on {node.name} {{\n        device    /dev/drbd0;\n        disk      {node.disk_name};\n"
@@ -81,6 +83,7 @@ def resource_text(nodes: Sequence[Node], *, net: str = "protocol C;", disk: str 
         for node in nodes
     )
     sections = f"    net {{ {net} }}\n    disk {{ {FAST_RESYNC} {disk} }}\n    handlers {{ {handlers} }}\n"
+    sections += f"    options {{ {options} }}\n" if options else ""
     return f"resource {RESOURCE} {{\n{sections}{hosts}}}\n"
 
 
