@@ -1,6 +1,7 @@
 """`python -m benchmarks`: start the peers, measure row by row, compare the copies, write and print the table.
 
-Exit codes: 0 all measured; 1 a server or fio failed, or an answer was wrong; 2 wrong options; 130 interrupted.
+Exit codes: 0 all measured that can be here; 1 a server or fio failed, an answer was wrong, or nothing can be measured;
+2 wrong options; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,18 +18,17 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.fio import FioError
-from benchmarks.machine import describe_machine, versions
+from benchmarks.machine import describe_machine
 from benchmarks.measure import Plan, Run, measure
 from benchmarks.options import read_options
 from benchmarks.peers import PEERS
+from benchmarks.places import PLACES, Ground
 from benchmarks.progress import Progress
-from benchmarks.servers import ServerError
+from benchmarks.servers import NotHere, ServerError
 from benchmarks.table import markdown
 from pydrbd.units import MIB
 
 __all__ = ["main"]
-
-_HOW = {"here": "fio's nbd engine on Unix sockets, all files in the page cache."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +48,27 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 def _run(plans: Mapping[str, Plan], directory: Path, output: Path) -> int:
     progress = Progress(sum(plan.run_count for plan in plans.values()))
+    groups, notes = [], []
+
+    def leave_out(place: str, reason: str) -> None:
+        notes.append(f"Not measured {PLACES[place].title}: {reason}")
+        progress.leave_out(plans[place].run_count, notes[-1])
+
     try:
-        groups = [_measure(place, plan, directory, progress) for place, plan in plans.items()]
+        missing = {place: reason for place in plans if (reason := PLACES[place].why_not()) is not None}
+        for place, reason in missing.items():
+            leave_out(place, reason)
+        for place in [place for place in plans if place not in missing]:
+            try:
+                groups.append(_measure(place, plans[place], directory / place, progress))
+            except NotHere as error:
+                leave_out(place, str(error))
     finally:
         progress.end()
+    if not groups:
+        return 1
+    if notes:
+        groups[0]["left_out"] = notes
     made = report.merge(groups, _before(output))
     report.write(made, output)
     print(markdown(made), end="")
@@ -70,12 +87,12 @@ def _before(output: Path) -> dict[str, Any] | None:
 
 
 def _measure(place: str, plan: Plan, directory: Path, progress: Progress) -> dict[str, Any]:
-    """One place's peers, all there from its first run to its last."""
+    """One place's peers, all there from its first run to its last. Raises NotHere."""
     surroundings: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(directory),
-        "versions": versions(),
-        "how": _HOW[place],
+        "machine": describe_machine(directory.parent),
+        "versions": {},
+        "how": PLACES[place].how,
     }
     runs: list[Run] = []
 
@@ -85,12 +102,15 @@ def _measure(place: str, plan: Plan, directory: Path, progress: Progress) -> dic
 
     try:
         with ExitStack() as stack:
-            peers = {}
+            directory.mkdir()
+            ground, peers = Ground(directory, plan.size_bytes, stack), {}
             for name in plan.peers:
                 progress.say(f"starting {PEERS[name].title} ({plan.size_bytes // MIB} MiB)")
-                (directory / name).mkdir()
-                peers[name] = PEERS[name].start(directory / name, plan.size_bytes, stack)
+                peers[name] = PEERS[name].start(ground, name)
+            surroundings["versions"] = PLACES[place].versions(ground)
             measure(plan, peers, on_run)
+    except NotHere:
+        raise
     except (FioError, ServerError, OSError) as error:
         surroundings["failure"] = str(error)
     return report.build_group(place, plan, runs, surroundings)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Clock", "busy_seconds", "parse_machine_stat", "parse_process_stat", "process_seconds"]
+__all__ = [
+    "Clock",
+    "busy_seconds",
+    "parse_machine_stat",
+    "parse_process_stat",
+    "parse_session_stat",
+    "process_seconds",
+    "session_seconds",
+]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -29,6 +38,22 @@ def process_seconds(pids: Iterable[int]) -> float:
     return sum(parse_process_stat(Path(f"/proc/{pid}/stat").read_text()) for pid in pids) / _TICKS_PER_S
 
 
+def parse_session_stat(text: str) -> tuple[int, int]:
+    """(session, ticks of all threads and of the children that have ended), from /proc/PID/stat."""
+    fields = text.rpartition(")")[2].split()
+    return int(fields[3]), sum(int(word) for word in fields[11:15])
+
+
+def session_seconds(leaders: Container[int]) -> float:
+    """CPU seconds of all that is in these sessions or has ended in them (whoever waited for that has its ticks)."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            session, used = parse_session_stat(path.read_text())
+            ticks += used if session in leaders else 0
+    return ticks / _TICKS_PER_S
+
+
 def busy_seconds() -> float:
     """CPU seconds of the machine since it began, whoever used them."""
     return parse_machine_stat(Path("/proc/stat").read_text()) / _TICKS_PER_S
@@ -36,17 +61,19 @@ def busy_seconds() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A moment's readings; `since` tells what servers and machine have used from then on."""
+    """A moment's readings; `since` tells what servers and machine have used from then on.
 
-    pids: tuple[int, ...]
+    `cpu_seconds`: of the servers since they began; raises OSError for one that is gone.
+    """
+
+    cpu_seconds: Callable[[], float]
     servers_s: float
     machine_s: float
 
     @classmethod
-    def start(cls, pids: Iterable[int]) -> Clock:
-        pids = tuple(pids)
-        return cls(pids, process_seconds(pids), busy_seconds())
+    def start(cls, cpu_seconds: Callable[[], float]) -> Clock:
+        return cls(cpu_seconds, cpu_seconds(), busy_seconds())
 
     def since(self) -> tuple[float, float]:
         """(servers, whole machine) in CPU seconds. Raises OSError if a server has ended."""
-        return process_seconds(self.pids) - self.servers_s, busy_seconds() - self.machine_s
+        return self.cpu_seconds() - self.servers_s, busy_seconds() - self.machine_s

@@ -10,10 +10,23 @@ from pathlib import Path
 from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
 
-__all__ = ["FioError", "command", "dirty_command", "make_dirty", "parse", "run", "target_words"]
+__all__ = [
+    "DIRTY_TIMEOUT_S",
+    "START_TIMEOUT_S",
+    "FioError",
+    "check",
+    "command",
+    "dirty_command",
+    "make_dirty",
+    "parse",
+    "run",
+    "target_words",
+]
 
-_START_TIMEOUT_S = 60.0
-_DIRTY_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 60.0
+"""What a run may take beyond its time."""
+
+DIRTY_TIMEOUT_S = 300.0
 _PERCENTILES = {"50": "50.000000", "90": "90.000000", "99": "99.000000", "99.9": "99.900000"}
 """As we call them, and as fio does."""
 
@@ -76,26 +89,40 @@ def dirty_command(where: str, size_bytes: int, share: float, seed: int) -> list[
 def run(row: Row, where: str, size_bytes: int, seconds: float, seed: int, directory: Path) -> tuple[Outcome, float]:
     """Run fio in `directory` (it may leave files there): its result and its own CPU seconds. Raises FioError."""
     before = _children_cpu_seconds()
-    text = _call(command(row, where, size_bytes, seconds, seed), directory, seconds + _START_TIMEOUT_S)
+    text = _call(command(row, where, size_bytes, seconds, seed), directory, seconds + START_TIMEOUT_S)
     return parse(text, row), _children_cpu_seconds() - before
 
 
 def make_dirty(where: str, size_bytes: int, share: float, seed: int, directory: Path) -> None:
     """Run `dirty_command` here. Raises FioError."""
-    _call(dirty_command(where, size_bytes, share, seed), directory, _DIRTY_TIMEOUT_S)
+    _call(dirty_command(where, size_bytes, share, seed), directory, DIRTY_TIMEOUT_S)
 
 
 def _call(words: list[str], directory: Path, timeout_s: float) -> str:
-    name = words[1].removeprefix("--name=")
     try:
         done = subprocess.run(
             words, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
-    except subprocess.TimeoutExpired as error:
-        raise FioError(f"{name}: fio did not end in {error.timeout:.0f} s: was a request not answered?") from error
-    if done.returncode:
-        raise FioError(f"{name}: fio ended with code {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
+    except subprocess.TimeoutExpired:
+        raise FioError(_late(words, timeout_s)) from None
+    check(words, done.returncode, done.stderr or done.stdout, timeout_s)
     return done.stdout
+
+
+def _late(words: list[str], timeout_s: float) -> str:
+    return f"{_name(words)}: fio did not end in {timeout_s:.0f} s: was a request not answered?"
+
+
+def _name(words: list[str]) -> str:
+    return words[1].removeprefix("--name=")
+
+
+def check(words: list[str], code: int | None, said: str, timeout_s: float) -> None:
+    """Raises FioError if a fio with these words has failed, or was ended after its time (code None)."""
+    if code is None:
+        raise FioError(_late(words, timeout_s))
+    if code:
+        raise FioError(f"{_name(words)}: fio ended with code {code}: {said.strip()[-500:]}")
 
 
 def parse(text: str, row: Row) -> Outcome:

@@ -71,7 +71,7 @@ class Place:
 
     def run(self, pair: PydrbdPair, row: Row, size_bytes: int | None = None) -> Point:
         """One run, its copies compared: rate, latency, CPU, wake-ups."""
-        before, clock = pair.counters(), Clock.start(pair.pids)
+        before, clock = pair.counters(), Clock.start(pair.cpu_seconds)
         seconds = self.seconds
         outcome, client_s = fio.run(row, pair.uri, size_bytes or pair.size_bytes, seconds, 1, pair.directory)
         servers_s, machine_s = clock.since()
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     if path.exists():
         report["dimensions"] = json.loads(path.read_text())["dimensions"]
     with tempfile.TemporaryDirectory(prefix="pydrbd-growth-", dir=options.dir) as name:
-        report |= {"machine": describe_machine(Path(name)), "versions": versions()}
+        report |= {"machine": describe_machine(Path(name)), "versions": versions("fio")}
         place = Place(Path(name), options.seconds, lambda text: print(text, file=sys.stderr, flush=True))
         wanted = options.dimensions or list(DIMENSIONS)
         for number, dimension in enumerate(wanted, 1):

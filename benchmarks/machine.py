@@ -13,6 +13,12 @@ import pydrbd
 
 __all__ = ["describe_machine", "versions"]
 
+_ASK = {
+    "fio": ("fio", "--version"),
+    "nbdkit": ("nbdkit", "--version"),
+    "qemu": ("qemu-storage-daemon", "--version"),
+}
+
 
 def describe_machine(directory: Path) -> dict[str, object]:
     """Processor, memory, kernel, load, and the file system of the disks in `directory`."""
@@ -28,16 +34,14 @@ def describe_machine(directory: Path) -> dict[str, object]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of everything that takes part."""
+def versions(*programs: str) -> dict[str, str]:
+    """Of ours, and of these programs."""
     return {
         "pydrbd": pydrbd.__version__,
         "python": platform.python_version(),
         "trio": importlib.metadata.version("trio"),
         "cffi": importlib.metadata.version("cffi"),
-        "fio": _first_line("fio", "--version"),
-        "nbdkit": _first_line("nbdkit", "--version"),
-        "qemu": _first_line("qemu-storage-daemon", "--version").removeprefix("qemu-storage-daemon version "),
+        **{name: _first_line(*_ASK[name]).removeprefix(f"{_ASK[name][0]} version ") for name in programs},
     }
 
 

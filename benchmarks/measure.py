@@ -64,7 +64,7 @@ def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int) -> Ru
     if row.pattern == "resync":
         outcome, server_s, other_s = _resyncs(row, peer, plan.seconds, repetition)
     else:
-        clock = Clock.start(peer.pids)
+        clock = Clock.start(peer.cpu_seconds)
         outcome, client_s = peer.drive(row, plan.seconds, repetition + 1)
         server_s, machine_s = clock.since()
         other_s = machine_s - server_s - client_s
@@ -83,7 +83,7 @@ def _resyncs(row: Row, peer: Peer, seconds: float, repetition: int) -> tuple[Out
     server_s = other_s = 0.0
     while sum(outcome.seconds for outcome in outcomes) < _RESYNC_SHARE * seconds and len(outcomes) < _RESYNCS_MAX:
         peer.prepare_resync(row, repetition * _RESYNCS_MAX + len(outcomes) + 1)
-        clock, own_s = Clock.start(peer.pids), time.process_time()
+        clock, own_s = Clock.start(peer.cpu_seconds), time.process_time()
         outcomes.append(peer.resync(row))
         servers, machine = clock.since()
         server_s += servers

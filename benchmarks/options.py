@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import Plan
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, can
+from benchmarks.places import PLACES
 from benchmarks.rows import ROWS
 from pydrbd.units import MIB
 
 __all__ = ["Options", "read_options"]
 
 _RESULTS = Path(__file__).resolve().parent / "results"
-_LENGTHS = {"quick": (1.5, 2), "full": (15.0, 4)}
-"""BENCH -> seconds of a run, repetitions."""
+_LENGTHS: dict[str, dict[str, tuple[float, int, int]]] = {
+    "quick": {"here": (1.0, 2, 256), "lab": (1.0, 1, 64)},
+    "full": {"here": (12.0, 4, 256), "lab": (8.0, 4, 256)},
+}
+"""BENCH -> place -> seconds of a run, repetitions, MiB of each disk."""
 
-_PATH_BYTES_MAX = 60
+_PATH_BYTES_MAX = 45
 """Of the directory that ours is made in: a Unix socket's path below it must fit 107."""
 
 
@@ -37,14 +41,14 @@ class Options:
 def read_options(argv: Sequence[str] | None = None) -> Options:
     """Parse the command line; ends the program with code 2 for what can't be done."""
     length = os.environ.get("BENCH") or "full"
-    quick, full = _LENGTHS["quick"], _LENGTHS["full"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure pydrbd beside its peers.")
     add = parser.add_argument
+    add("--places", type=_names(PLACES), default=tuple(PLACES), help=f"of: {','.join(PLACES)}")
     add("--peers", type=_names(PEERS), default=tuple(PEERS), help=f"of: {','.join(PEERS)}")
     add("--rows", type=_names(ROWS), default=tuple(ROWS), help=f"of: {','.join(ROWS)}")
-    add("--seconds", type=_positive(float), help=f"of each run (BENCH=quick: {quick[0]:g}, BENCH=full: {full[0]:g})")
-    add("--repeat", type=_positive(int), help=f"how often (BENCH=quick: {quick[1]}, BENCH=full: {full[1]})")
-    add("--size", type=_positive(int), default=256, help="MiB of each disk (default: %(default)s)")
+    add("--seconds", type=_positive(float), help=f"of each run ({_defaults(0)})")
+    add("--repeat", type=_positive(int), help=f"how often ({_defaults(1)})")
+    add("--size", type=_positive(int), help=f"MiB of each disk ({_defaults(2)})")
     add("--dir", type=Path, help="where the disks go (default: the temporary directory)")
     add("--output", type=Path, default=_RESULTS, help="where the report goes (default: benchmarks/results)")
     found = parser.parse_args(argv)
@@ -55,13 +59,27 @@ def read_options(argv: Sequence[str] | None = None) -> Options:
         parser.error(f"{place}: no such directory")
     if len(os.fsencode(place)) > _PATH_BYTES_MAX:
         parser.error(f"--dir: a path of at most {_PATH_BYTES_MAX} bytes is needed (for the sockets below it)")
-    programs = dict.fromkeys(["fio", *(program for name in found.peers for program in PEERS[name].programs)])
+    peers = [name for name in found.peers if PEERS[name].place in found.places]
+    programs = dict.fromkeys(["fio", *(program for name in peers for program in PEERS[name].programs)])
     if missing := [program for program in programs if shutil.which(program) is None]:
         parser.error(f"not installed: {', '.join(missing)} (as root, make bench installs it)")
-    seconds, repeat = _LENGTHS[length]
-    rows = tuple(ROWS[name] for name in found.rows)
-    plan = Plan(rows, found.peers, found.seconds or seconds, found.repeat or repeat, found.size * MIB)
-    return Options({"here": plan}, place, found.output)
+    plans = {}
+    for where, (seconds, repeat, size_mib) in _LENGTHS[length].items():
+        names = tuple(name for name in peers if PEERS[name].place == where)
+        rows = tuple(ROWS[name] for name in found.rows if any(can(peer, ROWS[name]) for peer in names))
+        if rows:
+            lengths = (found.seconds or seconds, found.repeat or repeat, (found.size or size_mib) * MIB)
+            plans[where] = Plan(rows, names, *lengths)
+    if not plans:
+        parser.error("of these peers none can do any of these rows")
+    return Options(plans, place, found.output)
+
+
+def _defaults(which: int) -> str:
+    """What BENCH sets, in words."""
+    found = (f"BENCH={length}: {', '.join(f'{of[which]:g} {where}' for where, of in places.items())}"
+             for length, places in _LENGTHS.items())  # fmt: skip
+    return "; ".join(found)
 
 
 def _names(table: Mapping[str, object]) -> Callable[[str], tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Who is measured: a table from names to servers. Each keeps its disks below a directory of its own.
 
-All of them hand out `size_bytes` on a Unix socket, on files whose every block is written, through the page cache.
+On this machine all of them hand out `size_bytes` on a Unix socket, on files whose every block is written, through the
+page cache; in the lab's guests both are block devices.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from benchmarks.lab import Guests
+from benchmarks.lab_pairs import KernelPair, NbdPair
 from benchmarks.outcome import Outcome
 from benchmarks.pair import PydrbdPair
+from benchmarks.places import PLACES, Ground
 from benchmarks.qemu import QemuMirror, QemuQuorum
 from benchmarks.rows import Row
 from benchmarks.single import NbdkitFile, QemuNbd
 
-__all__ = ["PEERS", "PLACES", "Peer", "PeerKind", "can"]
-
-PLACES = {"here": "on this machine", "lab": "in two guests of the lab"}
-"""Peers of one place are compared with each other, and run at the same time."""
+__all__ = ["PEERS", "Peer", "PeerKind", "can"]
 
 
 class Peer(Protocol):
     """A server that runs; its constructor starts it and leaves everything that must be ended on the stack."""
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """Whose processor time counts; none: it can't be told."""
+    def cpu_seconds(self) -> float:
+        """That its servers have used since they began. Raises OSError if one has ended."""
 
     def drive(self, row: Row, seconds: float, seed: int) -> tuple[Outcome, float]:
         """Have clients do a row's work: what came of it, and the clients' CPU seconds. Raises FioError, ServerError."""
@@ -48,28 +48,42 @@ class Peer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerKind:
-    """A line of the table: `start(directory, size_bytes, stack)` needs `programs` in the path.
+    """A line of the table: `start(ground, name)` needs `programs` in the path.
 
     `resyncs`: the rows of that kind that it can do.
     """
 
     title: str
     programs: tuple[str, ...]
-    start: Callable[[Path, int, ExitStack], Peer]
+    start: Callable[[Ground, str], Peer]
     resyncs: tuple[str, ...] = ()
-    place: Literal["here", "lab"] = "here"
+    place: str = "here"
 
+
+def _here(kind: Callable[[Path, int, ExitStack], Peer]) -> Callable[[Ground, str], Peer]:
+    """A peer with a directory of its own on this machine."""
+    return lambda ground, name: kind(ground.new_directory(name), ground.size_bytes, ground.stack)
+
+
+def _in_guests(kind: Callable[[Guests, int], Peer]) -> Callable[[Ground, str], Peer]:
+    return lambda ground, _name: kind(ground.guests, ground.size_bytes)
+
+
+_RESYNCS = ("resync-full", "resync-10")
 
 PEERS: dict[str, PeerKind] = {
-    "pydrbd": PeerKind("pydrbd pair", (), PydrbdPair, ("resync-full", "resync-10")),
-    "nbdkit": PeerKind("nbdkit file", ("nbdkit",), NbdkitFile),
-    "qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), QemuNbd),
-    "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), QemuMirror, ("resync-full",)),
-    "quorum": PeerKind("QEMU quorum", ("qemu-storage-daemon",), QemuQuorum),
+    "pydrbd": PeerKind("pydrbd pair", (), _here(PydrbdPair), _RESYNCS),
+    "nbdkit": PeerKind("nbdkit file", ("nbdkit",), _here(NbdkitFile)),
+    "qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), _here(QemuNbd)),
+    "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), _here(QemuMirror), ("resync-full",)),
+    "quorum": PeerKind("QEMU quorum", ("qemu-storage-daemon",), _here(QemuQuorum)),
+    "lab-pydrbd": PeerKind("pydrbd pair, by the kernel's nbd", (), _in_guests(NbdPair), _RESYNCS, "lab"),
+    "lab-kernel": PeerKind("kernel DRBD pair", (), _in_guests(KernelPair), _RESYNCS, "lab"),
 }
 """The first one of a place is what the others there are compared with."""
 
 
 def can(name: str, row: Row) -> bool:
     """Whether this peer can do this row's work."""
-    return row.pattern != "resync" or row.name in PEERS[name].resyncs
+    kind = PEERS[name]
+    return row.name in PLACES[kind.place].rows and (row.pattern != "resync" or row.name in kind.resyncs)

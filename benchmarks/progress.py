@@ -26,11 +26,16 @@ class Progress:
         """A line of its own."""
         print(f"{_CLEAR_LINE if self._moves else ''}{text}", file=sys.stderr, flush=True)
 
+    def leave_out(self, run_count: int, text: str) -> None:
+        """So many runs will not be; why."""
+        self._run_count -= run_count
+        self.say(text)
+
     def on_run(self, run: Run) -> None:
         self._done += 1
         noisy = f", others used {run.other_cpu_s:.1f} s CPU" if run.noisy else ""
         self.say(
-            f"[{self._done}/{self._run_count}] {run.row:<16} {run.peer:<8} {run.outcome.rate_per_s:>9,.0f}/s "
+            f"[{self._done}/{self._run_count}] {run.row:<16} {run.peer:<10} {run.outcome.rate_per_s:>9,.0f}/s "
             f"{run.outcome.bytes_per_s / 1e6:>7,.0f} MB/s {run.cpu_us_per_request:>6.0f} us CPU each{noisy}"
         )
         if self._moves:

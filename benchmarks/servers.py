@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Server", "ServerError", "fill", "scribble", "wait_for_socket"]
+__all__ = ["NotHere", "Server", "ServerError", "fill", "scribble", "wait_for_socket"]
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
@@ -22,6 +22,10 @@ _PIECE_BYTES = 4096
 
 class ServerError(Exception):
     """A server did not start, ended too early, or did not do what it must."""
+
+
+class NotHere(ServerError):
+    """This machine can't have what a place needs."""
 
 
 class Server:

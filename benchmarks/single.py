@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import fio
+from benchmarks.cpu import process_seconds
 from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
 from benchmarks.servers import Server, fill, wait_for_socket
@@ -22,6 +23,14 @@ class NbdPeer:
         self.directory = directory
         self.size_bytes = size_bytes
         self.uri = uri
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all server processes."""
+        raise AssertionError(f"{self!r} says which processes are its servers")
+
+    def cpu_seconds(self) -> float:
+        return process_seconds(self.pids)
 
     def drive(self, row: Row, seconds: float, seed: int) -> tuple[Outcome, float]:
         return fio.run(row, self.uri, self.size_bytes, seconds, seed, self.directory)

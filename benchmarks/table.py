@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.measure import NOISY_SHARE
-from benchmarks.peers import PEERS, PLACES
+from benchmarks.peers import PEERS
+from benchmarks.places import PLACES
 
 __all__ = ["figures", "line", "markdown", "ratios"]
 
@@ -15,7 +16,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The whole report for people."""
     parts = []
     for group in report["groups"]:
-        parts += [f"### Measured {PLACES[group['place']]}\n", figures(group), remarks(group)]
+        parts += [f"### Measured {PLACES[group['place']].title}\n", figures(group), remarks(group)]
     parts += ["### Ratios\n", ratios(report)]
     return "\n".join(parts)
 
@@ -27,7 +28,8 @@ def figures(group: Mapping[str, Any]) -> str:
     has_cpu = any(peer["cpu_us_per_request"] for row in group["rows"] for peer in row["peers"].values())
     head = ["work", *peers.values()]
     if has_cpu:
-        head += [f"server CPU per request, us: {', '.join(peers.values())}", f"{peers[first]}: requests per wake-up"]
+        cpu = PLACES[group["place"]].cpu
+        head += [f"{cpu} per request, us: {', '.join(peers.values())}", f"{peers[first]}: requests per wake-up"]
     lines = [line(head), line(["---", *["---:"] * (len(head) - 1)])]
     for row in group["rows"]:
         found = row["peers"]

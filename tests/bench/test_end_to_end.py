@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.pair import PydrbdPair
 from benchmarks.peers import PEERS
+from benchmarks.places import Ground
 from benchmarks.rows import ROWS
 from benchmarks.servers import ServerError
 
@@ -76,9 +77,8 @@ def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
     need("fio", "qemu-storage-daemon")
     row = ROWS["write-4k-32"]
     for name in ("mirror", "quorum"):
-        (short_tmp / name).mkdir()
         with ExitStack() as stack:
-            pair = PEERS[name].start(short_tmp / name, 4 << 20, stack)
+            pair = PEERS[name].start(Ground(short_tmp, 4 << 20, stack), name)
             assert pair.drive(row, 0.3, 1)[0].writes > 0
             pair.verify(row, {}, 0)
             with (short_tmp / name / "b.img").open("r+b") as copy:

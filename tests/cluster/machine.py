@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import subprocess
 from pathlib import Path
 
@@ -37,14 +36,8 @@ class Machine(Guest):
     init = (str(Path(__file__).with_name("machine_init.py")),)
 
     def command_line(self, fd: int) -> list[str]:
-        """On one processor, before other work: watchdogs, tokens and time-outs tick in it, busy or not.
-
-        User-mode Linux is several processes that wait for each other at every system call: where each of them has to
-        wait for a processor, too, it is many times slower.
-        """
-        processors = sorted(os.sched_getaffinity(0))
-        pinned = ["taskset", "--cpu-list", str(processors[self.number % len(processors)])]
-        return [*(URGENT if may_be_urgent() else []), *pinned, *super().command_line(fd)]
+        """On one processor, before other work: watchdogs, tokens and time-outs tick in it, busy or not."""
+        return [*(URGENT if may_be_urgent() else []), *self.on_one_processor(), *super().command_line(fd)]
 
     @property
     def taps(self) -> list[str]:

@@ -73,6 +73,12 @@ class Guest:
         self._line: _Line | None = None
 
     @property
+    def pid(self) -> int:
+        """Its kernel's process here, which leads the session of all its processes; it must run."""
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -117,6 +123,15 @@ class Guest:
             f"umid={self.umid}", f"LAB_NAME={self.name}", f"LAB_ADDRESS={','.join(self.addresses)}",
             f"LAB_SHARE={self.share}", *self.words, "--", *self.init[1:],
         ]  # fmt: skip
+
+    def on_one_processor(self) -> list[str]:
+        """What goes before its command line to keep it on one processor of this machine.
+
+        User-mode Linux is several processes that wait for each other at every system call: where each of them has to
+        wait for a processor, too, it is many times slower.
+        """
+        processors = sorted(os.sched_getaffinity(0))
+        return ["taskset", "--cpu-list", str(processors[self.number % len(processors)])]
 
     @property
     def taps(self) -> list[str]:

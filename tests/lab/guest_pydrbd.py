@@ -31,11 +31,12 @@ _LOAD_TIMEOUT_S = 120.0
 class GuestPydrbdNode(PydrbdVerbs):
     """The guest has the host's files: this repository, and the Python that runs us."""
 
-    def __init__(self, guest: Guest, disk_name: str = "/dev/ubda") -> None:
+    def __init__(self, guest: Guest, disk_name: str = "/dev/ubda", disk_index: int = 0) -> None:
+        """`disk_index`: which of the guest's disks is below `disk_name`."""
         self.guest = guest
         self.name = guest.name
         self.address = guest.address
-        self.disk_path: Path = guest.disks[0]
+        self.disk_path: Path = guest.disks[disk_index]
         self.disk_name = disk_name
         self._config = ""
         self._old_log = ""

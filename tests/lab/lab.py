@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from tests.lab import names
@@ -34,12 +35,13 @@ _COMMANDS = {
 _FIRST_GUEST = 11
 
 
-def why_not() -> str | None:
-    """Why there can be no lab here; None if nothing speaks against it."""
+def why_not(more: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """Why there can be no lab here, in which also these commands (and their packages) are used; None if there can."""
     if os.geteuid() != 0:
         return "the lab needs root (it makes a network namespace)"
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    missing = sorted(package for command, package in _COMMANDS.items() if shutil.which(command, path=path) is None)
+    wanted = {**_COMMANDS, **more}
+    missing = sorted(package for command, package in wanted.items() if shutil.which(command, path=path) is None)
     if missing:
         return f"not installed: {', '.join(missing)} (make lab installs it)"
     if not list(MODULES.rglob("drbd.ko")):

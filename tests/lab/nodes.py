@@ -74,12 +74,18 @@ STRESS = (
 
 
 def resource_text(
-    nodes: Sequence[Node], *, net: str = "protocol C;", disk: str = "", handlers: str = "", options: str = ""
+    nodes: Sequence[Node],
+    *,
+    net: str = "protocol C;",
+    disk: str = "",
+    handlers: str = "",
+    options: str = "",
+    port: int = PORT,
 ) -> str:
     """The .res file of a pair, the same for both kinds of node. Resync as fast as the machine can."""
     hosts = "".join(
         f"    on {node.name} {{\n        device    /dev/drbd0;\n        disk      {node.disk_name};\n"
-        f"        meta-disk internal;\n        address   {node.address}:{PORT};\n    }}\n"
+        f"        meta-disk internal;\n        address   {node.address}:{port};\n    }}\n"
         for node in nodes
     )
     sections = f"    net {{ {net} }}\n    disk {{ {FAST_RESYNC} {disk} }}\n    handlers {{ {handlers} }}\n"

@@ -14,7 +14,12 @@ class LabTimeout(Exception):
 
 
 def wait_until(
-    condition: Callable[[], object], what: str, timeout_s: float = 30.0, why_not: Callable[[], object] = str
+    condition: Callable[[], object],
+    what: str,
+    timeout_s: float = 30.0,
+    why_not: Callable[[], object] = str,
+    *,
+    poll_s: float = POLL_S,
 ) -> None:
     """Look until `condition()` is true. Raises LabTimeout, with what `why_not()` says at the end."""
     deadline = time.monotonic() + timeout_s
@@ -22,4 +27,4 @@ def wait_until(
     while not condition():
         if time.monotonic() > deadline:
             raise LabTimeout(f"waited {timeout_s:g} s for {what}\n{why_not()}")
-        never.wait(POLL_S)
+        never.wait(poll_s)
