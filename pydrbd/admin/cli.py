@@ -89,7 +89,8 @@ def _run(words: list[str]) -> int:
             say(help_text())
             return 0
         raise UsageError("no command: 'pydrbd --help' lists them")
-    verb, before, after = words[place], words[:place], words[place + 1 :]
+    verb, after = words[place], words[place + 1 :]
+    before = [word for word in words[:place] if word != "--"]
     if verb == "help":
         say(help_text())
         return 0
@@ -102,7 +103,12 @@ def _run(words: list[str]) -> int:
     from pydrbd.admin.context import Context
 
     arguments = parse(verb, before + after)
-    context = Context(arguments.config_path, arguments.node, arguments.run_dir)
+    if arguments.stacked:
+        raise UsageError(f"{' '.join(arguments.names) or verb}: not available in stacked mode: nothing is stacked here")
+    tell = say if arguments.verbose and COMMANDS[verb].changes else None
+    context = Context(arguments.config_path, arguments.node, arguments.run_dir, arguments.peer, tell)
+    if to_test := getattr(arguments, "config_to_test", None):
+        context.add_config(to_test)
     if arguments.dry_run and COMMANDS[verb].changes and not verb.startswith("adjust"):
         return _dry_run(context, verb, arguments.names, before + after)
     return _dispatch(context, verb, arguments)
@@ -126,7 +132,8 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
         case "serve":
             from pydrbd.admin import verbs_process
 
-            return verbs_process.serve(context, context.targets(arguments.names)[0].resource, arguments.log_file)
+            resource = context.targets(arguments.names)[0].resource
+            return verbs_process.serve(context, resource, arguments.log_file, bare=arguments.bare)
         case "status":
             from pydrbd.admin import verbs_show
 
@@ -137,14 +144,12 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
                 verbose=arguments.verbose,
                 statistics=arguments.statistics,
             )
-        case "events2":
-            from pydrbd.admin import verbs_events
-            from pydrbd.admin.events import Detail
+        case "events2" | "events":
+            return _events(context, verb, arguments)
+        case "sh-status":
+            from pydrbd.admin import verbs_sh_status
 
-            figures = Detail.STATISTICS if arguments.statistics else Detail.STATE
-            detail = Detail.FULL if arguments.full else figures
-            form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
-            return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
+            return verbs_sh_status.sh_status(context, arguments.names)
         case "sh-nop" | "sh-resources" | "sh-mod-parms" | "dump-xml":
             from pydrbd.admin import verbs_script
 
@@ -164,8 +169,26 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             return show(context, arguments.names)
     from pydrbd.admin.command_table import COMMANDS
 
+    if verb == "set-gi":
+        from pydrbd.admin import verbs_gi
+
+        arguments.gi, arguments.names = verbs_gi.identifiers_among(arguments.gi, arguments.names)
     targets = context.targets(arguments.names, volumes=COMMANDS[verb].names == "volumes")
+    if COMMANDS[verb].group == "meta-data":
+        context.tell(" ".join(["pydrbd", verb, *map(str, targets)]))
     return _for_each(targets, _action(context, verb, arguments))
+
+
+def _events(context: Context, verb: str, arguments: Namespace) -> int:
+    from pydrbd.admin import verbs_events
+    from pydrbd.admin.events import Detail
+
+    if verb == "events":
+        return verbs_events.events(context, arguments.names, now=arguments.now)
+    figures = Detail.STATISTICS if arguments.statistics else Detail.STATE
+    detail = Detail.FULL if arguments.full else figures
+    form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
+    return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
 
 
 def _for_each(targets: Sequence[Target], action: Callable[[Target], int]) -> int:
@@ -198,6 +221,10 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         if verb == "up":
             return lambda target: verbs_process.up(context, target.resource)
         return lambda target: verbs_process.down(context, target.resource, force=arguments.force)
+    if verb in ("new-resource", "new-minor", "sh-new-minor", "del-minor", "del-resource"):
+        from pydrbd.admin import verbs_objects
+
+        return verbs_objects.action(context, verb)
     if verb.startswith("sh-") or verb == "show":
         from pydrbd.admin import verbs_script
 
@@ -225,7 +252,7 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
 
         places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
         return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
-    if verb in ("create-md", "dump-md", "apply-al", "check-resize", "wipe-md", "get-gi", "show-gi"):
+    if verb in ("create-md", "dump-md", "apply-al", "check-resize", "wipe-md", "get-gi", "show-gi", "set-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
     from pydrbd.admin.command_table import COMMANDS
@@ -258,6 +285,10 @@ def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable
         from pydrbd.admin import verbs_gi
 
         return lambda target: verbs_gi.show_gi(context, target, picture=verb == "show-gi")
+    if verb == "set-gi":
+        from pydrbd.admin import verbs_gi
+
+        return lambda target: verbs_gi.set_gi(context, target, arguments.gi, force=arguments.force)
     from pydrbd.admin import verbs_metadata
 
     if verb == "dump-md":

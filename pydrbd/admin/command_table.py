@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["COMMANDS", "COMMON_OPTIONS", "GROUPS", "NAMES", "Command"]
+__all__ = ["COMMANDS", "COMMON_OPTIONS", "DRBDADM_OPTIONS", "GROUPS", "NAMES", "Command"]
 
 _Adder = Callable[[argparse.ArgumentParser], None]
 
@@ -32,6 +32,11 @@ class Command:
 
 def _force(words: str) -> _Adder:
     return lambda parser: _flag(parser, "--force", words)
+
+
+def _primary(parser: argparse.ArgumentParser) -> None:
+    words = "although its data is not known to be good (--overwrite-data-of-peer is its old name)"
+    parser.add_argument("--force", "--overwrite-data-of-peer", "-o", action="store_true", help=words)
 
 
 def _flag(parser: argparse.ArgumentParser, name: str, words: str) -> None:
@@ -65,11 +70,14 @@ def _wait_sync(parser: argparse.ArgumentParser) -> None:
 def _serve(parser: argparse.ArgumentParser) -> None:
     words = "where its log goes, 4 MiB and as much older at most (default: standard error, as for a journal)"
     parser.add_argument("--log-file", metavar="FILE", help=words)
+    _flag(parser, "--bare", "attach and connect nothing until it is told to (as new-resource does)")
 
 
 def _status(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--json", "in drbdsetup 9's schema")
-    _flag(parser, "--verbose", "also what is as usual, and the NBD addresses")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="also what is as usual, and the NBD addresses"
+    )  # fmt: skip
     _flag(parser, "--statistics", "also what was read, written, sent, ...")
 
 
@@ -93,6 +101,21 @@ def _top(parser: argparse.ArgumentParser) -> None:
         "-n", "--interval", dest="interval_s", type=_seconds, default=1.0, metavar="SECONDS", help="how often (1)"
     )
     _flag(parser, "--once", "one picture, and end")
+
+
+def _to_test(parser: argparse.ArgumentParser) -> None:
+    words = "a file that is to be checked beside the configuration, as one that it includes"
+    parser.add_argument("-t", "--config-to-test", dest="config_to_test", metavar="FILE", help=words)
+
+
+def _set_gi(parser: argparse.ArgumentParser) -> None:
+    words = "what get-gi prints; a field that is empty or missing stays as it is (also as a word beside the names)"
+    parser.add_argument("--gi", metavar="UUID:UUID:...", help=words)
+    _flag(parser, "--force", "yes, do it (needed)")
+
+
+def _events(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--now", "what is, and no more")
 
 
 def _create_md(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +230,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "down": Command("stop it", "some", _force("although clients have it open"), "process"),
     "serve": Command("be that process, in the foreground", "one", _serve, "process"),
     "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
-    "primary": Command("make it writable here", "some", _force("although its data is not known to be good")),
+    "new-resource": Command("start its process with nothing attached nor connected", "some", group="process"),
+    "new-minor": Command("the volumes of such a process: is it there?", "volumes", group="process"),
+    "sh-new-minor": Command("the same", "volumes", group="process"),
+    "del-minor": Command("may this volume go: is it Secondary, and detached?", "volumes", group="process"),
+    "del-resource": Command("end a process with nothing attached nor connected", "some", group="process"),
+    "primary": Command("make it writable here", "some", _primary),
     "secondary": Command("give that up", "some", _force("although clients have it open")),
     "connect": Command("look for the peer", "some", _connect),
     "disconnect": Command("leave the peer", "some", _force("without asking the peer")),
@@ -235,6 +263,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "doctor": Command("what is wrong, in plain words, and which command mends it", "some", group="show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
+    "events": Command("the same in the words of DRBD 8.4's drbdsetup events", "any", _events, "show"),
     "top": Command("all that runs here at a glance, refreshed; q ends it", "none", _top, "show"),
     "metrics": Command("an exporter for Prometheus, of all that runs here", "none", _metrics, "show"),
     "proc-drbd": Command("the same in the words of /proc/drbd", "any", group="show"),
@@ -247,7 +276,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "wait-sync": Command("wait until both copies are the same", "some", _wait_sync, "show"),
     "show": Command("what a running resource was configured with", "some", _show, "show"),
     "dump-xml": Command("the same as dump, as drbdadm's XML", "any", group="show"),
-    "dump": Command("the configuration as it is understood", "any", group="show"),
+    "dump": Command("the configuration as it is understood", "any", _to_test, "show"),
     "create-md": Command("write fresh meta-data to a disk", "volumes", _create_md, "meta-data"),
     "dump-md": Command(
         "print the meta-data as text", "volumes", _force("although its log is unapplied"), "meta-data", reads=True
@@ -257,7 +286,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "apply-al": Command("apply the activity log after a crash (attach does it too)", "volumes", group="meta-data"),
     "get-gi": Command("the generation identifiers", "volumes", group="meta-data", reads=True),
     "show-gi": Command("the same, explained", "volumes", group="meta-data", reads=True),
-    "sh-nop": Command("nothing: is the configuration good?", "any", group="scripts"),
+    "set-gi": Command("write other generation identifiers", "volumes", _set_gi, "meta-data"),
+    "sh-nop": Command("nothing: is the configuration good?", "any", _to_test, "scripts"),
+    "sh-status": Command("how it is, as variables of a shell", "any", group="scripts"),
     "sh-resources": Command("the names of all resources of this node", "any", group="scripts"),
     "sh-resource": Command("the name", "some", group="scripts"),
     "sh-mod-parms": Command("parameters for the kernel's module", "any", group="scripts"),
@@ -305,5 +336,22 @@ COMMON_OPTIONS: Final = (
         "where sockets, logs and pid files are (default: /run/pydrbd for root, $XDG_RUNTIME_DIR/pydrbd otherwise)",
     ),
     (("-d", "--dry-run"), "", "dry_run", "say what would be done, and don't do it"),
+    (("-v", "--verbose"), "", "verbose", "say each step before it is done"),
+    (
+        ("-W", "--setup-option"),
+        "OPTION",
+        "setup_options",
+        "an option of the command, as drbdadm hands one on: -W--force is --force (as is '-- --force' before a command)",
+    ),
 )
 """What every command takes, before or after it: names, metavar ("": it takes no value), attribute, help."""
+
+DRBDADM_OPTIONS: Final = (
+    (("-S", "--stacked"), "", "stacked", "refused: resources are not stacked"),
+    (("-P", "--peer"), "NAME", "peer", "which peer is meant; a resource has one only"),
+    (("-n", "--sh-varname"), "NAME", "unused", "not used, as by drbdadm"),
+    (("-s", "--drbdsetup"), "FILE", "unused", "not used: there is no other program"),
+    (("-m", "--drbdmeta"), "FILE", "unused", "not used: there is no other program"),
+    (("-p", "--drbd-proxy-ctl"), "FILE", "unused", "not used: there is no other program"),
+)
+"""What every command takes besides, for scripts that were written for drbdadm."""

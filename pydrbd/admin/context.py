@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,8 +37,18 @@ class Target:
 class Context:
     """What every command is given. The configuration is read when it is first asked for."""
 
-    def __init__(self, config_path: str | None = None, node: str | None = None, run_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        config_path: str | None = None,
+        node: str | None = None,
+        run_dir: str | None = None,
+        peer: str | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._config_path = config_path
+        self._to_test: str | None = None
+        self._peer = peer
+        self._tell = tell
         self.node = node or socket.gethostname()
         self._run_dir = run_dir
 
@@ -66,12 +77,23 @@ class Context:
         """The whole configuration; raises ConfigError."""
         from pydrbd.config.load import load_config
 
-        return load_config(self.config_path)
+        return load_config(self.config_path, *filter(None, [self._to_test]))
+
+    def add_config(self, path: str) -> None:
+        """A file that is to be read with the configuration, as one that it includes; before it is first asked for."""
+        self._to_test = path
+
+    def tell(self, step: str) -> None:
+        """Say what is done now, if that is wanted (--verbose)."""
+        if self._tell is not None:
+            self._tell(step)
 
     def resource(self, name: str) -> Resource:
         """A resource that this node is part of; raises ConfigError."""
         resource = self.config.resource(name)
-        resource.pair(self.node)
+        _me, peer = resource.pair(self.node)
+        if self._peer is not None and not peer.answers_to(self._peer):
+            raise UsageError(f"the peer of {name} is '{peer.name}', not '{self._peer}'")
         return resource
 
     def targets(self, words: list[str], *, volumes: bool = False) -> list[Target]:
@@ -108,7 +130,7 @@ class Context:
         return any(host.answers_to(self.node) for host in resource.hosts)
 
     def client(self, resource: str) -> ControlClient:
-        return ControlClient(resource, self.run_dir, self.limit_s)
+        return ControlClient(resource, self.run_dir, self.limit_s, self._tell)
 
     def limit_s(self, limit: Limit) -> float:
         """How long an answer may take, in seconds: section global's word, else ours; infinite for its 0.

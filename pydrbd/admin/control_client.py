@@ -45,6 +45,9 @@ def usual_limit_s(limit: Limit) -> float:
 _UNHURRIED_S: Final = 1.0
 """Nearly all answers are there by then: only after it is the configuration read for how long to wait."""
 
+_LOOKS: Final = ("status", "show", "wait-connect", "wait-sync")
+"""What is no step of anything."""
+
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
@@ -60,9 +63,16 @@ class Answer:
 class ControlClient:
     """Talks to the process of one resource; every request is a connection of its own."""
 
-    def __init__(self, resource: str, run_dir: Path, limit_s: Callable[[Limit], float] = usual_limit_s) -> None:
+    def __init__(
+        self,
+        resource: str,
+        run_dir: Path,
+        limit_s: Callable[[Limit], float] = usual_limit_s,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.resource = resource
         self._limit_s = limit_s
+        self._tell = tell
         self.path = run_dir / f"{resource}{SOCKET_SUFFIX}"
 
     def ask(
@@ -73,6 +83,8 @@ class ControlClient:
         Raises NotRunningError (nobody answers), CommandFailed (no answer in time, or nonsense), PermissionError.
         """
         request = json.dumps({"verb": verb, "arguments": arguments or {}}).encode() + b"\n"
+        if self._tell is not None and verb not in _LOOKS:
+            self._tell(f"{self.path}: {request.decode().rstrip()}")
         with self._connect() as sock:
             try:
                 sock.sendall(request)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from textwrap import wrap
 from typing import Any, Final, NoReturn
 
-from pydrbd.admin.command_table import COMMANDS, COMMON_OPTIONS, GROUPS, NAMES
+from pydrbd.admin.command_table import COMMANDS, COMMON_OPTIONS, DRBDADM_OPTIONS, GROUPS, NAMES
 from pydrbd.admin.exit_codes import exit_codes_text
 from pydrbd.errors import UsageError
 
 __all__ = ["Arguments", "find_command", "help_text", "parse", "parser_of", "suggestion"]
 
 Arguments = argparse.Namespace
-_WITH_VALUE: Final = tuple(name for names, metavar, *_ in COMMON_OPTIONS if metavar for name in names)
+_ALL_OPTIONS: Final = (*COMMON_OPTIONS, *DRBDADM_OPTIONS)
+_WITH_VALUE: Final = (
+    *(name for names, metavar, *_ in _ALL_OPTIONS if metavar for name in names), "-t", "--config-to-test"
+)  # fmt: skip
+"""Those that may stand before a command, with a word of their own."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,14 +33,15 @@ def help_text() -> str:
         lines = [f"  {name:<17} {command.summary}" for name, command in COMMANDS.items() if command.group == key]
         parts.append(f"{title}:\n" + "\n".join(lines) + "\n")
     parts.append("'pydrbd COMMAND --help' shows the options of a command.\n")
-    parts.append("Options of every command, before or after it:\n" + _common_help())
+    parts.append("Options of every command, before or after it:\n" + _common_help(COMMON_OPTIONS))
+    parts.append("For scripts that were written for drbdadm:\n" + _common_help(DRBDADM_OPTIONS))
     parts.append("Exit codes:\n" + exit_codes_text())
     return "\n".join(parts)
 
 
-def _common_help() -> str:
+def _common_help(table: Iterable[tuple[tuple[str, ...], str, str, str]]) -> str:
     lines = []
-    for names, metavar, _, words in COMMON_OPTIONS:
+    for names, metavar, _, words in table:
         first, *rest = wrap(words, 78)
         lines += [f"  {' '.join([names[0], metavar]).rstrip():<17} {first}", *(f"{'':20}{line}" for line in rest)]
     return "".join(f"{line}\n" for line in lines)
@@ -58,7 +63,11 @@ def parse(verb: str, words: list[str]) -> Arguments:
 
     A request for help prints it and leaves by SystemExit(0).
     """
-    return parser_of(verb).parse_intermixed_args(words)
+    parser = parser_of(verb)
+    found = parser.parse_intermixed_args(words)
+    if found.setup_options:
+        found = parser.parse_intermixed_args([*words, *found.setup_options])
+    return found
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
@@ -70,13 +79,17 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         description=f"{verb}: {command.summary}.",
         epilog="Exit codes: see 'pydrbd --help'.",
         allow_abbrev=False,
+        conflict_handler="resolve",  # a command's own option counts where one of every command has the same name
     )
-    command.add_options(parser)
-    for names, metavar, attribute, words in COMMON_OPTIONS:
-        if metavar:
-            parser.add_argument(*names, dest=attribute, metavar=metavar, help=words)
+    common = parser.add_argument_group("options of every command")
+    for names, metavar, attribute, words in _ALL_OPTIONS:
+        if not metavar:
+            common.add_argument(*names, dest=attribute, action="store_true", help=words)
+        elif attribute == "setup_options":
+            common.add_argument(*names, dest=attribute, metavar=metavar, action="append", default=[], help=words)
         else:
-            parser.add_argument(*names, dest=attribute, action="store_true", help=words)
+            common.add_argument(*names, dest=attribute, metavar=metavar, help=words)
+    command.add_options(parser)
     if command.names == "one":
         parser.add_argument("names", metavar="RES", nargs=1)
     elif command.names == "none":

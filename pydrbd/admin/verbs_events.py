@@ -1,4 +1,4 @@
-"""events2: what is, and from then on what changes, a line each.
+"""events2 and events: what is, and from then on what changes, a line each.
 
 It follows whatever runs here: processes that start later are seen within a second, those that end leave their
 `destroy` lines.
@@ -12,7 +12,7 @@ import selectors
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
@@ -23,7 +23,9 @@ from pydrbd.admin.running import names_here
 from pydrbd.errors import NotRunningError
 from pydrbd.limits import CONTROL_RESPONSE_BYTES_MAX
 
-__all__ = ["Format", "events2"]
+__all__ = ["Format", "OldFormat", "events", "events2"]
+
+Snapshot: TypeAlias = dict[str, Any]
 
 _LOOK_FOR_NEW_S: Final = 1.0
 _DONE: Final = Event("exists", "-", {})
@@ -33,12 +35,22 @@ class Format:
     """How a line looks, and how much it says."""
 
     def __init__(self, detail: Detail, *, timestamps: bool = False, as_json: bool = False) -> None:
-        self.detail = detail
+        self._detail = detail
         self._timestamps = timestamps
         self._as_json = as_json
 
-    def say(self, events: Iterable[Event]) -> None:
-        """Print them. Raises OutputError."""
+    def tell(
+        self, before: Snapshot | None, after: Snapshot | None, *, first: bool = False, figures: bool = False
+    ) -> None:
+        """What has changed of a resource; None: it is not there. Raises OutputError."""
+        was, now = (objects([snapshot] if snapshot else []) for snapshot in (before, after))
+        self._say(changes(was, now, self._detail, first=first, figures=figures))
+
+    def done(self) -> None:
+        """All that is has been told."""
+        self._say([_DONE])
+
+    def _say(self, events: Iterable[Event]) -> None:
         for event in events:
             now = datetime.now().astimezone().isoformat(timespec="microseconds")
             if self._as_json:
@@ -47,8 +59,55 @@ class Format:
                 say(f"{now} {event}" if self._timestamps else str(event))
 
 
+class OldFormat:
+    """A line for each volume whose state has changed, as drbdsetup events of DRBD 8.4 prints it."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def tell(
+        self, before: Snapshot | None, after: Snapshot | None, *, first: bool = False, figures: bool = False
+    ) -> None:
+        """A resource that has gone is told as unconfigured. Raises OutputError."""
+        was, now = (_old_lines(snapshot) for snapshot in (before, after))
+        for place in {**was, **now}:
+            line = now.get(place, "{ cs:Unconfigured }")
+            if line != was.get(place):
+                say(f"{self._number} ST {place} {line}")
+                self._number += 1
+
+    def done(self) -> None:
+        """Nothing marks it."""
+
+
+def _old_lines(snapshot: Snapshot | None) -> dict[str, str]:
+    """The states of each volume, by `minor,resource[volume]`."""
+    if snapshot is None:
+        return {}
+    lines = {}
+    for volume in snapshot["volumes"]:
+        held = volume["resync_suspended"].split(",")
+        flags = "s" if snapshot["suspended"] else "r"
+        for letter, reason in (("a", "dependency"), ("p", "peer"), ("u", "user")):
+            flags += letter if reason in held else "-"
+        lines[f"{volume['minor']},{snapshot['name']}[{volume['vnr']}]"] = (
+            f"{{ cs:{volume['cstate']} ro:{volume['role']}/{volume['peer_role']} "
+            f"ds:{volume['disk']}/{volume['peer_disk']} {flags} }}"
+        )
+    return lines
+
+
+def events(context: Context, names: list[str], *, now: bool) -> int:
+    """As drbdsetup of DRBD 8.4: the state of each volume, and each change of it; `now` ends after what is."""
+    return _follow(context, names, OldFormat(), now=now, poll=False)
+
+
 def events2(context: Context, names: list[str], form: Format, *, now: bool, poll: bool) -> int:
     """As drbdsetup: `now` ends after what is; `poll` tells again of all that is new at each `n` on standard input."""
+    return _follow(context, names, form, now=now, poll=poll)
+
+
+def _follow(context: Context, names: list[str], form: Format | OldFormat, *, now: bool, poll: bool) -> int:
     wanted = None if names in ([], ["all"]) else [target.resource for target in context.targets(names)]
     for name in wanted or ():
         context.ask_running(name)
@@ -98,7 +157,7 @@ class _Source:
 class _Follower:
     """All streams together, and what was told of them."""
 
-    def __init__(self, context: Context, wanted: list[str] | None, form: Format) -> None:
+    def __init__(self, context: Context, wanted: list[str] | None, form: Format | OldFormat) -> None:
         self._context = context
         self._wanted = wanted
         self._form = form
@@ -109,7 +168,7 @@ class _Follower:
     def run(self, *, now: bool, poll: bool) -> int:
         try:
             self._look_for_new(first=True)
-            self._form.say([_DONE])
+            self._form.done()
             if poll:
                 self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
             self._listening = poll or not now
@@ -143,7 +202,7 @@ class _Follower:
                     ended.sock.close()
                 continue
             self._selector.register(source.sock, selectors.EVENT_READ, source)
-            self._form.say(changes({}, objects([source.snapshot]), self._form.detail, first=first))
+            self._form.tell(None, source.snapshot, first=first)
 
     def _on_source(self, source: _Source) -> None:
         try:
@@ -153,12 +212,11 @@ class _Follower:
             self._selector.unregister(source.sock)
             source.sock.close()
             del self._sources[source.name]
-            self._form.say(changes(objects([source.snapshot]), {}, self._form.detail))
+            self._form.tell(source.snapshot, None)
 
     def _tell(self, source: _Source, snapshot: dict[str, Any], *, figures: bool = False) -> None:
-        before, after = objects([source.snapshot]), objects([snapshot])
-        source.snapshot = snapshot
-        self._form.say(changes(before, after, self._form.detail, figures=figures))
+        before, source.snapshot = source.snapshot, snapshot
+        self._form.tell(before, snapshot, figures=figures)
 
     def _on_input(self, *, now: bool) -> None:
         """`n` asks for the figures; newlines mean nothing, all else ends it."""
@@ -173,8 +231,8 @@ class _Follower:
                     continue
                 if now:
                     source.snapshot = snapshot
-                    self._form.say(changes({}, objects([snapshot]), self._form.detail, first=True))
+                    self._form.tell(None, snapshot, first=True)
                 else:
                     self._tell(source, snapshot, figures=True)
             if now:
-                self._form.say([_DONE])
+                self._form.done()

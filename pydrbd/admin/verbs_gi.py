@@ -1,4 +1,4 @@
-"""get-gi and show-gi: the generation identifiers, of the running process or else from the disk.
+"""get-gi, show-gi and set-gi: the generation identifiers, of the running process or else from the disk.
 
 current:bitmap:younger history:older history:seven flags
 """
@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from pydrbd.admin.context import Context, Target
-from pydrbd.admin.meta_disk import open_meta_disk, places_of
+from pydrbd.admin.meta_disk import open_meta_disk, places_of, refuse_if_attached
 from pydrbd.admin.output import say
+from pydrbd.errors import UsageError
 
-__all__ = ["gi_picture", "show_gi"]
+__all__ = ["gi_picture", "identifiers_among", "set_gi", "show_gi"]
 
 _UUIDS: Final = (
     "what this data is: the current generation",
@@ -39,6 +40,34 @@ def show_gi(context: Context, target: Target, *, picture: bool) -> int:
             say(f"{volume}, {origin}:\n\n{gi_picture(text)}")
         else:
             say(text)
+    return 0
+
+
+def identifiers_among(given: str | None, names: list[str]) -> tuple[str, list[str]]:
+    """What set-gi shall write, and whose; drbdadm's way is a word of its own beside the names. Raises UsageError."""
+    words = [*filter(None, [given]), *(name for name in names if ":" in name)]
+    if len(words) != 1:
+        raise UsageError("set-gi needs the identifiers, once: --gi UUID:UUID:UUID:UUID:FLAG:..., as get-gi prints them")
+    rest = [name for name in names if ":" not in name]
+    if not rest:
+        raise UsageError("set-gi needs the name of a resource, or of a volume, RES/VNR")
+    return words[0], rest
+
+
+def set_gi(context: Context, target: Target, text: str, *, force: bool) -> int:
+    """Write other identifiers to a disk that nobody has. Raises UsageError, MetaDataError, ConfiguredError."""
+    places = places_of(context, target)
+    for volume, _place in places:
+        refuse_if_attached(context, volume)
+    for volume, place in places:
+        with open_meta_disk(volume, place, read_only=not force) as disk:
+            superblock, layout = disk.superblock()
+            changed = superblock.with_gi_text(text)
+            say(f"previously {superblock.gi_text()}")
+            say(f"GI setting {changed.gi_text()}")
+            if not force:
+                raise UsageError(f"{volume}: this decides whose data is discarded: set-gi --force does it")
+            disk.write([(layout.superblock_offset_bytes, changed.encode())])
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pydrbd.admin.output import complain, say
 from pydrbd.admin.verbs_adjust import take_over
 from pydrbd.errors import NotRunningError, PydrbdError
 
-__all__ = ["down", "serve", "up"]
+__all__ = ["down", "new_resource", "serve", "stop", "up"]
 
 UP_TIMEOUT_S: Final = 60.0
 """How long a new process may take to answer."""
@@ -31,11 +32,14 @@ _EXIT_INTERNAL: Final = 70
 _EXIT_FAILED: Final = 10
 
 
-def serve(context: Context, resource: str, log_file: str | None) -> int:
-    """Be the process of a resource, in the foreground, until a signal or `down`; its exit code."""
+def serve(context: Context, resource: str, log_file: str | None, *, bare: bool) -> int:
+    """Be the process of a resource, in the foreground, until a signal or `down`; its exit code.
+
+    `bare`: it attaches and connects only when it is told to.
+    """
     from pydrbd.runtime import service
 
-    return service.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file)
+    return service.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file, bare=bare)
 
 
 def up(context: Context, resource: str) -> int:
@@ -57,6 +61,33 @@ def up(context: Context, resource: str) -> int:
         except NotRunningError:
             return start.complain_of_death()
         return code if start.is_alive() else start.complain_of_death()
+
+
+def new_resource(context: Context, resource: str) -> int:
+    """Start the process of a resource, and let it attach and connect nothing. One that runs already is left alone."""
+    context.resource(resource)
+    client = context.client(resource)
+    if context.running(resource) is not None:
+        return 0
+    with _Start(context, resource, client, "--bare") as start:
+        try:
+            start.wait_answer()
+        except NotRunningError:
+            return start.complain_of_death()
+        return 0
+
+
+def stop(context: Context, resource: str) -> int:
+    """End a process, whatever it has. Raises NotRunningError."""
+    client = context.client(resource)
+    pid = client.status().get("pid")
+    process = _open_process(pid)
+    try:
+        client.grant("stop")
+        return _wait_ended(resource, pid, process)
+    finally:
+        if process >= 0:
+            os.close(process)
 
 
 def down(context: Context, resource: str, *, force: bool) -> int:
@@ -90,12 +121,13 @@ def down(context: Context, resource: str, *, force: bool) -> int:
 class _Start:
     """A process that is being started; the block around it ends when it lives on without us, or has died."""
 
-    def __init__(self, context: Context, resource: str, client: ControlClient) -> None:
+    def __init__(self, context: Context, resource: str, client: ControlClient, *options: str) -> None:
         self._client = client
         self._log_path = context.run_dir / f"{resource}.log"
-        argv = [sys.executable, "-P", "-m", "pydrbd", "serve", resource]
+        argv = [sys.executable, "-P", "-m", "pydrbd", "serve", resource, *options]
         argv += ["-c", str(context.config_path.absolute()), "--node", context.node]
         argv += ["--run-dir", str(context.run_dir.absolute()), "--log-file", str(self._log_path.absolute())]
+        context.tell(shlex.join(argv))
         # The same pydrbd as this one, wherever we are: -P keeps the current directory out of the search.
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])

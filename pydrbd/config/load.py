@@ -6,6 +6,7 @@ without one must exist. As in drbdadm a file is read once, however often it is i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -22,16 +23,25 @@ from pydrbd.limits import CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX
 __all__ = ["load_config", "parse_config"]
 
 
-def load_config(path: str | Path) -> Config:
-    """The configuration in a file and in those it includes; ConfigError with file, line, column and the mistake."""
-    file = Path(path)
-    return parse_config(_read_text(file, None), str(file))
+def load_config(path: str | Path, *more: str | Path) -> Config:
+    """The configuration in a file and in those it includes; ConfigError with file, line, column and the mistake.
+
+    `more` are read as if the file ended with an `include` of them.
+    """
+    return _load(_read_text(Path(path), None), Path(path), more)
 
 
 def parse_config(text: str, file: str = "<text>") -> Config:
     """The same from a text; `file` names it in messages, and what it includes is looked up beside it."""
-    raw = RawConfig(file)
-    _read_file(text, Path(file), raw)
+    return _load(text, Path(file), ())
+
+
+def _load(text: str, file: Path, more: Iterable[str | Path]) -> Config:
+    raw = RawConfig(str(file))
+    _read_file(text, file, raw)
+    for path in map(Path, more):
+        if _identity(path) not in raw.files:
+            _read_file(_read_text(path, None), path, raw)
     return resolve_config(raw)
 
 

@@ -294,8 +294,11 @@ class Service:
                 shown = f"[{host}]" if ":" in host else host
                 self.nbd_uris.append(f"nbd://{shown}:{port}/{name}")
 
-    async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run until a signal or a `stop` command; everything is closed in good order then."""
+    async def serve(self, on_ready: Callable[[], None] = lambda: None, *, bare: bool = False) -> None:
+        """Run until a signal or a `stop` command; everything is closed in good order then.
+
+        `bare`: nothing is attached nor connected before somebody asks for it.
+        """
         use_processors(self.plan.me.options.cpu_mask, self.usual_processors)
         try:
             self.listen()
@@ -307,8 +310,8 @@ class Service:
                 nursery.start_soon(self.nbd.serve)
                 nursery.start_soon(self.control.serve)
                 nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
-                await self.control.command("attach", {})
-                await self.control.command("connect", {})
+                for verb in () if bare else ("attach", "connect"):
+                    await self.control.command(verb, {})
                 on_ready()
                 await self.stopping.wait()
                 notify("STOPPING=1")
@@ -327,7 +330,15 @@ class Service:
             await disk.stop()
 
 
-def run(config_path: str, resource_name: str, node_name: str, run_dir: str, log_file: str | None = None) -> int:
+def run(
+    config_path: str,
+    resource_name: str,
+    node_name: str,
+    run_dir: str,
+    log_file: str | None = None,
+    *,
+    bare: bool = False,
+) -> int:
     """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
     if not __debug__:
         raise InternalError("pydrbd needs its assertions: run Python without -O")
@@ -347,7 +358,7 @@ def run(config_path: str, resource_name: str, node_name: str, run_dir: str, log_
 
     async def main() -> None:
         service = Service(plan, directory, node_name)
-        await service.serve(ready)
+        await service.serve(ready, bare=bare)
 
     try:
         trio.run(main)

@@ -19,16 +19,17 @@ from pydrbd.admin.exit_codes import EXIT_CODES, os_error_text
 from pydrbd.admin.options import find_command, help_text
 from pydrbd.errors import InternalError, PydrbdError, exit_code_of
 
-PROCESS = ["serve", "up", "adjust", "adjust-with-progress", "down", "demo"]
+PROCESS = ["new-resource", "new-minor", "sh-new-minor", "del-minor", "del-resource"]
+PROCESS += ["serve", "up", "adjust", "adjust-with-progress", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
 SHOW = ["role", "cstate", "dstate", "status", "events2", "proc-drbd", "wait-connect", "wait-sync", "dump"]
-SHOW += ["wait-con-int", "show", "dump-xml", "doctor", "metrics", "top", "state"]
+SHOW += ["wait-con-int", "show", "dump-xml", "doctor", "metrics", "top", "state", "events"]
 RUN_TIME = ["net-options", "disk-options", "resource-options"]
 SCRIPTS = [f"sh-{word}" for word in ("nop", "resources", "resource", "mod-parms", "dev", "udev", "minor", "ll-dev")]
-SCRIPTS += ["sh-md-dev", "sh-md-idx", "sh-ip", "sh-lr-of", "sh-b-pri"]
-META_DATA = ["create-md", "dump-md", "wipe-md", "check-resize", "apply-al", "show-gi", "get-gi"]
+SCRIPTS += ["sh-md-dev", "sh-md-idx", "sh-ip", "sh-lr-of", "sh-b-pri", "sh-status"]
+META_DATA = ["create-md", "dump-md", "wipe-md", "check-resize", "apply-al", "show-gi", "get-gi", "set-gi"]
 VERBS = PROCESS + STATE + SYNC + SHOW + META_DATA + RUN_TIME + SCRIPTS
 
 

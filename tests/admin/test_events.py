@@ -12,6 +12,7 @@ import pytest
 
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.events import Detail, changes, objects
+from pydrbd.admin.verbs_events import OldFormat
 from pydrbd.limits import EVENTS_WATCHERS_MAX
 from tests.admin.snapshots import a_snapshot, a_volume, alone, syncing
 
@@ -165,3 +166,29 @@ def test_not_too_many_look_on(node):
             with sock.makefile() as answers:
                 assert json.loads(answers.readline())["code"] == 1
         node("events2", "--now", "r0").complains(10, f"{EVENTS_WATCHERS_MAX} look on already")
+
+
+def test_events_in_the_words_of_8_4(place, process):
+    """A numbered line for each volume: what its states are, why nothing moves."""
+    held = a_volume(1, minor=7, resync_suspended="user,peer", cstate="PausedSyncT", disk="Inconsistent")
+    process.answer("events", data=a_snapshot(a_volume(), held, suspended=True))
+    assert place("events", "--now", "all").out.splitlines() == [
+        "0 ST 0,r0[0] { cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate s--- }",
+        "1 ST 7,r0[1] { cs:PausedSyncT ro:Primary/Secondary ds:Inconsistent/UpToDate s-pu }",
+    ]
+
+
+def test_the_old_events_tell_each_change_once(capsys):
+    """Only of the volumes that it is about; at the end a volume is unconfigured."""
+    form = OldFormat()
+    before, after = a_snapshot(a_volume(), a_volume(1)), a_snapshot(a_volume(), a_volume(1, disk="Failed"))
+    form.tell(None, before, first=True)
+    form.tell(before, after)
+    form.tell(after, after, figures=True)
+    form.tell(after, None)
+    told = capsys.readouterr().out.splitlines()
+    assert told[2:] == [
+        "2 ST 1,r0[1] { cs:Connected ro:Primary/Secondary ds:Failed/UpToDate r--- }",
+        "3 ST 0,r0[0] { cs:Unconfigured }",
+        "4 ST 1,r0[1] { cs:Unconfigured }",
+    ]

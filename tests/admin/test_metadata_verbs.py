@@ -322,3 +322,31 @@ def test_show_gi_of_a_disk(place):
     assert place("show-gi", "r0").out.startswith(f"r0/0, on {disk}: Inconsistent, clean:\n")
     make_used(disk, MdFlag.CONSISTENT)
     assert f"on {disk}: Outdated, its activity log is not applied yet" in place("show-gi", "r0").out
+
+
+def test_set_gi_writes_what_drbdmeta_reads(place, drbdmeta):
+    """Whole, or in part: a field that is missing or empty stays; the identifiers may stand beside the name, too."""
+    assert place("create-md", "r0").code == 0
+    whole = "00000000000000A0:00000000000000B0:00000000000000C0:00000000000000D0:1:1:0:1:0:1:0"
+    told = place("set-gi", "--force", "--gi", whole, "r0")
+    assert told.code == 0 and told.out.endswith(f"GI setting {whole}\n")
+    assert drbdmeta(place.disk("alpha"), "get-gi") == f"{whole}\n"
+    assert place("set-gi", "--force", "A2::C2", "r0/0").code == 0
+    assert place("get-gi", "r0").out == whole.replace("A0", "A2").replace("C0", "C2") + "\n"
+    same = drbdmeta(place.disk("alpha"), "set-gi", "A4::C4")
+    assert "A4" in same and place("get-gi", "r0").out == whole.replace("A0", "A4").replace("C0", "C4") + "\n"
+
+
+def test_set_gi_decides_whose_data_goes_so_it_asks(place, process):
+    """Without --force it only shows what it would write; nonsense, no identifiers, and a disk in use are refused."""
+    process.answer("status", data=a_snapshot(a_volume(disk="Diskless", gi=None)))
+    assert place("create-md", "r0").code == 0
+    before = place("get-gi", "r0").out
+    place("set-gi", "--gi", "1:2", "r0").complains(64, "r0/0: this decides whose data is discarded")
+    place("set-gi", "--force", "--gi", "1:x", "r0").complains(64, "uuid 'x'")
+    place("set-gi", "--force", "r0").complains(64, "set-gi needs the identifiers")
+    place("set-gi", "--force", "1:2").complains(64, "needs the name")
+    process.answer("status", data=a_snapshot(a_volume(disk="UpToDate")))
+    place("set-gi", "--force", "1:2", "r0").complains(20, "Device '0' is configured!")
+    process.answer("status", data=a_snapshot(a_volume(disk="Diskless", gi=None)))
+    assert place("get-gi", "r0").out == before
