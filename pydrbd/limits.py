@@ -68,6 +68,7 @@ __all__ = [
     "PEER_REQUESTS_MAX",
     "PROTOCOL_A_BYTES_MAX",
     "READ_BYTES_IN_FLIGHT_MAX",
+    "READ_CONGESTED_REQUESTS",
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
     "RESYNC_PERSIST_S",
@@ -185,6 +186,9 @@ PROTOCOL_A_BYTES_MAX: Final = 16 * MIB
 
 READ_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
 """Memory for the answers of client reads under way on one node; more reads wait."""
+
+READ_CONGESTED_REQUESTS: Final = 112
+"""Requests under way on a disk that `when-congested-remote` spares: as many as a queue of 128 calls congested."""
 
 RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
 """What a sync target has asked for and not yet written."""

@@ -168,15 +168,7 @@ _NET: Final = (
 _DISK: Final = (
     _number("disk", "size", 0, 0, 2199023255552, Unit.SECTORS, effective=True),
     _number("disk", "max-bio-bvecs", 0, 0, 128, quiet=True),
-    Option(
-        "disk",
-        "on-io-error",
-        Kind.ENUM,
-        "detach",
-        choices=("detach", "pass_on", "call-local-io-error"),
-        effective=True,
-        effective_value="detach",
-    ),
+    _enum("disk", "on-io-error", "detach", "pass_on", "call-local-io-error", effective=True),
     _enum("disk", "fencing", "dont-care", "resource-only", "resource-and-stonith", effective=True),
     _bool("disk", "disk-barrier", False, effective=True, only=False),
     _bool("disk", "disk-flushes", True, effective=True, only=True),
@@ -203,6 +195,7 @@ _DISK: Final = (
         "least-pending",
         "when-congested-remote",
         *(f"{size}-striping" for size in ("32K", "64K", "128K", "256K", "512K", "1M")),
+        effective=True,
     ),
     _number("disk", "rs-discard-granularity", 0, 0, 1048576, Unit.BYTES),
 )

@@ -55,7 +55,7 @@ class Csums:
 
         def done(failed: int, errno: int) -> None:
             if failed & request.all:
-                node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})")
+                node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
             if node.resync.progress(volume) is not running:
                 return
             packets = bytearray()

@@ -1,7 +1,8 @@
 """The local disk comes, the local disk goes.
 
 Attaching turns what the meta-data says into a disk state (META 2.3); while connected the peer has a word in it first
-(Negotiating). An I/O error costs the disk (on-io-error detach): Failed, then Diskless, and the peer is told of both.
+(Negotiating). An I/O error costs the disk (on-io-error detach, call-local-io-error): Failed, then Diskless, and the
+peer is told of both. With pass_on only an error of the meta-data, or of a flush, does.
 """
 
 from __future__ import annotations
@@ -163,10 +164,13 @@ class DiskEvents:
         if then is not None:
             then(volume.vnr, error)
 
-    def on_error(self, volume: Volume, text: str) -> None:
-        """The local disk did not do what it must: give it up."""
+    def on_error(self, volume: Volume, text: str, *, data: bool = False) -> None:
+        """The local disk did not do what it must: give it up, or (pass_on, `data`) hand the error up."""
         node = self._node
         if volume.disk is None or volume.state.disk <= DiskState.Failed:
+            return
+        if data and volume.options.on_io_error == "pass_on":
+            self._pass_on(volume, text)
             return
         node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
         if volume.options.on_io_error == "call-local-io-error":
@@ -174,6 +178,18 @@ class DiskEvents:
         peer_is_good = volume.state.pdsk == DiskState.UpToDate
         node.change(volume, disk=DiskState.Failed)
         self.finish_detach(volume, distrust=peer_is_good)
+
+    def _pass_on(self, volume: Volume, text: str) -> None:
+        """The disk stays, and whoever asked gets the error, unless the peer's good disk stands in.
+
+        Unlike the kernel's, a disk that is the only good one stays what it is: Inconsistent, it would be overwritten by
+        the peer's older data when they meet, with all that clients have been told of since.
+        """
+        node = self._node
+        node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; passed on")
+        node.changes.write_bitmap(volume)  # where it is bad, it must know after a crash, too
+        if volume.state.pdsk == DiskState.UpToDate and volume.state.disk > DiskState.Inconsistent:
+            node.change(volume, disk=DiskState.Inconsistent)
 
     def _close(self, volume: Volume) -> None:
         if volume.closes_by is not None:

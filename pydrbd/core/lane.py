@@ -94,6 +94,7 @@ class Lanes:
             return None
         quiet = (
             node.net.protocol is WireProtocol.C
+            and volume.options.read_balancing == "prefer-local"
             and not node.operator.demoting
             and not volume.awaits_generation
             and not node.gate.working

@@ -270,10 +270,13 @@ class Node:
         if all(volume.state.conn >= ConnState.Connected for volume in self.volumes.values()):
             self.wants_discard = False
 
-    def on_disk_error(self, volume: Volume, disk: LocalDisk | None, text: str) -> None:
-        """Something on this disk has failed; `disk` is the volume's disk of the time when it began."""
+    def on_disk_error(self, volume: Volume, disk: LocalDisk | None, text: str, *, data: bool = False) -> None:
+        """Something on this disk has failed; `disk` is the volume's disk of the time when it began.
+
+        `data`: a read or a write of data, which on-io-error pass_on hands up.
+        """
         if disk is volume.disk:
-            self.disks.on_error(volume, text)
+            self.disks.on_error(volume, text, data=data)
 
     def finish_detach(self, volume: Volume) -> None:
         self.disks.finish_detach(volume)

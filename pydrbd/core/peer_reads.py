@@ -52,7 +52,7 @@ class PeerReads:
         def start(hold: Hold, _members: int) -> None:
             def done(failed: int, errno: int) -> None:
                 if failed:
-                    self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})")
+                    self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})", data=True)
                 volume.ranges.release(hold, 1)
                 if generation != self._node.link_generation:
                     return

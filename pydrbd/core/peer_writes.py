@@ -200,7 +200,7 @@ class PeerWrites:
             if failed:
                 if volume.disk is not None:
                     volume.disk.bitmap.set_records(batch, failed)
-                self._node.on_disk_error(volume, disk, f"write for the peer failed (errno {errno})")
+                self._node.on_disk_error(volume, disk, f"write for the peer failed (errno {errno})", data=True)
             if generation == self._generation:
                 self._ack_written(volume, batch, good)
                 if failed:

@@ -1,6 +1,6 @@
 """Reads: from the local disk where its data is good, else from the peer, else an error; never stale data (A3).
 
-    local disk UpToDate                    local
+    local disk UpToDate                    local, or the peer (core/read_balancing)
     local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
     anything else                          the peer if it is UpToDate, else EIO
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd import native
 from pydrbd.core.effects import DiskRead, Reply, Send, Socket
 from pydrbd.core.ranges import Hold
+from pydrbd.core.read_balancing import ReadBalancing
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
@@ -32,9 +33,9 @@ _EIO = 5
 class _RemoteRead:
     """One client read that the peer answers, in pieces of at most 1 MiB."""
 
-    __slots__ = ("batch", "buffer", "index", "length", "offset", "pending", "session", "volume")
+    __slots__ = ("batch", "buffer", "by_choice", "index", "length", "offset", "pending", "session", "volume")
 
-    def __init__(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+    def __init__(self, volume: Volume, session: Any, batch: Batch, index: int, by_choice: bool) -> None:
         record = batch.records[index]
         self.volume = volume
         self.session = session
@@ -44,6 +45,8 @@ class _RemoteRead:
         self.length = record.length
         self.buffer = native.nbd_read_replies(batch, 1 << index)
         """The reply, with room for the data at its end."""
+        self.by_choice = by_choice
+        """Our disk could have served it."""
         self.pending: dict[int, tuple[int, int]] = {}
 
 
@@ -52,6 +55,7 @@ class Reads:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._balancing = ReadBalancing(node)
         self._remote: dict[int, _RemoteRead] = {}
         self._next_id = 1 << 62  # apart from the ids of writes
         self._bytes = 0
@@ -61,6 +65,11 @@ class Reads:
     @property
     def busy(self) -> bool:
         return bool(self._remote or self._bytes or self._queue or self._frozen)
+
+    @property
+    def remote_count(self) -> int:
+        """Requests that the peer has not answered."""
+        return len(self._remote)
 
     def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         """Take members that were checked (bounds, role) on their way, within the limit of memory for reads."""
@@ -85,10 +94,11 @@ class Reads:
 
     def _issue(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         local = self._local_members(volume, batch, mask)
-        if local:
-            self._read_local(volume, session, batch, local)
-        for index in native.indices(mask & ~local):
-            self._read_remote(volume, session, batch, index)
+        chosen = self._balancing.remote_members(volume, batch, local)
+        if local & ~chosen:
+            self._read_local(volume, session, batch, local & ~chosen)
+        for index in native.indices(mask & ~local | chosen):
+            self._read_remote(volume, session, batch, index, by_choice=bool(chosen >> index & 1))
 
     def _local_members(self, volume: Volume, batch: Batch, mask: int) -> int:
         disk, state = volume.disk, volume.state
@@ -102,7 +112,9 @@ class Reads:
 
     def _read_local(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         disk, buffer = volume.disk, native.nbd_read_replies(batch, mask)
+        assert disk is not None
         self._bytes += len(buffer)
+        self._balancing.local_count += mask.bit_count()
         volume.counters.read += native.records_length_sum(batch, mask) >> 9
 
         left = mask
@@ -122,8 +134,11 @@ class Reads:
 
         def done(failed: int, errno: int) -> None:
             failed &= mask
+            self._balancing.local_count -= mask.bit_count()
             if failed:
-                self._node.on_disk_error(volume, disk, f"read failed (errno {errno})")
+                if volume.disk is disk and volume.state.pdsk == DiskState.UpToDate:
+                    disk.bitmap.set_records(batch, failed)  # the next ones know, if this disk stays
+                self._node.on_disk_error(volume, disk, f"read failed (errno {errno})", data=True)
             # What a write under way has put there is not shown before that write is safe: with this disk it would be
             # gone again, and nobody may have seen what never was (A1).
             early = volume.ranges.busy(batch, mask & ~failed)
@@ -155,12 +170,14 @@ class Reads:
 
     # --- from the peer ---
 
-    def _read_remote(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+    def _read_remote(
+        self, volume: Volume, session: Any, batch: Batch, index: int, *, by_choice: bool = False
+    ) -> None:
         node = self._node
         if volume.state.pdsk != DiskState.UpToDate or volume.state.conn < ConnState.Connected:
             self._fail(volume, session, batch, index)
             return
-        read = _RemoteRead(volume, session, batch, index)
+        read = _RemoteRead(volume, session, batch, index, by_choice)
         self._bytes += len(read.buffer)
         position = 0
         while position < read.length:
@@ -191,7 +208,17 @@ class Reads:
         place = len(read.buffer) - read.length + position
         read.buffer[place : place + length] = memoryview(batch.buffer)[record.data : record.data + length]
         volume.counters.received += length >> 9
-        if not read.pending:
+        if read.pending:
+            return
+        member = 1 << read.index
+        if read.by_choice and volume.ranges.busy(read.batch, member):
+            # The peer may have a write before we have it: no later read from our disk may find less than this one.
+            def written(hold: Hold, _members: int) -> None:
+                volume.ranges.release(hold, member)
+                self._finish(read, 0)
+
+            volume.ranges.acquire(read.batch, member, written)
+        else:
             self._finish(read, 0)
 
     def on_negative_reply(self, block_id: int) -> None:
@@ -205,7 +232,15 @@ class Reads:
         for block_id in read.pending:
             self._remote.pop(block_id, None)
         read.pending.clear()
-        self._finish(read, _EIO)
+        self._try_locally(read, retry=read.by_choice)
+
+    def _try_locally(self, read: _RemoteRead, *, retry: bool) -> None:
+        member = 1 << read.index
+        if retry and self._local_members(read.volume, read.batch, member):
+            self._bytes -= len(read.buffer)
+            self._read_local(read.volume, read.session, read.batch, member)
+        else:
+            self._finish(read, _EIO)
 
     def _finish(self, read: _RemoteRead, error: int) -> None:
         self._bytes -= len(read.buffer)
@@ -229,9 +264,4 @@ class Reads:
         self._remote.clear()
         for read in reads.values():
             read.pending.clear()
-            member = 1 << read.index
-            if self._local_members(read.volume, read.batch, member):
-                self._bytes -= len(read.buffer)
-                self._read_local(read.volume, read.session, read.batch, member)
-            else:
-                self._finish(read, _EIO)
+            self._try_locally(read, retry=True)

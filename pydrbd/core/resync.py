@@ -282,7 +282,7 @@ class Resync:
 
         def written(failed: int, errno: int) -> None:
             if failed & members:
-                self._node.on_disk_error(volume, disk, f"resync write failed (errno {errno})")
+                self._node.on_disk_error(volume, disk, f"resync write failed (errno {errno})", data=True)
             if self._running.get(volume.vnr) is running and volume.disk is not None:
                 self._account(volume, running, batch, members & ~failed, members & failed)
             for hold, held in holds:

@@ -113,7 +113,7 @@ class ResyncSource:
             def done(failed: int, errno: int) -> None:
                 failed &= members
                 if failed:
-                    node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})")
+                    node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
                 running.served -= members.bit_count()
                 running.served_bytes -= native.records_length_sum(request, members)
                 if generation == node.link_generation:

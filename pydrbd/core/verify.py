@@ -251,7 +251,7 @@ class Verify:
         def start(hold: Hold | None, members: int) -> None:
             def done(failed: int, errno: int) -> None:
                 if failed & members:
-                    node.on_disk_error(volume, disk, f"read for verify failed (errno {errno})")
+                    node.on_disk_error(volume, disk, f"read for verify failed (errno {errno})", data=True)
                 if self._running.get(volume.vnr) is running:
                     then(members)
                 if hold is not None:

@@ -43,6 +43,7 @@ class VolumeOptions:
     al_updates: bool = True
     on_io_error: str = "detach"
     fencing: Fencing = Fencing.DONT_CARE
+    read_balancing: str = "prefer-local"
     max_bio_bytes: int = 1 << 20
     resync_rate_kib_s: int = 250
     controller: ResyncController = _CONTROLLER

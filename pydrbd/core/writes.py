@@ -145,7 +145,7 @@ class Writes:
         write.local_failed |= members
         if write.volume.disk is not None:
             write.volume.disk.bitmap.set_records(write.batch, members)
-            self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})")
+            self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})", data=True)
 
     # --- lanes ---
 

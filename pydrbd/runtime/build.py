@@ -137,6 +137,7 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
         al_extents=disk.al_extents,
         al_updates=disk.al_updates,
         on_io_error=disk.on_io_error,
+        read_balancing=disk.read_balancing,
         fencing=Fencing[disk.fencing.upper().replace("-", "_")],
         resync_rate_kib_s=disk.resync_rate_kib_s,
         controller=ResyncController(

@@ -214,3 +214,80 @@ def test_a_bad_disk_that_can_not_be_marked_is_closed_all_the_same() -> None:
     assert order(world, world.b, "attach") == 1
     world.run_until(world.is_in_sync)
     assert world.copies_equal()
+
+
+PASS_ON = {"on_io_error": "pass_on"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_write_error_that_is_passed_on_leaves_the_disk_inconsistent_in_use(seed: int) -> None:
+    """pass_on: the peer has the write; reads of that place come from there, others from the disk; a resync mends it."""
+    world, client = pair(seed, disk=PASS_ON)
+    assert write(client, 4 * BLOCK, b"o" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("write")
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.run(1)
+    assert state(world.a) == "Connected Primary/Secondary Inconsistent/UpToDate"
+    assert state(world.b) == "Connected Secondary/Primary UpToDate/Inconsistent"
+    asked = len(sent(world.a, Packet.P_DATA_REQUEST))
+    assert read(client, 4 * BLOCK, BLOCK) == b"o" * BLOCK and len(sent(world.a, Packet.P_DATA_REQUEST)) == asked
+    assert read(client, 0, BLOCK) == b"x" * BLOCK and len(sent(world.a, Packet.P_DATA_REQUEST)) == asked + 1
+    assert write(client, 8 * BLOCK, b"n" * BLOCK) == 0
+    world.a.lose_power(world.rng)
+    world.run(1)
+    world.a.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_a_read_error_that_is_passed_on_is_mended_by_the_peer() -> None:
+    """pass_on: the client gets the peer's data, and the disk stays."""
+    world, client = pair(disk=PASS_ON)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add("read")
+    assert read(client, 0, BLOCK) == b"x" * BLOCK
+    assert state(world.a) == "Connected Primary/Secondary Inconsistent/UpToDate"
+    assert world.a.volume.out_of_sync_bits == 1
+
+
+def test_without_a_peer_an_error_that_is_passed_on_is_the_clients() -> None:
+    """pass_on, alone: EIO for that request, and the only good disk stays in use, and good."""
+    world, client = pair(disk=PASS_ON)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.stop()
+    world.run(1)
+    world.a.disks[0].fail_once |= {"write", "read"}
+    assert write(client, 0, b"y" * BLOCK) == 5
+    assert wait(client, client.read(8 * BLOCK, BLOCK)) == [5]
+    assert write(client, 4 * BLOCK, b"z" * BLOCK) == 0
+    assert isinstance(read(client, 0, BLOCK), bytes)
+    assert state(world.a) == "WFConnection Primary/Unknown UpToDate/DUnknown"
+    world.b.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_a_write_error_of_the_peer_that_is_passed_on_is_refused_by_it() -> None:
+    """pass_on on a Secondary: P_NEG_ACK, its disk is Inconsistent, and the Primary knows what it lacks."""
+    world, client = pair(disk=PASS_ON)
+    world.b.disks[0].fail_once.add("write")
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.run(1)
+    assert sent(world.b, Packet.P_NEG_ACK) and world.a.volume.out_of_sync_bits == 1
+    assert state(world.a) == "Connected Primary/Secondary UpToDate/Inconsistent"
+    world.cut()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+@pytest.mark.parametrize("kind", ["flush", "write"])
+def test_an_error_of_a_flush_or_of_the_meta_data_is_never_passed_on(kind: str) -> None:
+    """pass_on is about data: what durability rests on costs the disk."""
+    world, client = pair(disk=PASS_ON)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.disks[0].fail_once.add(kind)
+    if kind == "flush":
+        assert wait(client, client.flush()) == [0]
+    else:
+        assert write(client, 8 << 20, b"x" * BLOCK) == 0  # its extent is cold: the activity log is written first
+    assert state(world.a) == "Connected Primary/Secondary Diskless/UpToDate"
