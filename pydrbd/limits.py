@@ -75,6 +75,10 @@ __all__ = [
     "RESYNC_READ_BYTES",
     "SECRET_BYTES_MAX",
     "STOP_TIMEOUT_S",
+    "TLS_CLOSE_TIMEOUT_S",
+    "TLS_NAMES_MAX",
+    "TLS_PIECE_BYTES",
+    "TLS_SHOWN_NAMES_MAX",
     "VERIFY_IN_FLIGHT_BLOCKS_MAX",
     "VERIFY_PEER_BLOCKS_MAX",
     "VERIFY_READS_MAX",
@@ -115,6 +119,16 @@ NBD_STATUS_EXTENTS_MAX: Final = 8192
 
 NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
 NBD_CONNECTIONS_MAX: Final = 256
+
+TLS_PIECE_BYTES: Final = 256 * KIB
+"""What is encrypted or decrypted at once, for each direction of a connection."""
+
+TLS_CLOSE_TIMEOUT_S: Final = 10.0
+"""How long a TLS connection that was closed here may take to send what is left, and a goodbye."""
+
+TLS_NAMES_MAX: Final = 256
+TLS_SHOWN_NAMES_MAX: Final = 8
+"""Names of a certificate that are logged."""
 
 AL_UPDATES_PER_TRANSACTION: Final = 64
 SECRET_BYTES_MAX: Final = 64

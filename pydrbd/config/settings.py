@@ -3,6 +3,10 @@
 [resource.r0]
 nbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809"]
 io = "auto"
+tls = "require"
+tls-certificate = "/etc/pydrbd/cert.pem"
+tls-key = "/etc/pydrbd/key.pem"
+tls-authority = "/etc/pydrbd/authority.pem"
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any, Final
 
 from pydrbd.config.values import did_you_mean
 from pydrbd.errors import ConfigError
-from pydrbd.limits import CONFIG_FILE_BYTES_MAX
+from pydrbd.limits import CONFIG_FILE_BYTES_MAX, TLS_NAMES_MAX
 
 __all__ = [
     "SETTINGS_FILE_NAME",
@@ -24,6 +28,7 @@ __all__ = [
     "Listen",
     "ResourceSettings",
     "Settings",
+    "TlsSettings",
     "load_settings",
     "parse_listen",
     "parse_settings",
@@ -34,10 +39,21 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "nbd": "A list of places where NBD clients may connect, as in unix:/run/r0.sock, tcp:127.0.0.1:10809 or"
         " tcp:[::1]:10809; they take the place of the socket in the run directory.",
+        "nbd-list": "true (default) or false: whether a client may have the exports listed; one whose name it knows it"
+        " can open in either case.",
+        "tls": "off (default); allow: an NBD client may ask for TLS; require: it must, except on a Unix socket, which"
+        " only its owner can open.",
+        "tls-certificate": "A PEM file with our certificate, and those between it and the authority.",
+        "tls-key": "A PEM file with its key, without a password.",
+        "tls-authority": "A PEM file with the authority's certificates: clients must then show a valid one of it."
+        " Without, TLS only hides what is said, and anybody may come in.",
+        "tls-clients": "A list of names: only clients whose certificate has one of them as its common name or as a DNS"
+        " name may come in. Needs tls-authority.",
         "io": "auto (default): direct where it can; direct (O_DIRECT); buffered (the page cache).",
     }
 )
 """What `[resource.NAME]` may hold, in words."""
+_TLS_MODES: Final = ("off", "allow", "require")
 _IO_MODES: Final = ("auto", "direct", "buffered")
 _UNIX_PATH_BYTES_MAX: Final = 107
 
@@ -57,11 +73,24 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """What `[resource.NAME]` says of TLS for NBD clients. Relative paths were made absolute."""
+
+    mode: str = "off"
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+    clients: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceSettings:
     """`[resource.NAME]`."""
 
     nbd: tuple[Listen, ...] = ()
     io: str = "auto"
+    nbd_list: bool = True
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +153,34 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
         guess = did_you_mean(str(io), _IO_MODES)
         raise _error(file, f"{key}.io can't be {io!r} (but auto, direct or buffered){guess}")
     parsed = tuple(parse_listen(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
-    return ResourceSettings(parsed, io)
+    may_list = table.get("nbd-list", True)
+    if not isinstance(may_list, bool):
+        raise _error(file, f"{key}.nbd-list can't be {may_list!r} (but true or false)")
+    return ResourceSettings(parsed, io, may_list, _read_tls(key, table, file))
+
+
+def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
+    mode = table.get("tls", "off")
+    if mode not in _TLS_MODES:
+        raise _error(file, f"{key}.tls can't be {mode!r} (but off, allow or require)")
+    paths: dict[str, str] = {}
+    for name in ("certificate", "key", "authority"):
+        path = table.get(f"tls-{name}", "")
+        if not isinstance(path, str) or "\0" in path:
+            raise _error(file, f"{key}.tls-{name} must be the path of a file")
+        paths[name] = str(Path(file).parent / path) if path else ""
+        if mode != "off" and not path and name != "authority":
+            raise _error(file, f"{key}.tls is {mode}: it needs tls-{name}")
+    clients = table.get("tls-clients", [])
+    if not isinstance(clients, list) or not all(isinstance(name, str) and name for name in clients):
+        raise _error(file, f"{key}.tls-clients must be a list of names")
+    if len(clients) > TLS_NAMES_MAX:
+        raise _error(file, f"{key}.tls-clients has more than {TLS_NAMES_MAX} names")
+    if clients and not paths["authority"]:
+        raise _error(file, f"{key}.tls-clients needs tls-authority, which says whose word names are")
+    if "tls-clients" in table and not clients:
+        raise _error(file, f"{key}.tls-clients is empty: nobody could come in")
+    return TlsSettings(str(mode), paths["certificate"], paths["key"], paths["authority"], tuple(clients))
 
 
 def parse_listen(entry: object, key: str, file: str) -> Listen:

@@ -137,6 +137,10 @@ def _settings(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
     if before.nbd != after.nbd:
         shown = [", ".join(map(str, places)) or "the usual socket" for places in (before.nbd, after.nbd)]
         yield Difference(f"pydrbd.toml: nbd {shown[0]} -> {shown[1]}", When.RESTART)
+    if before.nbd_list != after.nbd_list:
+        yield Difference(f"pydrbd.toml: nbd-list {before.nbd_list} -> {after.nbd_list}".lower(), When.RESTART)
+    if before.tls != after.tls:
+        yield Difference(f"pydrbd.toml: tls {before.tls.mode} -> {after.tls.mode}, or its files", When.RESTART)
 
 
 async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[str, Any]:

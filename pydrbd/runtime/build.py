@@ -19,13 +19,16 @@ from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
 from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
+from pydrbd.runtime.nbd_handshake import Admission
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
+from pydrbd.runtime.tls import TlsFiles, TlsIdentity
 from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
+from pydrbd.wire.nbd_negotiation import Policy, TlsMode
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
-__all__ = ["Blueprint", "DiskPlace", "blueprint", "disk_place", "handler_commands", "settle"]
+__all__ = ["Blueprint", "DiskPlace", "admission", "blueprint", "disk_place", "handler_commands", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,15 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
         {volume.vnr: place for volume in me.volumes.values() if (place := disk_place(volume)) is not None},
         settings,
     )
+
+
+def admission(settings: ResourceSettings) -> Admission:
+    """How NBD clients get in. Raises ConfigError if a certificate can't be used."""
+    tls, mode = settings.tls, TlsMode(settings.tls.mode)
+    identity = None
+    if mode is not TlsMode.OFF:
+        identity = TlsIdentity(TlsFiles(tls.certificate, tls.key, tls.authority), tls.clients)
+    return Admission(Policy(mode, settings.nbd_list), identity)
 
 
 def handler_commands(resource: Resource) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One NBD connection: the handshake, then batches of requests in and replies out.
+"""One NBD connection: the handshake (runtime.nbd_handshake), then batches of requests in and replies out.
 
 One wake-up of the reader is one recv, one split, and as many batches of at most 64 as it takes, each submitted at
 once: a lone request never waits for company. Replies leave through runtime.nbd_sender.
@@ -25,14 +25,14 @@ from pydrbd.limits import LANE_REPLY_BYTES, NBD_DISCONNECT_TIMEOUT_S, NBD_IN_FLI
 from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.engine import Engine, ReplyPart, Session
+from pydrbd.runtime.nbd_handshake import Admission, ClientGone, Handshake
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.units import KIB
 from pydrbd.wire.nbd import REQUEST_SIZE_BYTES, Command, ExportInfo
-from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened
+from pydrbd.wire.nbd_negotiation import Opened
 
 __all__ = ["NbdConnection", "NbdStatistics"]
 
-_HANDSHAKE_READ_BYTES: Final = 64 * KIB
 _REQUEST_COST_BYTES: Final = 4 * KIB
 """What a request counts beyond its payload, so that those without payload are bounded too."""
 
@@ -63,17 +63,16 @@ class NbdStatistics:
         return self.requests / self.wakeups if self.wakeups else 0.0
 
 
-class _ClientGone(Exception):
-    """The socket failed or ended. Not an OSError, so that an engine's failure is never taken for a client's."""
-
-
 class NbdConnection:
-    """One accepted, non-blocking socket (the caller closes it); a session sees it as engine.Client."""
+    """One accepted, non-blocking socket, closed at the end of `run`; a session sees it as engine.Client."""
 
-    def __init__(self, sock: socket.socket, peer: str, engine: Engine, statistics: NbdStatistics) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, engine: Engine, statistics: NbdStatistics, admission: Admission
+    ) -> None:
         self._socket = sock
         self._peer = peer
         self._statistics = statistics
+        self._admission = admission
         self._opener = _Opener(engine, self)
         self._sender = ReplySender(sock, self._on_progress, self._on_lost)
         self._scope = trio.CancelScope()
@@ -86,14 +85,17 @@ class NbdConnection:
         self._lane_replies: bytearray | None = None  # the memory for a lane's replies, once there was one
         self._costs: dict[Batch, int] = {}  # of the batches in flight
         self._in_flight_bytes = 0
-        self._failure: ClientProtocolError | _ClientGone | None = None
+        self._failure: ClientProtocolError | ClientGone | None = None
         self._progress: trio.Event | None = None  # exists while the reader waits for replies to be made or sent
 
-    async def run(self, handshake_timeout_s: float) -> None:
-        """From the greeting to the end of the connection. Raises only what is our own fault."""
+    async def run(self, nursery: trio.Nursery) -> None:
+        """From the greeting to the end of the connection. Raises only what is our own fault.
+
+        With TLS, a task in `nursery` encrypts: it ends after this, when it has sent what is left.
+        """
         try:
             with self._scope:
-                opened = await self._negotiate(handshake_timeout_s)
+                opened = await self._negotiate(nursery)
                 if opened is not None:
                     _log.info("NBD client %s opened %s", self._peer, opened.info.name)
                     await self._transmit(opened)
@@ -102,13 +104,21 @@ class NbdConnection:
         except ClientProtocolError as error:
             self._statistics.failed += 1
             _log.warning("NBD client %s: %s; its connection is dropped", self._peer, error)
-        except _ClientGone as gone:
+        except ClientGone as gone:
             _log.info("NBD client %s is gone: %s", self._peer, gone)
         finally:
             self._closed = True
             self._sender.close()
             if self._opener.session is not None:
                 self._opener.session.close()
+            self._socket.close()
+
+    async def _negotiate(self, nursery: trio.Nursery) -> Opened | None:
+        handshake = Handshake(self._socket, self._peer, self._opener, self._admission)
+        try:
+            return await handshake.run(nursery)
+        finally:
+            self._socket = self._sender.socket = handshake.socket
 
     # --- what the session calls: engine.Client ----------------------------------------------------------------------
 
@@ -184,60 +194,10 @@ class NbdConnection:
         self._sender.close()
         self._scope.cancel()
 
-    # --- handshake --------------------------------------------------------------------------------------------------
-
-    async def _negotiate(self, timeout_s: float) -> Opened | None:
-        """The open export, or None if the client left in good order. Raises ClientProtocolError, _ClientGone."""
-        negotiation = Negotiation(self._opener)
-        try:
-            with trio.move_on_after(timeout_s):
-                return await self._exchange(negotiation)
-        except _ClientGone as gone:
-            if negotiation.spoke:
-                raise
-            # A monitor that connects and goes, without a word, is no news.
-            _log.debug("NBD client %s only looked in: %s", self._peer, gone)
-            return None
-        raise ClientProtocolError(f"the handshake was not finished within {timeout_s:g} s")
-
-    async def _exchange(self, negotiation: Negotiation) -> Opened | None:
-        await self._send_all(negotiation.take_outgoing())
-        while True:
-            data = await self._receive_some()
-            if not data:
-                raise _ClientGone("it closed the connection in the handshake")
-            try:
-                outcome = negotiation.receive(data)
-            finally:
-                await self._send_all(negotiation.take_outgoing())
-            if isinstance(outcome, Opened):
-                return outcome
-            if isinstance(outcome, Aborted):
-                return None
-
-    async def _receive_some(self) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(_HANDSHAKE_READ_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise _ClientGone(error.strerror) from error
-
-    async def _send_all(self, data: bytes) -> None:
-        while data:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
-            except OSError as error:
-                raise _ClientGone(error.strerror) from error
-
     # --- transmission -----------------------------------------------------------------------------------------------
 
     async def _transmit(self, opened: Opened) -> None:
-        """Until the client is gone. Raises ClientProtocolError, _ClientGone."""
+        """Until the client is gone. Raises ClientProtocolError, ClientGone."""
         assert self._opener.session is not None
         self._structured = opened.structured
         self._opener.session.contexts = opened.contexts
@@ -246,7 +206,7 @@ class NbdConnection:
             try:
                 self._receive.append(opened.unread)
                 await self._read_requests(self._opener.session)
-            except (ClientProtocolError, _ClientGone) as error:
+            except (ClientProtocolError, ClientGone) as error:
                 self._failure = error  # raised outside, because the nursery would wrap it
             nursery.cancel_scope.cancel()
 
@@ -275,10 +235,10 @@ class NbdConnection:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise _ClientGone(error.strerror) from error
+                raise ClientGone(error.strerror) from error
             if not count_bytes:
                 where = "in the middle of a request" if receive.start != receive.end else "without DISC"
-                raise _ClientGone(f"it closed the connection {where}")
+                raise ClientGone(f"it closed the connection {where}")
             receive.end += count_bytes
             self._statistics.wakeups += 1
             self._statistics.received_bytes += count_bytes

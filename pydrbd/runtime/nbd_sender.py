@@ -23,12 +23,12 @@ _GATHER_PARTS_MAX: Final = 1024  # Linux: UIO_MAXIOV
 class ReplySender:
     """The sending half of a non-blocking socket; `on_progress` when its queue got shorter, `on_lost` at the end."""
 
-    __slots__ = ("_lost", "_on_lost", "_on_progress", "_queue", "_socket", "_work", "queued_bytes")
+    __slots__ = ("_lost", "_on_lost", "_on_progress", "_queue", "_work", "queued_bytes", "socket")
 
     def __init__(
         self, sock: socket.socket, on_progress: Callable[[], None], on_lost: Callable[[OSError], None]
     ) -> None:
-        self._socket = sock
+        self.socket = sock
         self._on_progress = on_progress
         self._on_lost = on_lost
         self._lost = False
@@ -66,7 +66,7 @@ class ReplySender:
         """The writer task: empties the queue whenever the socket takes more. Ends by cancellation."""
         while True:
             while self._queue:
-                await trio.lowlevel.wait_writable(self._socket)
+                await trio.lowlevel.wait_writable(self.socket)
                 self._drop_sent(self._gather(list(islice(self._queue, _GATHER_PARTS_MAX))))
             self._work = trio.Event()
             await self._work.wait()
@@ -75,7 +75,7 @@ class ReplySender:
     def _gather(self, parts: Sequence[ReplyPart]) -> int:
         """One sendmsg: how many bytes the socket took."""
         try:
-            return self._socket.sendmsg(parts)
+            return self.socket.sendmsg(parts)
         except BlockingIOError:
             return 0
         except OSError as error:

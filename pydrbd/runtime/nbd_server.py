@@ -19,15 +19,18 @@ from typing import Final
 import trio
 
 from pydrbd.errors import BusyError, UsageError
-from pydrbd.limits import NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_TIMEOUT_S
+from pydrbd.limits import NBD_CONNECTIONS_MAX, TLS_CLOSE_TIMEOUT_S
 from pydrbd.runtime.engine import Engine
 from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
+from pydrbd.runtime.nbd_handshake import Admission
+from pydrbd.wire.nbd_negotiation import TlsMode
 
 __all__ = ["NbdServer"]
 
 _UNIX_PATH_BYTES_MAX: Final = 107  # sun_path without its closing NUL
 _BACKLOG: Final = 128
 _ACCEPT_RETRY_S: Final = 0.1
+_USUAL: Final = Admission()
 # What accept(2) may answer for a connection that died in the backlog, or for want of descriptors or memory.
 _ACCEPT_PASSING: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
 _ACCEPT_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -43,11 +46,11 @@ class NbdServer:
         engine: Engine,
         *,
         connections_max: int = NBD_CONNECTIONS_MAX,
-        handshake_timeout_s: float = NBD_HANDSHAKE_TIMEOUT_S,
+        admission: Admission = _USUAL,
     ) -> None:
         self._engine = engine
         self._connections_max = connections_max
-        self._handshake_timeout_s = handshake_timeout_s
+        self._admission = admission
         self._listeners: list[socket.socket] = []
         self._unix_paths: list[tuple[Path, int]] = []  # with their inode numbers
         self._statistics = NbdStatistics()
@@ -156,14 +159,26 @@ class NbdServer:
 
     async def _serve_one(self, sock: socket.socket, peer: str) -> None:
         try:
-            with sock:
+            async with trio.open_nursery() as nursery:
                 sock.setblocking(False)
-                if sock.family != socket.AF_UNIX:
+                admission = self._admission
+                if sock.family == socket.AF_UNIX:
+                    admission = _for_unix_socket(admission)
+                else:
                     _set_tcp_options(sock)
-                connection = NbdConnection(sock, peer, self._engine, self._statistics)
-                await connection.run(self._handshake_timeout_s)
+                connection = NbdConnection(sock, peer, self._engine, self._statistics, admission)
+                await connection.run(nursery)
+                # A client that does not read what is left is not waited for.
+                nursery.cancel_scope.deadline = trio.current_time() + TLS_CLOSE_TIMEOUT_S
         finally:
             self._statistics.connections -= 1
+
+
+def _for_unix_socket(admission: Admission) -> Admission:
+    """Nobody can listen in on a Unix socket, and only its user can open it: there TLS is never a must."""
+    if admission.policy.tls is not TlsMode.REQUIRE:
+        return admission
+    return dataclasses.replace(admission, policy=dataclasses.replace(admission.policy, tls=TlsMode.ALLOW))
 
 
 def _set_tcp_options(sock: socket.socket) -> None:

@@ -31,7 +31,7 @@ from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.metadata.opening import KnownSize
 from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.block_open import IoMode
-from pydrbd.runtime.build import Blueprint, DiskPlace, blueprint
+from pydrbd.runtime.build import Blueprint, DiskPlace, admission, blueprint
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
 from pydrbd.runtime.fence_priority import FencePriority
@@ -67,7 +67,7 @@ class Service:
         self.helpers = HelperRunner(plan, self.node, str(run_dir), self._ended)
         self.lane: Lane = Lane(self)
         self.exports = Exports(self)
-        self.nbd = NbdServer(self.exports)
+        self.nbd = NbdServer(self.exports, admission=admission(plan.settings))
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")
         self.watchers = Watchers(self.control.look)
         self.disks: dict[int, VolumeDisk] = {}
@@ -292,7 +292,8 @@ class Service:
             else:
                 host, port = self.nbd.listen_tcp(place.host, place.port)
                 shown = f"[{host}]" if ":" in host else host
-                self.nbd_uris.append(f"nbd://{shown}:{port}/{name}")
+                scheme = "nbds" if self.plan.settings.tls.mode == "require" else "nbd"
+                self.nbd_uris.append(f"{scheme}://{shown}:{port}/{name}")
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None, *, bare: bool = False) -> None:
         """Run until a signal or a `stop` command; everything is closed in good order then.

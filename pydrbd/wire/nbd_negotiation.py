@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from struct import Struct
 from typing import Final, Protocol
 
@@ -40,7 +41,7 @@ from pydrbd.wire.nbd_option_data import (
     decode_name,
 )
 
-__all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome"]
+__all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome", "Policy", "StartTls", "TlsMode"]
 
 _GREETING: Final = Struct(">QQH")
 _CLIENT_FLAGS: Final = Struct(">I")
@@ -89,15 +90,42 @@ class Aborted:
     """The client said ABORT and has its acknowledgement."""
 
 
-Outcome = Opened | Aborted
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The client was told to begin TLS: go on with `encrypted` and the bytes that come through it."""
+
+
+Outcome = Opened | Aborted | StartTls
+
+
+class TlsMode(Enum):
+    """What a listening socket thinks of TLS, in the words of pydrbd.toml."""
+
+    OFF = "off"
+    ALLOW = "allow"
+    REQUIRE = "require"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a handshake may do."""
+
+    tls: TlsMode = TlsMode.OFF
+    may_list: bool = True
+    """Whether LIST shows the exports; otherwise a client must know the name."""
+
+
+_USUAL: Final = Policy()
 
 
 class Negotiation:
     """One connection's handshake. `receive` bytes until it returns an outcome or raises; send `take_outgoing`."""
 
-    def __init__(self, source: ExportSource) -> None:
+    def __init__(self, source: ExportSource, policy: Policy = _USUAL) -> None:
         flags = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
         self._source = source
+        self._policy = policy
+        self._is_encrypted = False
         self._outgoing = bytearray(_GREETING.pack(NbdMagic.INIT, NbdMagic.OPTION, flags))
         self._incoming = bytearray()
         self._client_flags: ClientFlag | None = None
@@ -119,6 +147,12 @@ class Negotiation:
     def spoke(self) -> bool:
         """Whether the client has said anything at all: one that connects and goes is a health check."""
         return bool(self._incoming) or self._client_flags is not None
+
+    def encrypted(self) -> None:
+        """TLS has begun: what was agreed on in the clear counts no more, and the handshake goes on."""
+        assert isinstance(self._outcome, StartTls), "the client did not ask for TLS"
+        self._outcome, self._is_encrypted = None, True
+        self._structured, self._chosen = False, None
 
     def receive(self, data: bytes | bytearray | memoryview) -> Outcome | None:
         """Take bytes from the client; the outcome when there is one. Raises ClientProtocolError, then every time."""
@@ -195,7 +229,12 @@ class Negotiation:
         return True
 
     def _on_option(self, option: int, data: bytes) -> None:
+        closed = self._policy.tls is TlsMode.REQUIRE and not self._is_encrypted
         try:
+            if closed and option == Option.EXPORT_NAME:
+                raise ClientProtocolError("EXPORT_NAME without TLS, which is required")
+            if closed and option not in (Option.ABORT, Option.STARTTLS):
+                raise OptionRefused(ReplyType.ERR_TLS_REQD, "this server requires TLS")
             if option == Option.EXPORT_NAME:
                 self._on_export_name(data)
             elif option == Option.ABORT:
@@ -205,6 +244,8 @@ class Negotiation:
                 self._on_list(data)
             elif option in (Option.INFO, Option.GO):
                 self._on_info_or_go(option, data)
+            elif option == Option.STARTTLS:
+                self._on_starttls(data)
             elif option == Option.STRUCTURED_REPLY:
                 self._on_structured_reply(data)
             elif option in (Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT):
@@ -229,9 +270,22 @@ class Negotiation:
             self._outgoing += _NAME_ZEROES
         self._open_transmission(info, name)
 
+    def _on_starttls(self, data: bytes) -> None:
+        if self._policy.tls is TlsMode.OFF:
+            raise OptionRefused(ReplyType.ERR_UNSUP, "TLS is not offered here")
+        if data or self._is_encrypted:
+            raise OptionRefused(ReplyType.ERR_INVALID, "STARTTLS takes no data, and comes once")
+        if self._incoming:
+            # Somebody between us and the client could have put them there, to be taken for encrypted ones.
+            raise ClientProtocolError(f"{len(self._incoming)} bytes in the clear behind STARTTLS")
+        self._reply(Option.STARTTLS, ReplyType.ACK)
+        self._outcome = StartTls()
+
     def _on_list(self, data: bytes) -> None:
         if data:
             raise OptionRefused(ReplyType.ERR_INVALID, "LIST takes no data")
+        if not self._policy.may_list:
+            raise OptionRefused(ReplyType.ERR_POLICY, "the exports are not listed here: name the one that you want")
         for export in self._source.exports():
             name = export.name.encode()
             self._reply(Option.LIST, ReplyType.SERVER, _U32.pack(len(name)) + name + export.description.encode())

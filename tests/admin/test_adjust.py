@@ -105,6 +105,16 @@ def test_what_takes_a_restart_changes_nothing(running):
     assert expected in running("adjust", "-d", "r0").out
 
 
+def test_who_may_come_in_over_nbd_takes_a_restart(running):
+    """TLS and the closed list: each is said, none of it is taken over."""
+    running.config.with_name("pydrbd.toml").write_text(
+        '[resource.r0]\nnbd-list = false\ntls = "allow"\ntls-certificate = "c"\ntls-key = "k"\n'
+    )
+    said = running("adjust", "r0").err
+    assert "nbd-list true -> false" in said
+    assert "tls off -> allow, or its files" in said
+
+
 def test_a_broken_configuration_changes_nothing(running):
     """The place of the mistake, as for any other command."""
     running.config.write_text("nonsense")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.config import Listen, ResourceSettings, Settings, load_settings
-from pydrbd.config.settings import parse_settings
+from pydrbd.config.settings import TlsSettings, parse_settings
 from pydrbd.errors import ConfigError
 
 
@@ -28,9 +28,29 @@ def test_a_resource_has_listening_addresses_and_an_io_mode(tmp_path):
     assert settings.resource("a b") == settings.resource("r1") == ResourceSettings()
 
 
+def test_tls_has_files_and_names(tmp_path):
+    """Paths are those beside the file, unless they are whole; off is the default, whatever files are named."""
+    (tmp_path / "pydrbd.toml").write_text(
+        '[resource.r0]\ntls = "require"\ntls-certificate = "c.pem"\ntls-key = "/k.pem"\ntls-authority = "ca.pem"\n'
+        'tls-clients = ["a", "b"]\nnbd-list = false\n[resource.r1]\ntls-key = "k"\n'
+    )
+    settings = load_settings(tmp_path / "drbd.conf")
+    tls = TlsSettings("require", str(tmp_path / "c.pem"), "/k.pem", str(tmp_path / "ca.pem"), ("a", "b"))
+    assert settings.resource("r0") == ResourceSettings(nbd_list=False, tls=tls)
+    assert settings.resource("r1").tls.mode == "off"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("resource.r0.tls = 'on'", "resource.r0.tls can't be 'on' (but off, allow or require)"),
+        ("resource.r0.tls = 'allow'", "resource.r0.tls is allow: it needs tls-certificate"),
+        ("resource.r0 = {tls = 'require', tls-certificate = 'c'}", "resource.r0.tls is require: it needs tls-key"),
+        ("resource.r0.tls-key = 1", "resource.r0.tls-key must be the path of a file"),
+        ("resource.r0.tls-clients = ['']", "resource.r0.tls-clients must be a list of names"),
+        ("resource.r0.tls-clients = ['a']", "resource.r0.tls-clients needs tls-authority"),
+        ("resource.r0 = {tls-authority = 'a', tls-clients = []}", "resource.r0.tls-clients is empty"),
+        ("resource.r0.nbd-list = 0", "resource.r0.nbd-list can't be 0 (but true or false)"),
         ("resourc = 1", "unknown key 'resourc'; did you mean 'resource'?"),
         ("resource = 1", "resource must be a table"),
         ("resource.r0 = 1", "resource.r0 must be a table"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 import trio
 
 from pydrbd.core.states import ConnState, DiskState
-from pydrbd.errors import BusyError
+from pydrbd.errors import BusyError, ConfigError
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, Layout
 from pydrbd.metadata.superblock import MdFlag, Superblock
@@ -22,7 +23,10 @@ from pydrbd.runtime.build import blueprint
 from pydrbd.runtime.service import Service
 from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.framing import encode_packet
+from pydrbd.wire.nbd import Option, ReplyType
 from pydrbd.wire.packets import Features, Packet
+from tests.certificates import Authority
+from tests.nbd.raw_client import FIXED, RawClient, info_request, option
 from tests.runtime.test_link import dial
 from tests.runtime.test_rendezvous import free_ports
 
@@ -265,3 +269,31 @@ async def test_two_volumes_share_a_meta_data_device_with_indexes(short_tmp: Path
     path.write_text(f"resource r0 {{\n{volumes}{hosts}}}\n")
     async with running(path, short_tmp) as service:
         assert [volume.state.disk for volume in service.node.volumes.values()] == [DiskState.Inconsistent] * 2
+
+
+async def test_tls_of_the_settings_file_is_required_of_clients_on_the_network(short_tmp: Path) -> None:
+    """Its address says so; a client in the clear is told; one with a certificate hears what the export has to say."""
+    config = make_pair(short_tmp)
+    files = Authority().save(short_tmp / "pki", "127.0.0.1", side="server")
+    (port,) = free_ports(1)
+    settings = short_tmp / "pydrbd.toml"
+    settings.write_text(
+        f'[resource.r0]\nnbd = ["tcp:127.0.0.1:{port}"]\ntls = "require"\ntls-certificate = "pki/server-cert.pem"\n'
+        'tls-key = "pki/server-key.pem"\n'
+    )
+    async with running(config, short_tmp) as service:
+        assert service.nbd_uris == [f"nbds://127.0.0.1:{port}/r0"]
+        client = RawClient(await trio.open_tcp_stream("127.0.0.1", port))
+        assert len(await client.receive(18)) == 18
+        await client.send(FIXED + option(Option.INFO, info_request(b"r0")))
+        assert (await client.option_reply())[1] == ReplyType.ERR_TLS_REQD
+        await client.send(option(Option.STARTTLS))
+        assert (await client.option_reply())[1] == ReplyType.ACK
+        trust = ssl.create_default_context(cafile=files / "ca-cert.pem")
+        inside = RawClient(trio.SSLStream(client.stream, trust, server_hostname="127.0.0.1"))
+        await inside.send(option(Option.INFO, info_request(b"r0")))
+        assert (await inside.option_reply())[1] == ReplyType.ERR_POLICY  # it is Secondary
+        await inside.close()
+    (files / "server-key.pem").unlink()
+    with pytest.raises(ConfigError, match=r"can't read .*server-key.pem"):
+        Service(blueprint(config, "r0", "a"), short_tmp)

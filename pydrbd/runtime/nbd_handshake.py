@@ -1,0 +1,111 @@
+"""The handshake of one NBD connection: wire.nbd_negotiation on a socket, in time, and in TLS if the client asks for it.
+
+TLS lies in front of everything else: what follows STARTTLS goes through a socket pair to the task that encrypts
+(runtime.tls), and is spoken as before.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from pydrbd.errors import ClientProtocolError
+from pydrbd.limits import NBD_HANDSHAKE_TIMEOUT_S
+from pydrbd.runtime.tls import TlsFailed, TlsIdentity, accept_tls
+from pydrbd.units import KIB
+from pydrbd.wire.nbd_negotiation import ExportSource, Negotiation, Opened, Policy, StartTls, TlsMode
+
+__all__ = ["Admission", "ClientGone", "Handshake"]
+
+_READ_BYTES: Final = 64 * KIB
+_log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The socket failed or ended. Not an OSError, so that an engine's failure is never taken for a client's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """How clients of one listening socket get in."""
+
+    policy: Policy = field(default_factory=Policy)
+    identity: TlsIdentity | None = None
+    """What TLS shows to clients and asks of them; there unless TLS is off."""
+    timeout_s: float = NBD_HANDSHAKE_TIMEOUT_S
+    """How long a client may take for the whole handshake."""
+
+    def __post_init__(self) -> None:
+        assert self.policy.tls is TlsMode.OFF or self.identity is not None, "TLS needs a certificate"
+
+
+class Handshake:
+    """One handshake. `socket` is the one that the connection goes on with: another one after STARTTLS."""
+
+    def __init__(self, sock: socket.socket, peer: str, source: ExportSource, admission: Admission) -> None:
+        self.socket = sock
+        self._peer = peer
+        self._admission = admission
+        self._negotiation = Negotiation(source, admission.policy)
+
+    async def run(self, nursery: trio.Nursery) -> Opened | None:
+        """The open export, or None if the client left in good order. Raises ClientProtocolError, ClientGone."""
+        timeout_s = self._admission.timeout_s
+        try:
+            with trio.move_on_after(timeout_s):
+                return await self._exchange(nursery)
+        except ClientGone as gone:
+            if self._negotiation.spoke:
+                raise
+            # A monitor that connects and goes, without a word, is no news.
+            _log.debug("NBD client %s only looked in: %s", self._peer, gone)
+            return None
+        raise ClientProtocolError(f"the handshake was not finished within {timeout_s:g} s")
+
+    async def _exchange(self, nursery: trio.Nursery) -> Opened | None:
+        negotiation = self._negotiation
+        await self._send_all(negotiation.take_outgoing())
+        while True:
+            data = await self._receive_some()
+            if not data:
+                raise ClientGone("it closed the connection in the handshake")
+            try:
+                outcome = negotiation.receive(data)
+            finally:
+                await self._send_all(negotiation.take_outgoing())
+            if isinstance(outcome, StartTls):
+                await self._encrypt(nursery)
+            elif outcome is not None:
+                return outcome if isinstance(outcome, Opened) else None
+
+    async def _encrypt(self, nursery: trio.Nursery) -> None:
+        assert self._admission.identity is not None, "TLS was offered"
+        try:
+            self.socket, names = await accept_tls(self.socket, self._admission.identity, nursery)
+        except TlsFailed as failed:
+            raise ClientProtocolError(str(failed)) from failed
+        self._negotiation.encrypted()
+        _log.info("NBD client %s speaks TLS%s", self._peer, f" as {', '.join(names)}" if names else "")
+
+    async def _receive_some(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                return self.socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ClientGone(error.strerror) from error
+
+    async def _send_all(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[self.socket.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.socket)
+            except OSError as error:
+                raise ClientGone(error.strerror) from error
