@@ -5,6 +5,7 @@
     unknown command or flag              EINVAL
     not whole sectors                    EINVAL (the export announces a minimum block of 512)
     length 0                             success, nothing done; EINVAL for BLOCK_STATUS
+    FAST_ZERO where our disk would write     ENOTSUP, at once
     I/O frozen (WIRE 5.5)                held until it thaws
 """
 
@@ -29,13 +30,14 @@ __all__ = ["Clients"]
 
 _EINVAL = int(nbd.NbdError.EINVAL)
 _ENOSPC = int(nbd.NbdError.ENOSPC)
+_ENOTSUP = int(nbd.NbdError.ENOTSUP)
 _ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
 _KNOWN_FLAGS = {
     nbd.Command.READ: nbd.CommandFlag.FUA | nbd.CommandFlag.DF,
     nbd.Command.WRITE: nbd.CommandFlag.FUA,
     nbd.Command.FLUSH: nbd.CommandFlag.FUA,
     nbd.Command.TRIM: nbd.CommandFlag.FUA,
-    nbd.Command.WRITE_ZEROES: nbd.CommandFlag.FUA | nbd.CommandFlag.NO_HOLE,
+    nbd.Command.WRITE_ZEROES: nbd.CommandFlag.FUA | nbd.CommandFlag.NO_HOLE | nbd.CommandFlag.FAST_ZERO,
     nbd.Command.CACHE: nbd.CommandFlag.FUA,
     nbd.Command.BLOCK_STATUS: nbd.CommandFlag.FUA | nbd.CommandFlag.REQ_ONE,
 }
@@ -115,6 +117,8 @@ class Clients:
                 node.block_status.submit(volume, session, batch, index)
             elif command == nbd.Command.CACHE:
                 self._read_ahead(volume, session, batch, index)
+            elif batch.records[index].flags & nbd.CommandFlag.FAST_ZERO and not _zeroes_fast(volume, batch, index):
+                self.reply(volume, session, batch, 1 << index, _ENOTSUP)
             else:
                 self._advance(_LongRequest(volume, session, batch, index), 0)
 
@@ -191,6 +195,12 @@ class Clients:
             return
         parts: list[Part] = [native.nbd_replies(batch, mask, error)]
         self._node.out.put(Reply(session, batch, mask, parts, volume.vnr, speaks=not error))
+
+
+def _zeroes_fast(volume: Volume, batch: Batch, index: int) -> bool:
+    """Whether our disk zeroes without writing. The peer's may have to write: nothing on the wire tells."""
+    keeps_space = batch.records[index].flags & nbd.CommandFlag.NO_HOLE  # fewer disks can do that fast: none counts
+    return volume.disk is not None and volume.disk.zeroes_fast and not keeps_space
 
 
 class _Piece:

@@ -97,6 +97,7 @@ class DiskEvents:
             found.crashed_primary,
             planned,
             degraded=found.degraded,
+            zeroes_fast=event.zeroes_fast,
         )
 
     def _forget_full_sync(self, volume: Volume, disk: LocalDisk) -> None:

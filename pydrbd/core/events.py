@@ -104,6 +104,8 @@ class DiskOpened:
     bitmap: Bitmap
     capacity_sectors: int
     applied_extents: int = 0
+    zeroes_fast: bool = False
+    """The disk can zero a range without writing it."""
 
 
 @dataclass(slots=True, eq=False)

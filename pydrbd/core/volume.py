@@ -65,6 +65,8 @@ class LocalDisk:
     """The activity log may cover what is not durable otherwise: this node has been Primary since it attached."""
     degraded: bool = False
     """It was last in use by a Primary that was alone."""
+    zeroes_fast: bool = False
+    """It can zero a range without writing it."""
 
 
 @dataclass(slots=True)

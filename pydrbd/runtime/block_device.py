@@ -127,6 +127,7 @@ class FileDevice:
         # A hole's edges inside of a block must take the same lock as other writes to that block: write_at does.
         unit_bytes = self.logical_block_bytes if self.is_block_device or self.is_direct else 1
         self._zeroer = block_zero.Zeroer(self._fd, unit_bytes, granularity_bytes, self.write_at)
+        self.zeroes_fast = self._zeroer.is_fast()
         self._flush_lock = threading.Lock()
         self._flushes_started = 0
         self._flushes_finished = 0

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,18 @@ class Zeroer:
         if self._zero(offset_bytes, length, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE):
             return True
         return self._granularity_bytes > 0 and self._discard_device(offset_bytes, length)
+
+    def is_fast(self) -> bool:
+        """Whether `discard` does without writing: asked behind the end of the file, where nothing can be lost."""
+        if stat.S_ISBLK(os.fstat(self._fd).st_mode):
+            return self._granularity_bytes > 0 or _queue_number(self._fd, "write_zeroes_max_bytes") > 0
+        try:
+            self._fallocate(
+                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, os.fstat(self._fd).st_size, ZEROES_CHUNK_BYTES
+            )
+        except OSError:
+            return False
+        return True
 
     def write_zeroes(self, offset_bytes: int, length: int, *, may_unmap: bool) -> None:
         """Zero the range, by the cheapest means; raises OSError."""
@@ -110,12 +123,17 @@ class Zeroer:
 
 def discard_granularity_bytes(fd: int) -> int:
     """In which units a block device can forget data; 0 if it can't, or does not say."""
+    return _queue_number(fd, "discard_granularity")
+
+
+def _queue_number(fd: int, name: str) -> int:
+    """What the kernel says of a block device's queue; 0 if it does not say."""
     device = os.fstat(fd).st_rdev
     home = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     # A partition has no queue of its own: its disk's is one folder up.
     for queue in (home / "queue", home.resolve().parent / "queue"):
         try:
-            return int((queue / "discard_granularity").read_text())
+            return int((queue / name).read_text())
         except (OSError, ValueError):
             continue
     return 0

@@ -48,6 +48,7 @@ class Exports:
             description=f"pydrbd resource {self._service.plan.resource.name} volume {volume.vnr}",
             block_minimum=_BLOCK_BYTES,
             can_cache=True,
+            can_fast_zero=True,
             can_multi_conn=True,
             contexts=CONTEXTS,
         )

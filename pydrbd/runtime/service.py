@@ -208,6 +208,7 @@ class Service:
                 opened.bitmap,
                 opened.capacity_sectors,
                 len(opened.applied.marked_extents),
+                data.zeroes_fast,
             )
         )
 

@@ -124,6 +124,7 @@ class TransmissionFlag(IntFlag):
     SEND_DF = 1 << 7
     CAN_MULTI_CONN = 1 << 8
     SEND_CACHE = 1 << 10
+    SEND_FAST_ZERO = 1 << 11
 
 
 class Command(IntEnum):
@@ -210,6 +211,7 @@ class ExportInfo:
     can_fua: bool = True
     can_trim: bool = True
     can_zero: bool = True
+    can_fast_zero: bool = False
     can_cache: bool = False
     can_multi_conn: bool = False
     contexts: tuple[str, ...] = ()
@@ -242,6 +244,8 @@ class ExportInfo:
             flags |= TransmissionFlag.SEND_TRIM
         if self.can_zero:
             flags |= TransmissionFlag.SEND_WRITE_ZEROES
+            if self.can_fast_zero:
+                flags |= TransmissionFlag.SEND_FAST_ZERO
         return flags
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pydrbd import native
 from pydrbd.core.handshake import NetOptions
+from pydrbd.wire.nbd import Command, CommandFlag, NbdError
 from pydrbd.wire.packet_numbers import WireProtocol
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, AtReply, order, pair, read, sent, state, wait, write
@@ -225,3 +226,20 @@ def test_no_request_is_longer_than_the_peer_wants(max_bio_bytes: int, longest: i
         lengths = sent(world.a, packet) + sent(world.b, packet)
         assert lengths and max(lengths) <= longest
         assert max(lengths) == longest or packet in (Packet.P_RS_DATA_REQUEST, Packet.P_RS_DATA_REPLY)
+
+
+def test_fast_zeroes_are_refused_at_once_where_the_disk_would_write_them() -> None:
+    """ENOTSUP and nothing changed; done where the disk can, unless the space is to be kept, too."""
+    world, client = pair()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    fast = int(CommandFlag.FAST_ZERO)
+    (cookie,) = client.submit((Command.WRITE_ZEROES, fast, 0, bytes(BLOCK)))
+    assert wait(client, cookie) == [int(NbdError.ENOTSUP)]
+    assert read(client, 0, BLOCK) == b"x" * BLOCK and not sent(world.a, Packet.P_ZEROES)
+    assert world.a.volume.disk is not None
+    world.a.volume.disk.zeroes_fast = True
+    (cookie,) = client.submit((Command.WRITE_ZEROES, fast | CommandFlag.NO_HOLE, 0, bytes(BLOCK)))
+    assert wait(client, cookie) == [int(NbdError.ENOTSUP)]
+    (cookie,) = client.submit((Command.WRITE_ZEROES, fast, 0, bytes(BLOCK)))
+    assert wait(client, cookie) == [0]
+    assert read(client, 0, BLOCK) == bytes(BLOCK) and world.copies_equal()

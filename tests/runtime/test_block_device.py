@@ -408,3 +408,17 @@ def test_holes_are_told_from_data(tmp_path: Path) -> None:
         assert device.read_at(4 * MIB - 1, 2) == b"\0x"
     finally:
         device.close()
+
+
+def test_a_disk_says_whether_it_zeroes_without_writing(device: FileDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked behind its end: nothing of it is changed, its size neither."""
+    expected = content(device)
+    device.zeroes_fast = device._zeroer.is_fast()
+    assert_same(content(device), expected)
+    assert device.zeroes_fast == device.discard(8192, 4096)
+
+    def refuse(*_words: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(type(device._zeroer), "_fallocate", refuse)
+    assert not device._zeroer.is_fast()
