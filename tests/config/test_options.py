@@ -180,3 +180,9 @@ def test_an_option_with_effect_for_one_value_only_is_reported_with_others():
             text = f"resource r {{ {option.section} {{ {option.name} {other}; }} }}"
             (notice,) = parse_config(text).notices
             assert notice.message == f"option '{option.name} {other}' has no effect in pydrbd yet"
+
+
+def test_what_has_no_effect_that_anybody_could_see_is_taken_silently():
+    """Without a notice: on current kernels they change nothing, or pydrbd never does what they would turn off."""
+    text = "resource r { net { unplug-watermark 64; tcp-cork no; } disk { disable-write-same yes; } }"
+    assert parse_config(text).notices == ()

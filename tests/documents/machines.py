@@ -1,0 +1,96 @@
+"""Two machines on this one, alpha and beta: each has a name, files and a network of its own, and a wire between them.
+
+They are namespaces: nothing of the real machine's network, /etc, /run, /srv or /var/lib is changed. Root is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["Machine", "Machines"]
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 60.0
+ADDRESSES = {"alpha": "10.77.0.11", "beta": "10.77.0.12"}
+_OWN = ("/etc", "/run", "/srv", "/var/lib")
+
+
+class Machine:
+    """One of them: a process that does nothing but keep its namespaces."""
+
+    def __init__(self, name: str, directory: Path, processes) -> None:
+        self.name = name
+        self._directory = directory
+        for place in _OWN:
+            (directory / place.strip("/").replace("/", "-")).mkdir(parents=True)
+        shutil.copytree("/etc", directory / "etc", symlinks=True, dirs_exist_ok=True, ignore=_unreadable)
+        (directory / "bin").mkdir()
+        command = directory / "bin" / "pydrbd"
+        command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pydrbd "$@"\n')
+        command.chmod(0o755)
+        mounts = [f"mount --bind {directory}/{place.strip('/').replace('/', '-')} {place}" for place in _OWN]
+        # /etc last: until then it says who may do what.
+        script = " && ".join([*mounts[1:], mounts[0], f"hostname {name}", "ip link set lo up", "echo ready"])
+        self._process = processes.start(
+            ["unshare", "--mount", "--uts", "--net", "sh", "-ec", f"{script}; exec sleep infinity"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout.readline() == "ready\n"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def path(self) -> str:
+        """Where its commands are."""
+        return f"{self._directory}/bin:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+    def run(self, script: str, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
+        """Carry out a script, as root of this machine."""
+        inside = ["nsenter", "--target", str(self.pid), "--mount", "--uts", "--net"]
+        return subprocess.run(
+            [*inside, "bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=limit_s,
+            cwd="/", env={"PATH": self.path, "HOME": "/root", **_mark()},
+        )  # fmt: skip
+
+    def write(self, path: str, text: str) -> None:
+        """A file; its directories are made."""
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--mount", "sh", "-ec", 'mkdir -p "${0%/*}"; cat >"$0"', path],
+            input=text, text=True, timeout=LIMIT_S,
+        )  # fmt: skip
+        assert done.returncode == 0
+
+
+class Machines:
+    """Both, and the wire."""
+
+    def __init__(self, directory: Path, processes) -> None:
+        self.by_name = {name: Machine(name, directory / name, processes) for name in ADDRESSES}
+        alpha, beta = self.by_name.values()
+        wire = f"ip link add eth0 type veth peer name eth0 netns {beta.pid}"
+        assert alpha.run(wire).returncode == 0
+        for name, machine in self.by_name.items():
+            done = machine.run(f"ip address add {ADDRESSES[name]}/24 dev eth0 nodad; ip link set eth0 up")
+            assert done.returncode == 0, done.stderr
+
+    def stop(self) -> None:
+        """End what runs on them."""
+        for machine in self.by_name.values():
+            machine.run("pydrbd down --force all || true")
+
+
+def _mark() -> dict[str, str]:
+    from tests.conftest import MARK
+
+    return {MARK: os.environ[MARK]} if MARK in os.environ else {}
+
+
+def _unreadable(directory: str, names: list[str]) -> list[str]:
+    paths = [Path(directory) / name for name in names]
+    return [path.name for path in paths if not path.is_symlink() and not os.access(path, os.R_OK)]
