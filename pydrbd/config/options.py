@@ -185,7 +185,7 @@ _DISK: Final = (
     _number("disk", "c-fill-target", 0, 100, 1048576, Unit.SECTORS),
     _number("disk", "c-max-rate", 250, 102400, 4194304, Unit.KIB_PER_SECOND),
     _number("disk", "c-min-rate", 0, 250, 4194304, Unit.KIB_PER_SECOND),
-    _number("disk", "disk-timeout", 0, 0, 6000, Unit.DECISECONDS),
+    _number("disk", "disk-timeout", 0, 0, 6000, Unit.DECISECONDS, effective=True),
     _enum(
         "disk",
         "read-balancing",

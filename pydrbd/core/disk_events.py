@@ -174,11 +174,15 @@ class DiskEvents:
             self._pass_on(volume, text)
             return
         node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
-        if volume.options.on_io_error == "call-local-io-error":
-            node.helpers.run("local-io-error", volume)
+        self.run_handler(volume)
         peer_is_good = volume.state.pdsk == DiskState.UpToDate
         node.change(volume, disk=DiskState.Failed)
         self.finish_detach(volume, distrust=peer_is_good)
+
+    def run_handler(self, volume: Volume) -> None:
+        """The disk is being given up: whoever wants to be called is."""
+        if volume.options.on_io_error == "call-local-io-error":
+            self._node.helpers.run("local-io-error", volume)
 
     def _pass_on(self, volume: Volume, text: str) -> None:
         """The disk stays, and whoever asked gets the error, unless the peer's good disk stands in.
@@ -228,12 +232,17 @@ class DiskEvents:
             if volume.closes_by is not None and self._node.now >= volume.closes_by:
                 self._close(volume)
 
-    def finish_detach(self, volume: Volume, *, distrust: bool = False) -> None:
-        """Failed becomes Diskless; what is under way on the disk ends with errors by itself."""
+    def finish_detach(self, volume: Volume, *, distrust: bool = False, urgent: bool = False) -> None:
+        """Failed becomes Diskless; what is under way on the disk ends with errors by itself.
+
+        `urgent`: the disk hangs, and so may what is being persisted on it.
+        """
         node = self._node
         if volume.disk is not None:
             if distrust:
                 self._close_as_bad(volume, volume.disk)
+            elif urgent:
+                node.out.put_urgent(DetachDisk(volume.vnr))
             else:
                 node.out.put(DetachDisk(volume.vnr))
             theirs = volume.peer.uuids

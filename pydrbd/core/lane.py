@@ -83,6 +83,7 @@ class Lanes:
             and node.header_format == 100
             and volume.peer.request_bytes_max == DRBD_IO_BYTES_MAX
             and volume.disk is not None
+            and not volume.options.disk_timeout_s  # a lane that waits for the disk can't look at the clock
             and not volume.frozen
         )
         return volume if steady else None

@@ -24,6 +24,7 @@ from pydrbd.core.csums import Csums
 from pydrbd.core.data_packets import block_parts, out_of_sync_parts
 from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
+from pydrbd.core.disk_timeout import DiskTimeout
 from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Persist, Reply, Send, Socket, Stage
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.events import (
@@ -125,7 +126,7 @@ class Node:
         self.verify = Verify(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)
-        self.disks = DiskEvents(self)
+        self.disks, self.disk_timeout = DiskEvents(self), DiskTimeout(self)
         self.packets, self.lanes = PacketsIn(self), Lanes(self)
         self.apv = 80
         self.header_format = 80
@@ -167,7 +168,9 @@ class Node:
         self._handlers[type(event)](event)
         if self.log.barrier_due and self._barrier_deadline is None:
             self._barrier_deadline = now + BARRIER_IDLE_S
-        return self.out.take()
+        effects = self.out.take()
+        self.disk_timeout.watch(effects)
+        return effects
 
     def next_deadline(self) -> float | None:
         """When to come back with a Tick; None: not before something happens."""
@@ -176,13 +179,15 @@ class Node:
             self.peer_writes.next_deadline(),
             self.links.ko_deadline(),
             self.disks.next_deadline(),
+            self.disk_timeout.next_deadline(),
         )
         return min((deadline for deadline in candidates if deadline is not None), default=None)
 
     def _on_done(self, event: Done) -> None:
         then = getattr(event.effect, "then", None)
         assert then is not None, f"{type(event.effect).__name__} has no end"
-        then(event.failed, event.errno)
+        if self.disk_timeout.listens(event.effect):
+            then(event.failed, event.errno)
 
     def _on_tick(self, _event: Tick) -> None:
         if self._barrier_deadline is not None and self.now >= self._barrier_deadline:
@@ -192,6 +197,7 @@ class Node:
         self.peer_writes.flush_due(self.now)
         self.links.check_ko()
         self.disks.close_overdue()
+        self.disk_timeout.check()
 
     # --- what the parts share: states ---
 

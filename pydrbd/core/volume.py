@@ -44,6 +44,7 @@ class VolumeOptions:
     on_io_error: str = "detach"
     fencing: Fencing = Fencing.DONT_CARE
     read_balancing: str = "prefer-local"
+    disk_timeout_s: float = 0.0
     max_bio_bytes: int = 1 << 20
     resync_rate_kib_s: int = 250
     controller: ResyncController = _CONTROLLER

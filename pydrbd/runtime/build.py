@@ -150,6 +150,7 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
         al_updates=disk.al_updates,
         on_io_error=disk.on_io_error,
         read_balancing=disk.read_balancing,
+        disk_timeout_s=disk.disk_timeout_ds / 10,
         fencing=Fencing[disk.fencing.upper().replace("-", "_")],
         resync_rate_kib_s=disk.resync_rate_kib_s,
         controller=ResyncController(

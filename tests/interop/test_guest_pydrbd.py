@@ -9,6 +9,7 @@ from tests.interop.pair import AL_IS_APPLIED, DISK_BYTES, PEER_IS_GONE, QUICK, P
 from tests.lab import mapped
 from tests.lab.guest_pydrbd import GuestPydrbdNode
 from tests.lab.mapped import MappedDisk
+from tests.lab.nodes import Refused
 
 pytestmark = pytest.mark.interop
 
@@ -76,3 +77,29 @@ def test_a_peer_whose_disk_hangs_is_left_by_ko_count(guests, hanging, seed):
     pair.write(pair.first, seed + 2, 10)
     hanging.resume()
     pair.assert_same()
+
+
+def test_a_disk_that_hangs_is_given_up_by_disk_timeout(guests, hanging, seed):
+    """The Primary's own: its writes are done by the peer's copy after that time, and the disk catches up later."""
+    pair = guests
+    pair.allow("disk-timeout", "Local IO failed", "I/O error", "but my Disk seems to have failed", *AL_IS_APPLIED)
+    pair.start(net=PATIENT_WITH_PINGS, disk="disk-timeout 30;")
+    pair.sync()
+    pair.switch()
+    pair.write(pair.first, seed, 10)
+    hanging.suspend()
+    pair.write(pair.first, seed + 1, 5)
+    given_up = ("Failed", "Diskless")  # a kernel's is Failed while the system has not let go of it
+    pair.wait_for(lambda: pair.second.states().peer_disk in given_up, "the disk to be given up")
+    assert pair.second.states().conn == "Connected"
+    hanging.resume()
+    pair.wait_for(lambda: attached(pair.first), "the disk to be let go of, and attached")
+    pair.assert_same()
+
+
+def attached(node) -> bool:
+    try:
+        node.order("attach")
+    except Refused:
+        return False
+    return True
