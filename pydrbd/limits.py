@@ -53,6 +53,7 @@ __all__ = [
     "LAZY_FLUSH_S",
     "LINK_LINGER_S",
     "LINK_RETRY_S",
+    "LINK_TLS_HANDSHAKES_MAX",
     "LOG_FILE_BYTES_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
@@ -127,6 +128,9 @@ TLS_CLOSE_TIMEOUT_S: Final = 10.0
 """How long a TLS connection that was closed here may take to send what is left, and a goodbye."""
 
 TLS_NAMES_MAX: Final = 256
+LINK_TLS_HANDSHAKES_MAX: Final = 8
+"""TLS handshakes of those who say that they are the peer, at once; others wait in the kernel's backlog."""
+
 TLS_SHOWN_NAMES_MAX: Final = 8
 """Names of a certificate that are logged."""
 

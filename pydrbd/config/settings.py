@@ -49,6 +49,9 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         " Without, TLS only hides what is said, and anybody may come in.",
         "tls-clients": "A list of names: only clients whose certificate has one of them as its common name or as a DNS"
         " name may come in. Needs tls-authority.",
+        "link-tls": "off (default), or require: the two nodes speak TLS with each other, both with a certificate of"
+        " tls-authority. A kernel can't; both nodes must say the same.",
+        "link-tls-peer": "The name that the peer's certificate must have; without, the one behind on in the .res file.",
         "io": "auto (default): direct where it can; direct (O_DIRECT); buffered (the page cache).",
     }
 )
@@ -74,13 +77,15 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """What `[resource.NAME]` says of TLS for NBD clients. Relative paths were made absolute."""
+    """What `[resource.NAME]` says of TLS, for NBD clients and between the nodes. Relative paths were made absolute."""
 
     mode: str = "off"
     certificate: str = ""
     key: str = ""
     authority: str = ""
     clients: tuple[str, ...] = ()
+    link: bool = False
+    link_peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,9 @@ def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
     mode = table.get("tls", "off")
     if mode not in _TLS_MODES:
         raise _error(file, f"{key}.tls can't be {mode!r} (but off, allow or require)")
+    link = table.get("link-tls", "off")
+    if link not in ("off", "require"):
+        raise _error(file, f"{key}.link-tls can't be {link!r} (but off or require)")
     paths: dict[str, str] = {}
     for name in ("certificate", "key", "authority"):
         path = table.get(f"tls-{name}", "")
@@ -171,6 +179,8 @@ def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
         paths[name] = str(Path(file).parent / path) if path else ""
         if mode != "off" and not path and name != "authority":
             raise _error(file, f"{key}.tls is {mode}: it needs tls-{name}")
+        if link != "off" and not path:
+            raise _error(file, f"{key}.link-tls is {link}: it needs tls-{name}")
     clients = table.get("tls-clients", [])
     if not isinstance(clients, list) or not all(isinstance(name, str) and name for name in clients):
         raise _error(file, f"{key}.tls-clients must be a list of names")
@@ -180,7 +190,11 @@ def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
         raise _error(file, f"{key}.tls-clients needs tls-authority, which says whose word names are")
     if "tls-clients" in table and not clients:
         raise _error(file, f"{key}.tls-clients is empty: nobody could come in")
-    return TlsSettings(str(mode), paths["certificate"], paths["key"], paths["authority"], tuple(clients))
+    peer = table.get("link-tls-peer", "")
+    if not isinstance(peer, str):
+        raise _error(file, f"{key}.link-tls-peer must be a name")
+    files = (paths["certificate"], paths["key"], paths["authority"])
+    return TlsSettings(str(mode), *files, tuple(clients), link == "require", peer)
 
 
 def parse_listen(entry: object, key: str, file: str) -> Listen:

@@ -140,7 +140,8 @@ def _settings(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
     if before.nbd_list != after.nbd_list:
         yield Difference(f"pydrbd.toml: nbd-list {before.nbd_list} -> {after.nbd_list}".lower(), When.RESTART)
     if before.tls != after.tls:
-        yield Difference(f"pydrbd.toml: tls {before.tls.mode} -> {after.tls.mode}, or its files", When.RESTART)
+        words = f"pydrbd.toml: tls {before.tls.mode} -> {after.tls.mode}, its files, or link-tls"
+        yield Difference(words, When.RESTART)
 
 
 async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[str, Any]:

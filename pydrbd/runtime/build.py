@@ -19,6 +19,7 @@ from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
 from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
+from pydrbd.runtime.link_tls import LinkTls
 from pydrbd.runtime.nbd_handshake import Admission
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
 from pydrbd.runtime.tls import TlsFiles, TlsIdentity
@@ -112,6 +113,7 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
             (peer.address.host, peer.address.port),
             net.sndbuf_size_bytes,
             net.rcvbuf_size_bytes,
+            _link_tls(settings, peer.name),
         ),
         LinkTimes(
             connect_int_s=float(net.connect_int_s),
@@ -132,6 +134,13 @@ def admission(settings: ResourceSettings) -> Admission:
     if mode is not TlsMode.OFF:
         identity = TlsIdentity(TlsFiles(tls.certificate, tls.key, tls.authority), tls.clients)
     return Admission(Policy(mode, settings.nbd_list), identity)
+
+
+def _link_tls(settings: ResourceSettings, peer_name: str) -> LinkTls | None:
+    tls = settings.tls
+    if not tls.link:
+        return None
+    return LinkTls(TlsFiles(tls.certificate, tls.key, tls.authority), tls.link_peer or peer_name)
 
 
 def handler_commands(resource: Resource) -> dict[str, str]:

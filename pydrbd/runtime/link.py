@@ -23,7 +23,7 @@ from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received, Silence
 from pydrbd.core.node import Node
 from pydrbd.core.states import ConnState
-from pydrbd.errors import BusyError, PeerProtocolError
+from pydrbd.errors import BusyError, ConfigError, PeerProtocolError
 from pydrbd.limits import (
     BATCH_RECORDS_MAX,
     DRBD_PAYLOAD_BYTES_MAX,
@@ -187,19 +187,22 @@ class Link:
             while not self._wanted.is_set():  # closed again before we woke up?
                 await self._wanted.wait()
             with trio.CancelScope() as self._scope:
-                try:
-                    pair = await meet(self._endpoints, self._times, self._rng)
-                except BusyError as error:
-                    if str(error) != missed:
-                        missed = str(error)
-                        _log.error("%s; it is tried again every %g s", error, self._times.connect_int_s)
-                    await trio.sleep(self._times.connect_int_s)
-                    continue
-                missed = ""
-                self._wanted = trio.Event()
-                self._scope = None
                 began = trio.current_time()
-                await self._serve(pair)
+                async with trio.open_nursery() as pumps:
+                    try:
+                        pair = await meet(self._endpoints, self._times, self._rng, pumps)
+                    except (BusyError, ConfigError) as error:
+                        if str(error) != missed:
+                            missed = str(error)
+                            _log.error("%s; it is tried again every %g s", error, self._times.connect_int_s)
+                        await trio.sleep(self._times.connect_int_s)
+                        continue
+                    missed = ""
+                    self._wanted = trio.Event()
+                    self._scope = None
+                    began = trio.current_time()
+                    await self._serve(pair)
+                    pumps.cancel_scope.deadline = trio.current_time() + LINK_LINGER_S
                 if not self._wanted.is_set():
                     continue
                 if trio.current_time() - began < LINK_RETRY_S:

@@ -18,6 +18,7 @@ from typing import Final
 import trio
 
 from pydrbd.errors import BusyError, PeerProtocolError, PortForbidden, PydrbdError
+from pydrbd.runtime.link_tls import LinkTls, PlainDoor, TlsDoor
 from pydrbd.wire.framing import PacketReader, encode_packet
 from pydrbd.wire.packet_numbers import SocketKind
 from pydrbd.wire.packets import Packet
@@ -54,6 +55,7 @@ class Endpoints:
     peer: tuple[str, int]
     send_buffer_bytes: int = 0
     receive_buffer_bytes: int = 0
+    tls: LinkTls | None = None
 
     def size_buffers(self, sock: socket.socket | trio.socket.SocketType) -> None:
         """Before it is connected, or TCP can't announce a large window; what it accepts inherits it."""
@@ -124,7 +126,12 @@ def bind(endpoints: Endpoints) -> socket.socket:
 
 
 def try_address(endpoints: Endpoints, *, must_be_ours: bool) -> None:
-    """Whether we can listen there. Raises BusyError, PortForbidden; NotOurAddress unless it may come later."""
+    """Whether we can listen there. Raises BusyError, PortForbidden; NotOurAddress unless it may come later.
+
+    ConfigError, too: for TLS files that can't be used.
+    """
+    if endpoints.tls is not None:
+        endpoints.tls.identity()
     try:
         bind(endpoints).close()
     except NotOurAddress as error:
@@ -133,14 +140,17 @@ def try_address(endpoints: Endpoints, *, must_be_ours: bool) -> None:
         _log.warning("%s", error)
 
 
-async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> SocketPair:
-    """Run the loop until both sockets stand and have been quiet for a moment. Raises BusyError."""
+async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random, pumps: trio.Nursery) -> SocketPair:
+    """Run the loop until both sockets stand and have been quiet for a moment. Raises BusyError, ConfigError.
+
+    With TLS, tasks in `pumps` encrypt until the sockets are closed.
+    """
     data, meta = _Slot(), _Slot()
     resolve_conflicts = False
-    listener = trio.socket.from_stdlib_socket(bind(endpoints))
+    door = _open_door(endpoints, times, pumps)
     try:
         while True:
-            opened = await _connect(endpoints, times)
+            opened = await _connect(endpoints, times, door)
             if opened is not None:
                 if data.sock is None:
                     data.put(opened, opened=True)
@@ -154,7 +164,7 @@ async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> So
             if await _established(data, meta, times):
                 break
             while True:
-                kind, accepted = await _accept(listener, times, rng)
+                kind, accepted = await _accept(door, times, rng)
                 if accepted is None and kind is None:
                     break
                 _forget_dead(data, meta)
@@ -177,16 +187,22 @@ async def meet(endpoints: Endpoints, times: LinkTimes, rng: random.Random) -> So
         assert data.sock is not None and meta.sock is not None
         pair = SocketPair(data.sock, meta.sock, resolve_conflicts)
         data.sock = meta.sock = None
-        for sock in (pair.data, pair.meta):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return pair
     finally:
         data.drop()
         meta.drop()
-        listener.close()
+        door.close()
 
 
-async def _connect(endpoints: Endpoints, times: LinkTimes) -> trio.socket.SocketType | None:
+def _open_door(endpoints: Endpoints, times: LinkTimes, pumps: trio.Nursery) -> PlainDoor:
+    identity = endpoints.tls.identity() if endpoints.tls is not None else None
+    listener = trio.socket.from_stdlib_socket(bind(endpoints))
+    if identity is None:
+        return PlainDoor(listener)
+    return TlsDoor(listener, identity, pumps, times.connect_int_s)
+
+
+async def _connect(endpoints: Endpoints, times: LinkTimes, door: PlainDoor) -> trio.socket.SocketType | None:
     """One try to connect from our address; being refused is no error."""
     sock = trio.socket.socket(endpoints.family, socket.SOCK_STREAM)
     try:
@@ -195,7 +211,7 @@ async def _connect(endpoints: Endpoints, times: LinkTimes) -> trio.socket.Socket
             await sock.bind((endpoints.local[0], 0))
             await sock.connect(endpoints.peer)
             if sock.getsockname() != sock.getpeername():  # TCP can connect a port to itself
-                return sock
+                return await door.connected(sock)
     except OSError:
         pass
     except BaseException:
@@ -214,12 +230,12 @@ async def _announce(slot: _Slot, packet: Packet) -> None:
 
 
 async def _accept(
-    listener: trio.socket.SocketType, times: LinkTimes, rng: random.Random
+    door: PlainDoor, times: LinkTimes, rng: random.Random
 ) -> tuple[int | None, trio.socket.SocketType | None]:
     """Wait for a connection and its first packet: (packet, socket), (0, None) for a useless one, (None, None)."""
     patience_s = times.connect_int_s * (1 + rng.choice((-_JITTER, _JITTER)))
     with trio.move_on_after(patience_s):
-        sock, address = await listener.accept()
+        sock, address = await door.accept()
         try:
             kind = await _first_packet(sock, 4 * times.ping_timeout_s)
         except PeerProtocolError as error:

@@ -128,24 +128,25 @@ def _reason(error: BaseException) -> str:
 
 
 async def accept_tls(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery
+    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, half_close: bool = False
 ) -> tuple[socket.socket, list[str]]:
     """Shake hands as the server: the socket to go on with, and the client's names. Raises TlsFailed.
 
-    `sock` is taken over, whatever comes of it. A task in `nursery` encrypts until the new socket is closed.
+    `sock` is taken over, whatever comes of it. A task in `nursery` encrypts until the new socket is closed. With
+    `half_close`, the end of what we say is no end of what we hear; the other side must know this, too.
     """
-    return await _begin(sock, identity, nursery, server_side=True)
+    return await _begin(sock, identity, nursery, server_side=True, half_close=half_close)
 
 
 async def connect_tls(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery
+    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, half_close: bool = False
 ) -> tuple[socket.socket, list[str]]:
     """Likewise as the client."""
-    return await _begin(sock, identity, nursery, server_side=False)
+    return await _begin(sock, identity, nursery, server_side=False, half_close=half_close)
 
 
 async def _begin(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, server_side: bool
+    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, server_side: bool, half_close: bool
 ) -> tuple[socket.socket, list[str]]:
     plain = trio.socket.from_stdlib_socket(socket.socket(fileno=sock.detach()))
     outside = trio.SSLStream(
@@ -162,11 +163,11 @@ async def _begin(
         raise
     inside, given = socket.socketpair()
     given.setblocking(False)
-    nursery.start_soon(_pump, outside, trio.SocketStream(trio.socket.from_stdlib_socket(inside)))
+    nursery.start_soon(_pump, outside, trio.SocketStream(trio.socket.from_stdlib_socket(inside)), half_close)
     return given, names
 
 
-async def _pump(outside: trio.SSLStream[trio.SocketStream], inside: trio.SocketStream) -> None:
+async def _pump(outside: trio.SSLStream[trio.SocketStream], inside: trio.SocketStream, half_close: bool) -> None:
     """Both directions, until the socket that was given away is closed, and what it had said is sent."""
     try:
         async with trio.open_nursery() as nursery:
@@ -174,6 +175,10 @@ async def _pump(outside: trio.SSLStream[trio.SocketStream], inside: trio.SocketS
             with contextlib.suppress(trio.BrokenResourceError):
                 while data := await inside.receive_some(TLS_PIECE_BYTES):
                     await outside.send_all(data)
+                if half_close:
+                    await outside.transport_stream.send_eof()
+                    nursery.cancel_scope.deadline = trio.current_time() + TLS_CLOSE_TIMEOUT_S
+                    return  # when the other side has ended, too
                 with trio.move_on_after(TLS_CLOSE_TIMEOUT_S):
                     await outside.aclose()  # says goodbye
             nursery.cancel_scope.cancel()

@@ -112,7 +112,7 @@ def test_who_may_come_in_over_nbd_takes_a_restart(running):
     )
     said = running("adjust", "r0").err
     assert "nbd-list true -> false" in said
-    assert "tls off -> allow, or its files" in said
+    assert "tls off -> allow, its files" in said
 
 
 def test_a_broken_configuration_changes_nothing(running):

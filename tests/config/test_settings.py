@@ -50,6 +50,12 @@ def test_tls_has_files_and_names(tmp_path):
         ("resource.r0.tls-clients = ['']", "resource.r0.tls-clients must be a list of names"),
         ("resource.r0.tls-clients = ['a']", "resource.r0.tls-clients needs tls-authority"),
         ("resource.r0 = {tls-authority = 'a', tls-clients = []}", "resource.r0.tls-clients is empty"),
+        ("resource.r0.link-tls = 'allow'", "resource.r0.link-tls can't be 'allow' (but off or require)"),
+        (
+            "resource.r0 = {link-tls = 'require', tls-certificate = 'c', tls-key = 'k'}",
+            "resource.r0.link-tls is require: it needs tls-authority",
+        ),
+        ("resource.r0.link-tls-peer = 1", "resource.r0.link-tls-peer must be a name"),
         ("resource.r0.nbd-list = 0", "resource.r0.nbd-list can't be 0 (but true or false)"),
         ("resourc = 1", "unknown key 'resourc'; did you mean 'resource'?"),
         ("resource = 1", "resource must be a table"),

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from pydrbd.errors import BusyError
+from pydrbd.runtime.link_tls import LinkTls
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, bind, meet
 
 TIMES = LinkTimes(connect_int_s=0.5, ping_timeout_s=0.2, socket_check_timeout_s=0.05)
@@ -36,10 +37,10 @@ def endpoints() -> tuple[Endpoints, Endpoints]:
     return Endpoints(socket.AF_INET, a, b), Endpoints(socket.AF_INET, b, a)
 
 
-async def stand(where: Endpoints, rng: random.Random) -> SocketPair:
+async def stand(where: Endpoints, rng: random.Random, pumps: trio.Nursery) -> SocketPair:
     """A pair that carries bytes. As the link does it: one that the other side has dropped is tried again."""
     while True:
-        pair = await meet(where, TIMES, rng)
+        pair = await meet(where, TIMES, rng, pumps)
         with suppress(OSError), trio.move_on_after(SILENCE_S):
             for sock in (pair.data, pair.meta):
                 await sock.send(b"!")
@@ -48,13 +49,21 @@ async def stand(where: Endpoints, rng: random.Random) -> SocketPair:
         pair.close()
 
 
-async def meet_both(seed: int, head_start_s: float = 0.0) -> tuple[SocketPair, SocketPair]:
+@pytest.fixture
+def pumps(nursery: trio.Nursery) -> trio.Nursery:
+    """Where the tasks run that encrypt."""
+    return nursery
+
+
+async def meet_both(
+    seed: int, pumps: trio.Nursery, head_start_s: float = 0.0, tls: tuple[LinkTls | None, LinkTls | None] = (None, None)
+) -> tuple[SocketPair, SocketPair]:
     """Both nodes run the loop until each has its pair."""
-    ours, theirs = endpoints()
+    ours, theirs = (replace(where, tls=own) for where, own in zip(endpoints(), tls, strict=True))
     found: dict[str, SocketPair] = {}
 
     async def run(name: str, where: Endpoints) -> None:
-        found[name] = await stand(where, random.Random(f"{seed}/{name}"))
+        found[name] = await stand(where, random.Random(f"{seed}/{name}"), pumps)
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
@@ -71,9 +80,11 @@ async def carries(sender: trio.socket.SocketType, receiver: trio.socket.SocketTy
 
 
 @pytest.mark.parametrize("head_start_s", [0.0, 0.2])
-async def test_two_nodes_agree_on_their_sockets_and_on_who_resolves(seed: int, head_start_s: float) -> None:
+async def test_two_nodes_agree_on_their_sockets_and_on_who_resolves(
+    seed: int, head_start_s: float, nursery: trio.Nursery
+) -> None:
     """Data meets data, meta meets meta, and exactly one side accepted the meta socket."""
-    a, b = await meet_both(seed, head_start_s)
+    a, b = await meet_both(seed, nursery, head_start_s)
     try:
         assert a.resolve_conflicts is not b.resolve_conflicts
         assert await carries(a.data, b.data)
@@ -83,13 +94,13 @@ async def test_two_nodes_agree_on_their_sockets_and_on_who_resolves(seed: int, h
         b.close()
 
 
-async def test_strangers_at_the_port_do_not_keep_the_nodes_apart(seed: int) -> None:
+async def test_strangers_at_the_port_do_not_keep_the_nodes_apart(seed: int, pumps: trio.Nursery) -> None:
     """Garbage, an immediate close and a silent connection are dropped; the peer still gets in."""
     ours, theirs = endpoints()
     found: list[SocketPair] = []
 
     async def run(where: Endpoints) -> None:
-        found.append(await stand(where, random.Random(f"{seed}/{where is ours}")))
+        found.append(await stand(where, random.Random(f"{seed}/{where is ours}"), pumps))
 
     async def stranger(address: tuple[str, int], payload: bytes) -> None:
         async with await trio.open_tcp_stream(*address) as stream:
@@ -109,22 +120,22 @@ async def test_strangers_at_the_port_do_not_keep_the_nodes_apart(seed: int) -> N
         pair.close()
 
 
-async def test_a_busy_port_is_a_clear_error() -> None:
+async def test_a_busy_port_is_a_clear_error(nursery: trio.Nursery) -> None:
     """The message names the address and what to look for."""
     ours, _ = endpoints()
     first = bind(ours)
     try:
         with pytest.raises(BusyError, match=rf"127\.0\.0\.1 port {ours.local[1]}.*in use"):
-            await meet(ours, TIMES, random.Random(0))
+            await meet(ours, TIMES, random.Random(0), nursery)
     finally:
         first.close()
 
 
-async def test_an_address_of_another_machine_is_a_clear_error() -> None:
+async def test_an_address_of_another_machine_is_a_clear_error(nursery: trio.Nursery) -> None:
     """An address that is not ours can't be bound: said so, not retried for ever."""
     where = Endpoints(socket.AF_INET, ("192.0.2.1", 7788), ("127.0.0.1", 7789))
     with pytest.raises(BusyError, match="none of this machine's"):
-        await meet(where, TIMES, random.Random(0))
+        await meet(where, TIMES, random.Random(0), nursery)
 
 
 def test_the_buffers_of_sockets_are_as_configured() -> None:
