@@ -54,8 +54,8 @@ class Unit(Enum):
 class Option:
     """One option; `maximum` of a string is its longest length in bytes.
 
-    `effective`: pydrbd acts on it. `effective_value`: the only value of it that pydrbd acts on, the others have no
-    effect. `quiet`: an option about drbdadm or the kernel module, which pydrbd has no use for: nothing to report.
+    `effective`: pydrbd acts on it. `quiet`: an option about drbdadm or the kernel module, which pydrbd has no use for:
+    nothing to report.
     """
 
     section: str
@@ -67,7 +67,6 @@ class Option:
     unit: Unit = Unit.NONE
     choices: tuple[str, ...] = ()
     effective: bool = False
-    effective_value: bool | int | str | None = None
     quiet: bool = False
 
     @property
@@ -77,9 +76,9 @@ class Option:
 
 
 def _bool(
-    section: str, name: str, default: bool, effective: bool = False, only: bool | None = None, *, quiet: bool = False
+    section: str, name: str, default: bool, effective: bool = False, *, quiet: bool = False
 ) -> Option:
-    return Option(section, name, Kind.BOOL, default, effective=effective, effective_value=only, quiet=quiet)
+    return Option(section, name, Kind.BOOL, default, effective=effective, quiet=quiet)
 
 
 def _flag(section: str, name: str, *, effective: bool = False) -> Option:
@@ -112,7 +111,7 @@ _NET: Final = (
     Option("net", "protocol", Kind.ENUM, "C", choices=("A", "B", "C"), effective=True),
     _number("net", "timeout", 1, 60, 600, Unit.DECISECONDS, effective=True),
     _number("net", "max-epoch-size", 1, 2048, 20000, effective=True),
-    _number("net", "max-buffers", 32, 2048, 131072),
+    _number("net", "max-buffers", 32, 2048, 131072, effective=True),
     _number("net", "unplug-watermark", 1, 128, 131072, quiet=True),
     _number("net", "connect-int", 1, 10, 120, Unit.SECONDS, effective=True),
     _number("net", "ping-int", 1, 10, 120, Unit.SECONDS, effective=True),
@@ -170,10 +169,10 @@ _DISK: Final = (
     _number("disk", "max-bio-bvecs", 0, 0, 128, quiet=True),
     _enum("disk", "on-io-error", "detach", "pass_on", "call-local-io-error", effective=True),
     _enum("disk", "fencing", "dont-care", "resource-only", "resource-and-stonith", effective=True),
-    _bool("disk", "disk-barrier", False, effective=True, only=False),
-    _bool("disk", "disk-flushes", True, effective=True, only=True),
-    _bool("disk", "disk-drain", True, effective=True, only=True),
-    _bool("disk", "md-flushes", True, effective=True, only=True),
+    _bool("disk", "disk-barrier", False, effective=True),
+    _bool("disk", "disk-flushes", True, effective=True),
+    _bool("disk", "disk-drain", True, effective=True),
+    _bool("disk", "md-flushes", True, effective=True),
     _number("disk", "resync-rate", 1, 250, 4194304, Unit.KIB_PER_SECOND),
     _string("disk", "resync-after", 255),
     _number("disk", "al-extents", 67, 1237, 65534, effective=True),

@@ -145,12 +145,10 @@ def _notices_without_effect(settings: Iterable[Setting]) -> Iterable[Notice]:
     reported: set[tuple[str, str]] = set()
     for setting in settings:
         option = SECTIONS[setting.section][setting.name]
-        acts = option.effective and option.effective_value in (None, setting.value)
-        if acts or option.quiet or (option.section, option.name) in reported:
+        if option.effective or option.quiet or (option.section, option.name) in reported:
             continue
         reported.add((option.section, option.name))
-        value = f" {' '.join(setting.words)}" if option.effective else ""
-        yield Notice(f"option '{option.name}{value}' has no effect in pydrbd yet", setting.place)
+        yield Notice(f"option '{option.name}' has no effect in pydrbd yet", setting.place)
 
 
 def _notices_resync_after(settings: Iterable[Setting], known: set[str]) -> Iterable[Notice]:

@@ -210,7 +210,7 @@ class Changes:
             return
         if MdFlag.PRIMARY_IND in disk.superblock.flags & ~wanted.flags and not before:
             # From here on the activity log covers nothing any more: what it covered must be durable.
-            before = self.bitmap_stage(volume, flush_data=True) or (Stage(True, ()),)
+            before = self.bitmap_stage(volume, flush_data=True) or self.flush_stage(volume)
         disk.superblock = wanted
         disk.log_counts = disk.log_counts or MdFlag.PRIMARY_IND in wanted.flags
         stages = before
@@ -219,6 +219,7 @@ class Changes:
 
     def bitmap_stage(self, volume: Volume, *, flush_data: bool) -> tuple[Stage, ...]:
         """The changed bitmap pages as a stage; with `flush_data` the data that cleared bits rest on goes first."""
+        flush_data = flush_data and volume.options.disk_flushes
         disk = volume.disk
         assert disk is not None
         pages = disk.bitmap.take_dirty_pages()
@@ -227,6 +228,10 @@ class Changes:
         volume.counters.bm_writes += len(pages)
         base = disk.layout.bitmap_offset_bytes
         return (Stage(flush_data, tuple((base + index * len(page), page) for index, page in pages)),)
+
+    def flush_stage(self, volume: Volume) -> tuple[Stage, ...]:
+        """The data, durable, as a stage."""
+        return (Stage(True, ()),) if volume.options.disk_flushes else ()
 
     def write_bitmap(self, volume: Volume) -> None:
         """Put the changed bitmap pages behind a fence."""

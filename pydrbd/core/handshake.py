@@ -63,6 +63,8 @@ class NetOptions:
     ko_count: int = 7
     data_integrity_alg: str = ""
     in_flight_bytes_max: int = PROTOCOL_A_BYTES_MAX
+    max_buffers: int = 2048
+    """Pages of 4 KiB for what the peer may have under way here."""
 
 
 class Phase(Enum):

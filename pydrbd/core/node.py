@@ -379,7 +379,7 @@ class Node:
         assert disk is not None
         stages: tuple[Stage, ...] = ()
         if plan.evicted:
-            stages = self.changes.bitmap_stage(volume, flush_data=True) or (Stage(True, ()),)
+            stages = self.changes.bitmap_stage(volume, flush_data=True) or self.changes.flush_stage(volume)
         block = (disk.layout.al_offset_bytes + plan.ring_offset_bytes, plan.block)
         self.out.put(Persist(volume.vnr, (*stages, Stage(False, (block,))), then))
 

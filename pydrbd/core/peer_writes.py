@@ -4,9 +4,10 @@
                   each only if the write asks for it: its dp_flags count, not our protocol; P_RECV_ACK comes at once
     P_BARRIER  -> all writes of the epoch done -> flush -> P_BARRIER_ACK, in order
 
-A write's acknowledgement may rest on our volatile cache; the barrier's never does: it leaves after a flush that began
-when all of the epoch was written. A node of ours says in its barrier whether somebody waits for it; if not, we flush
-at leisure, one flush for many epochs. Anyone else's barrier is flushed at once, as the kernel does.
+A write's acknowledgement may rest on our volatile cache; the barrier's never does, unless `disk-flushes no` says that
+there is none: it leaves after a flush that began when all of the epoch was written. A node of ours says in its barrier
+whether somebody waits for it; if not, we flush at leisure, one flush for many epochs. Anyone else's barrier is flushed
+at once, as the kernel does.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class PeerWrites:
 
         Only while the disk is at work for it. Its range a write may get from something that is still to be read.
         """
-        return self.busy_bytes > 0 and self.busy_bytes + self.waiting_bytes >= PEER_BACKLOG_BYTES_MAX
+        most = min(self._node.net.max_buffers * BIT_SIZE_BYTES, PEER_BACKLOG_BYTES_MAX)
+        return self.busy_bytes > 0 and self.busy_bytes + self.waiting_bytes >= most
 
     @property
     def is_quiet(self) -> bool:
@@ -94,10 +96,13 @@ class PeerWrites:
         return not (self._flushing or self._hurried or self._gave_up or self.busy)
 
     def lane_epoch(self, volume: Volume) -> tuple[int, bool]:
-        """How many writes the open epoch has, and whether it is the only one, all of it on this volume's disk."""
+        """How many writes the open epoch has, and whether a lane may flush for it.
+
+        That is if it is the only one, and all of it on this volume's disk, which is flushed at all.
+        """
         epoch = self._epochs[-1]
         mine = all(vnr == volume.vnr and disk is volume.disk for vnr, disk in epoch.disks.items())
-        return epoch.received_count, mine and len(self._epochs) == 1
+        return epoch.received_count, mine and len(self._epochs) == 1 and volume.options.disk_flushes
 
     def forget_flushed(self) -> None:
         """A lane has flushed and confirmed the only epoch that there was."""
@@ -288,6 +293,7 @@ class PeerWrites:
         if any(volume.disk is None or volume.disk is not disks[volume.vnr] for volume in flushes):
             self._give_up("the disk with what was acknowledged is gone")
             return
+        flushes = [volume for volume in flushes if volume.options.disk_flushes]
         generation = self._generation
         self._flushing = max(1, len(flushes))
 

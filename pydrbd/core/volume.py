@@ -43,6 +43,8 @@ class VolumeOptions:
     al_updates: bool = True
     on_io_error: str = "detach"
     fencing: Fencing = Fencing.DONT_CARE
+    disk_flushes: bool = True
+    """What is on the disk may not survive a power failure before a flush; else nobody flushes but clients."""
     read_balancing: str = "prefer-local"
     disk_timeout_s: float = 0.0
     max_bio_bytes: int = 1 << 20

@@ -51,6 +51,7 @@ class Difference:
 
 
 _NET_AT_MEETING: Final = {*AT_MEETING, "sndbuf_size_bytes", "rcvbuf_size_bytes"}
+_DISK_AT_ATTACH: Final = ("discard-zeroes-if-aligned", "md-flushes")
 _SECRET: Final = "shared-secret"
 
 
@@ -112,7 +113,7 @@ def _volumes(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
         if before is None:
             continue
         for option, words in _options("disk", before.disk_options, after.disk_options):
-            late = option.attribute in AT_ATTACH or option.name == "discard-zeroes-if-aligned"
+            late = option.attribute in AT_ATTACH or option.name in _DISK_AT_ATTACH
             yield Difference(f"volume {vnr}: {words}", When.ATTACH if late else When.NOW)
         for name, was, now in (
             ("disk", before.disk, after.disk),

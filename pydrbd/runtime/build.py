@@ -43,6 +43,7 @@ class DiskPlace:
     index: int
     discard_zeroes_if_aligned: bool = True
     minor: int = 0
+    md_flushes: bool = True
 
     @property
     def md_bytes(self) -> range | None:
@@ -73,11 +74,12 @@ def disk_place(volume: VolumeConfig) -> DiskPlace | None:
     if volume.is_diskless or volume.meta_disk is None:
         return None
     meta = volume.meta_disk
-    zeroes = volume.disk_options.discard_zeroes_if_aligned
+    options = volume.disk_options
+    how = options.discard_zeroes_if_aligned, volume.minor, options.md_flushes
     if meta.is_internal:
-        return DiskPlace(volume.vnr, volume.disk, volume.disk, MetaKind.INTERNAL, 0, zeroes, volume.minor)
+        return DiskPlace(volume.vnr, volume.disk, volume.disk, MetaKind.INTERNAL, 0, *how)
     kind = MetaKind.FLEXIBLE if meta.index is None else MetaKind.INDEXED
-    return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, zeroes, volume.minor)
+    return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, *how)
 
 
 def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Blueprint:
@@ -158,6 +160,7 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
         al_extents=disk.al_extents,
         al_updates=disk.al_updates,
         on_io_error=disk.on_io_error,
+        disk_flushes=disk.disk_flushes,
         read_balancing=disk.read_balancing,
         disk_timeout_s=disk.disk_timeout_ds / 10,
         fencing=Fencing[disk.fencing.upper().replace("-", "_")],
@@ -190,6 +193,7 @@ def _net_options(resource: Resource, me: Host) -> NetOptions:
         ko_count=net.ko_count,
         data_integrity_alg=net.data_integrity_alg,
         in_flight_bytes_max=net.sndbuf_size_bytes or PROTOCOL_A_BYTES_MAX,
+        max_buffers=net.max_buffers,
     )
 
 

@@ -197,7 +197,7 @@ class Service:
             _log.info("%s: volume %d: %s", self.plan.resource.name, vnr, note)
         now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
         await self._remember_sizes(place, now)
-        disk = VolumeDisk(data, meta, self._ended)
+        disk = VolumeDisk(data, meta, self._ended, md_flushes=place.md_flushes)
         self.disks[vnr], self._places[vnr] = disk, place
         self._nursery.start_soon(disk.run)
         self.feed(

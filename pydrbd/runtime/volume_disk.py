@@ -72,14 +72,18 @@ def open_volume_disk(
 
 
 class VolumeDisk:
-    """Starts effects on the disks; persists run one after the other, each stage durable before the next."""
+    """Starts effects on the disks; persists run one after the other, each stage durable before the next.
 
-    def __init__(self, data: FileDevice, meta: FileDevice, on_end: OnEnd) -> None:
+    Without `md_flushes` a stage is only written: the disk's word is taken for it.
+    """
+
+    def __init__(self, data: FileDevice, meta: FileDevice, on_end: OnEnd, *, md_flushes: bool = True) -> None:
         self.device = data
         self._meta_device = meta
         self._data = Disk(data)
         self._meta = self._data if meta is data else Disk(meta)
         self._on_end = on_end
+        self._md_flushes = md_flushes
         self._persists: deque[fx.Persist] = deque()
         self._stages: deque[fx.Stage] = deque()
         self._persisting = False
@@ -217,7 +221,7 @@ class VolumeDisk:
         self._write_stage(stage, preflush=stage.flush_data)
 
     def _write_stage(self, stage: fx.Stage, *, preflush: bool) -> None:
-        op = MetaWrite(stage.writes, preflush=preflush, flush_after=bool(stage.writes))
+        op = MetaWrite(stage.writes, preflush=preflush, flush_after=self._md_flushes and bool(stage.writes))
 
         def written(op: DiskOp) -> None:
             if op.errno:

@@ -170,18 +170,6 @@ def test_an_option_without_effect_is_reported_once():
     ]
 
 
-def test_an_option_with_effect_for_one_value_only_is_reported_with_others():
-    """Where the table says so: two Primaries at a time, or a disk error that is passed on."""
-    for option in OPTIONS:
-        if option.effective_value is not None:
-            other = "yes" if option.effective_value is False else "no"
-            if option.choices:
-                other = next(choice for choice in option.choices if choice != option.effective_value)
-            text = f"resource r {{ {option.section} {{ {option.name} {other}; }} }}"
-            (notice,) = parse_config(text).notices
-            assert notice.message == f"option '{option.name} {other}' has no effect in pydrbd yet"
-
-
 def test_what_has_no_effect_that_anybody_could_see_is_taken_silently():
     """Without a notice: on current kernels they change nothing, or pydrbd never does what they would turn off."""
     text = "resource r { net { unplug-watermark 64; tcp-cork no; } disk { disable-write-same yes; } }"
