@@ -162,6 +162,8 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             from pydrbd.admin import verbs_metrics
 
             return verbs_metrics.metrics(context, arguments.listen, once=arguments.once)
+        case "nbd-attach" | "nbd-detach":
+            return _on_block_device(context, verb, arguments)
         case "proc-drbd" | "dump":
             from pydrbd.admin import verbs_show
 
@@ -189,6 +191,22 @@ def _events(context: Context, verb: str, arguments: Namespace) -> int:
     detail = Detail.FULL if arguments.full else figures
     form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
     return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
+
+
+def _on_block_device(context: Context, verb: str, arguments: Namespace) -> int:
+    from pydrbd.admin import verbs_nbd
+
+    if verb == "nbd-detach":
+        return verbs_nbd.detach(context, arguments.names, force=arguments.force, dry_run=arguments.dry_run)
+    return verbs_nbd.attach(
+        context,
+        arguments.names,
+        arguments.uris,
+        dead_timeout_s=arguments.dead_timeout_s,
+        force=arguments.force,
+        foreground=arguments.foreground,
+        dry_run=arguments.dry_run,
+    )
 
 
 def _for_each(targets: Sequence[Target], action: Callable[[Target], int]) -> int:

@@ -18,7 +18,8 @@ class Command:
 
     summary: str
     names: str
-    """`one` resource, `some` (or all) of them, `volumes` (RES or RES/VNR), `any` (none means all), `none`."""
+    """`one` resource, `some` (or all) of them, `volumes` (RES or RES/VNR), `any` (none means all), `none`,
+    `device` (RES or RES/VNR, and perhaps a device)."""
     add_options: _Adder = lambda _parser: None
     group: str = "state"
     reads: bool = False
@@ -116,6 +117,20 @@ def _set_gi(parser: argparse.ArgumentParser) -> None:
 
 def _events(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--now", "what is, and no more")
+
+
+def _nbd_attach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--uri", dest="uris", action="append", default=[], metavar="URI",
+        help="a server of the export, as in nbd://alpha/r0; again for each that may become Primary "
+        "(default: this machine's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dead-timeout", dest="dead_timeout_s", type=_count, default=86400, metavar="SECONDS",
+        help="how long requests wait while no server is there, before they fail (86400)",
+    )  # fmt: skip
+    _flag(parser, "--force", "although there is a swap area on it, as to put something else there")
+    _flag(parser, "--foreground", "be the helper that stays with the device, as for a service manager")
 
 
 def _create_md(parser: argparse.ArgumentParser) -> None:
@@ -260,6 +275,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "resource-options": Command(
         "other options of the resource, until the next adjust", "some", _options_of("options"), "run-time"
     ),
+    "nbd-attach": Command("make its export /dev/nbdN, and keep it so", "device", _nbd_attach, "nbd"),
+    "nbd-detach": Command(
+        "write what is buffered, detach it", "device", _force("although it is in use, or can't be written"), "nbd"
+    ),
     "status": Command("what is running, and how it is", "any", _status, "show"),
     "doctor": Command("what is wrong, in plain words, and which command mends it", "some", group="show"),
     "events2": Command("what is, and each change from then on, as drbdsetup events2 tells it", "any", _events2, "show"),
@@ -307,6 +326,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
 GROUPS: Final = (
     ("process", "The process of a resource"),
     ("state", "Changes of state"),
+    ("nbd", "As a block device of this machine"),
     ("show", "Looking and waiting"),
     ("meta-data", "Meta-data on disk"),
     ("run-time", "Options of what is running"),
@@ -318,6 +338,7 @@ NAMES: Final = {
     "some": "{all|RES...}",
     "volumes": "{all|RES[/VNR]...}",
     "any": "[all|RES...]",
+    "device": "RES[/VNR] [/dev/nbdN]",
 }
 """What a command names, as it is shown."""
 

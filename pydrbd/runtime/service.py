@@ -78,6 +78,8 @@ class Service:
         self.fence_priority = FencePriority(plan.resource.name, run_dir)
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
+        self._clients = trio.CancelScope()
+        self._clients_gone = trio.Event()
         self._nursery: trio.Nursery
         self._closing: dict[int, trio.Event] = {}
         self._events: deque[Event] = deque()
@@ -309,7 +311,7 @@ class Service:
                 nursery.start_soon(self.link.run)
                 nursery.start_soon(self._clock)
                 nursery.start_soon(self._signals)
-                nursery.start_soon(self.nbd.serve)
+                nursery.start_soon(self._serve_clients)
                 nursery.start_soon(self.control.serve)
                 nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
                 for verb in () if bare else ("attach", "connect"):
@@ -324,8 +326,19 @@ class Service:
             self.nbd.close()
             self.control.close()
 
+    async def _serve_clients(self) -> None:
+        with self._clients:
+            await self.nbd.serve()
+        self._clients_gone.set()
+
     async def _stop(self) -> None:
-        """As `down`: no more clients, the peer told, the bitmap written, the disk closed."""
+        """As `down`: no more clients, the peer told, the bitmap written, the disk closed.
+
+        Clients lose their connection rather than get errors from a node that is demoted: those that can wait for
+        another server (a kernel's device, QEMU) then do.
+        """
+        self._clients.cancel()
+        await self._clients_gone.wait()
         for verb in ("secondary", "disconnect", "detach"):
             await self.control.command(verb, {"force": verb == "secondary"})
         for disk in list(self.disks.values()):
