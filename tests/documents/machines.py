@@ -1,4 +1,4 @@
-"""Two machines on this one, alpha and beta: each has a name, files and a network of its own, and a wire between them.
+"""Two machines on this one, alpha and beta: each has a name, files and a network of its own, and a switch between them.
 
 They are namespaces: nothing of the real machine's network, /etc, /run, /srv or /var/lib is changed. Root is needed.
 """
@@ -11,8 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["Machine", "Machines"]
+from tests.documents.pages import DOCS, blocks
 
+__all__ = ["BEGIN", "Machine", "Machines", "follow"]
+
+BEGIN = DOCS / "quick-start.md"
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 ADDRESSES = {"alpha": "10.77.0.11", "beta": "10.77.0.12"}
@@ -68,21 +71,54 @@ class Machine:
 
 
 class Machines:
-    """Both, and the wire."""
+    """Both, and the switch, which is a third network with a bridge in it."""
 
     def __init__(self, directory: Path, processes) -> None:
         self.by_name = {name: Machine(name, directory / name, processes) for name in ADDRESSES}
-        alpha, beta = self.by_name.values()
-        wire = f"ip link add eth0 type veth peer name eth0 netns {beta.pid}"
-        assert alpha.run(wire).returncode == 0
+        make = "ip link add switch type bridge && ip link set switch up && echo ready && exec sleep infinity"
+        self._switch = processes.start(["unshare", "--net", "sh", "-ec", make], stdout=subprocess.PIPE, text=True)
+        assert self._switch.stdout.readline() == "ready\n"
         for name, machine in self.by_name.items():
+            self._on_switch(f"ip link add {name} type veth peer name eth0 netns {machine.pid}; ip link set {name} up")
             done = machine.run(f"ip address add {ADDRESSES[name]}/24 dev eth0 nodad; ip link set eth0 up")
             assert done.returncode == 0, done.stderr
+            self.join(name)
+
+    def join(self, name: str) -> None:
+        """Let a machine's port carry something."""
+        self._on_switch(f"ip link set {name} master switch")
+
+    def cut(self, name: str) -> None:
+        """Nothing comes to a machine nor from it any more, and its interface does not notice."""
+        self._on_switch(f"ip link set {name} nomaster")
+
+    def _on_switch(self, script: str) -> None:
+        inside = ["nsenter", "--target", str(self._switch.pid), "--net", "sh", "-ec"]
+        subprocess.run([*inside, script], check=True, capture_output=True, timeout=LIMIT_S)
 
     def stop(self) -> None:
         """End what runs on them."""
         for machine in self.by_name.values():
             machine.run("pydrbd down --force all || true")
+
+
+def follow(machines: Machines, page: Path) -> None:
+    """Carry out a page's blocks in order."""
+    shown: dict[str, str] = {}
+    for block in blocks(page):
+        where = f"{page.name}:{block.line}"
+        if block.kind == "output":
+            assert shown and set(shown.values()) == {block.text}, f"{where}: {shown}"
+        elif block.kind == "file":
+            *names, path = block.words
+            for name in names:
+                machines.by_name[name].write(path, block.text)
+        else:
+            shown = {}
+            for name in block.words:
+                done = machines.by_name[name].run(block.text)
+                assert done.returncode == 0, f"{where}, on {name}: {done.stdout}{done.stderr}"
+                shown[name] = done.stdout
 
 
 def _mark() -> dict[str, str]:

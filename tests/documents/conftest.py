@@ -1,0 +1,22 @@
+"""Two machines for a page."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conftest import MARK
+from tests.documents.machines import Machines
+
+
+@pytest.fixture
+def machines(need, short_tmp, processes, monkeypatch):
+    """Two bare ones."""
+    need("unshare", "nsenter", "ip", "nbdcopy", "nbdinfo")
+    if os.geteuid() != 0:
+        pytest.skip("only root can make machines of namespaces")
+    monkeypatch.setenv(MARK, processes.mark)
+    made = Machines(short_tmp, processes)
+    yield made
+    made.stop()
