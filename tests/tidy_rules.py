@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": BASE | NATIVE | {"wire", "metadata"},
     "runtime": BASE | NATIVE | {"wire", "metadata", "core", "config"},
     "admin": BASE | NATIVE | {"wire", "metadata", "core", "config", "runtime"},
+    "nbdkit_plugin": {"errors", "wire", "runtime"},
     "__main__": {"admin"},
     "__init__": set(),
 }

@@ -37,9 +37,9 @@ def serve(context: Context, resource: str, log_file: str | None, *, bare: bool) 
 
     `bare`: it attaches and connects only when it is told to.
     """
-    from pydrbd.runtime import service
+    from pydrbd.runtime import process
 
-    return service.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file, bare=bare)
+    return process.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file, bare=bare)
 
 
 def up(context: Context, resource: str) -> int:

@@ -188,6 +188,7 @@ async def set_options(service: Service, arguments: Mapping[str, Any]) -> dict[st
 async def _take_over(service: Service, new: Blueprint) -> None:
     service.plan = new
     service.helpers.configure(new)
-    use_processors(new.me.options.cpu_mask, service.usual_processors)
+    if service.owns_process:
+        use_processors(new.me.options.cpu_mask, service.usual_processors)
     service.link.configure(new.endpoints, new.times)
     await service.control.command_node("reconfigure", {"options": new.node})

@@ -1,4 +1,4 @@
-"""The process of one resource on one node: `pydrbd serve`.
+"""One resource on one node, with everything around it.
 
     events   from the link, the NBD server, the disks, the control socket and the clock
       -> Node.handle -> effects -> carried out at once, in order -> their ends are events again
@@ -14,7 +14,6 @@ import math
 import os
 import secrets
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +25,12 @@ from pydrbd.core import effects as fx
 from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
 from pydrbd.core.node import Node
 from pydrbd.core.states import State
-from pydrbd.errors import BusyError, ConfigError, InternalError, PeerProtocolError, PydrbdError, exit_code_of
+from pydrbd.errors import ConfigError, PeerProtocolError, PydrbdError, exit_code_of
 from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.metadata.opening import KnownSize
 from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.block_open import IoMode
-from pydrbd.runtime.build import Blueprint, DiskPlace, admission, blueprint
+from pydrbd.runtime.build import Blueprint, DiskPlace, admission
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
 from pydrbd.runtime.fence_priority import FencePriority
@@ -39,14 +38,13 @@ from pydrbd.runtime.helper import HelperRunner
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.link import Link
-from pydrbd.runtime.log_file import LogFile
 from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import try_address
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
 from pydrbd.runtime.watchers import Watchers
 
-__all__ = ["Service", "run"]
+__all__ = ["Service"]
 
 _log = logging.getLogger(__name__)
 _ALL = (1 << 64) - 1
@@ -56,8 +54,19 @@ _EIO = 5
 class Service:
     """A node with everything around it."""
 
-    def __init__(self, plan: Blueprint, run_dir: Path, node_name: str = "") -> None:
+    def __init__(
+        self,
+        plan: Blueprint,
+        run_dir: Path,
+        node_name: str = "",
+        *,
+        owns_process: bool = True,
+        serves_nbd: bool = True,
+    ) -> None:
+        """`owns_process`: signals end it, and `cpu-mask` holds; a guest in another program leaves both alone."""
         self.plan = plan
+        self.owns_process = owns_process
+        self._serves_nbd = serves_nbd
         self.node_name = node_name or plan.me.name
         """What this node is called by `--node`."""
         self.usual_processors = frozenset(os.sched_getaffinity(0))
@@ -282,6 +291,8 @@ class Service:
         self.control.listen()
         must_be_ours = not self.plan.config.global_.disable_ip_verification
         try_address(self.plan.endpoints, must_be_ours=must_be_ours)
+        if not self._serves_nbd:
+            return
         places = self.plan.settings.nbd
         path = self.run_dir / f"{self.plan.resource.name}.nbd.sock"
         name = self.plan.resource.name
@@ -303,14 +314,16 @@ class Service:
 
         `bare`: nothing is attached nor connected before somebody asks for it.
         """
-        use_processors(self.plan.me.options.cpu_mask, self.usual_processors)
+        if self.owns_process:
+            use_processors(self.plan.me.options.cpu_mask, self.usual_processors)
         try:
             self.listen()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.link.run)
                 nursery.start_soon(self._clock)
-                nursery.start_soon(self._signals)
+                if self.owns_process:
+                    nursery.start_soon(self._signals)
                 nursery.start_soon(self._serve_clients)
                 nursery.start_soon(self.control.serve)
                 nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
@@ -318,7 +331,8 @@ class Service:
                     await self.control.command(verb, {})
                 on_ready()
                 await self.stopping.wait()
-                notify("STOPPING=1")
+                if self.owns_process:
+                    notify("STOPPING=1")
                 with trio.move_on_after(STOP_TIMEOUT_S):
                     await self._stop()
                 nursery.cancel_scope.cancel()
@@ -343,53 +357,3 @@ class Service:
             await self.control.command(verb, {"force": verb == "secondary"})
         for disk in list(self.disks.values()):
             await disk.stop()
-
-
-def run(
-    config_path: str,
-    resource_name: str,
-    node_name: str,
-    run_dir: str,
-    log_file: str | None = None,
-    *,
-    bare: bool = False,
-) -> int:
-    """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
-    if not __debug__:
-        raise InternalError("pydrbd needs its assertions: run Python without -O")
-    handler = LogFile(Path(log_file)) if log_file else logging.StreamHandler(sys.stderr)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
-    plan = blueprint(config_path, resource_name, node_name)
-    for notice in plan.config.notices:
-        _log.warning("%s", notice)
-    directory = Path(run_dir)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pid_file = directory / f"{resource_name}.pid"
-
-    def ready() -> None:
-        pid_file.write_text(f"{os.getpid()}\n")
-        notify("READY=1")
-        _log.info("%s: up as %s", resource_name, node_name)
-
-    async def main() -> None:
-        service = Service(plan, directory, node_name)
-        await service.serve(ready, bare=bare)
-
-    try:
-        trio.run(main)
-    except BaseExceptionGroup as group:
-        busy, _rest = group.split(BusyError)
-        if busy is not None:
-            raise _first(busy) from None
-        raise
-    finally:
-        pid_file.unlink(missing_ok=True)
-    return 0
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The innermost exception of a group that holds the same news several times."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

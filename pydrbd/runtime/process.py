@@ -1,0 +1,70 @@
+"""The process of one resource: `pydrbd serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import trio
+
+from pydrbd.errors import BusyError, InternalError
+from pydrbd.runtime.build import blueprint
+from pydrbd.runtime.log_file import LogFile
+from pydrbd.runtime.service import Service
+from pydrbd.runtime.systemd import notify
+
+__all__ = ["first_of", "run"]
+
+_log = logging.getLogger(__name__)
+
+
+def run(
+    config_path: str,
+    resource_name: str,
+    node_name: str,
+    run_dir: str,
+    log_file: str | None = None,
+    *,
+    bare: bool = False,
+) -> int:
+    """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
+    if not __debug__:
+        raise InternalError("pydrbd needs its assertions: run Python without -O")
+    handler = LogFile(Path(log_file)) if log_file else logging.StreamHandler(sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
+    plan = blueprint(config_path, resource_name, node_name)
+    for notice in plan.config.notices:
+        _log.warning("%s", notice)
+    directory = Path(run_dir)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid_file = directory / f"{resource_name}.pid"
+
+    def ready() -> None:
+        pid_file.write_text(f"{os.getpid()}\n")
+        notify("READY=1")
+        _log.info("%s: up as %s", resource_name, node_name)
+
+    async def main() -> None:
+        service = Service(plan, directory, node_name)
+        await service.serve(ready, bare=bare)
+
+    try:
+        trio.run(main)
+    except BaseExceptionGroup as group:
+        busy, _rest = group.split(BusyError)
+        if busy is not None:
+            raise first_of(busy) from None
+        raise
+    finally:
+        pid_file.unlink(missing_ok=True)
+    return 0
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The innermost exception of a group that holds the same news several times."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
