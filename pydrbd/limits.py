@@ -10,6 +10,7 @@ from typing import Final
 from pydrbd.units import KIB, MIB
 
 __all__ = [
+    "AHEAD_S",
     "AL_UPDATES_PER_TRANSACTION",
     "BAD_DISK_MARK_S",
     "BARRIER_IDLE_S",
@@ -186,6 +187,9 @@ LANE_CLIENTS_MAX: Final = 64
 
 LANE_REPLY_BYTES: Final = MIB + 64 * KIB
 """Replies of a lane that one client has not read; beyond it the client is not served."""
+
+AHEAD_S: Final = 1.0
+"""How long a node stays Ahead after its peer has confirmed all that it was sent."""
 
 BAD_DISK_MARK_S: Final = 5.0
 """A disk that had an error is marked as bad before it is closed, unless that takes it longer than this."""

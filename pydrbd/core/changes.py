@@ -114,6 +114,8 @@ class Changes:
             volume.disk.crashed_primary = False
         if old.conn >= ConnState.SyncSource and (new.conn < ConnState.SyncSource or new.conn >= ConnState.Ahead):
             node.resync.stop(volume)
+        if old.conn == ConnState.Ahead != new.conn:
+            node.congestion.forget(volume)
         if old.conn in _VERIFYING and new.conn not in _VERIFYING:
             node.verify.stop(volume)
         if new.susp_fen and not old.susp_fen and volume.disk is not None:

@@ -80,10 +80,10 @@ class EarlyAnswers:
         length = native.records_length_sum(write.batch, writes)
         write.counted_bytes = max(length, write.mask.bit_count() * BIT_SIZE_BYTES)
         self.in_flight_bytes += write.counted_bytes
-        if self.in_flight_bytes > self._node.net.in_flight_bytes_max:
+        if self.in_flight_bytes > self._node.net.throttle_bytes:
             write.peer_busy = write.mask
             self._throttled.append(write)
-        if 2 * self.in_flight_bytes > self._node.net.in_flight_bytes_max:
+        if 2 * self.in_flight_bytes > self._node.net.throttle_bytes:
             self._press()
 
     def _press(self) -> None:
@@ -135,7 +135,7 @@ class EarlyAnswers:
                 if write.peer_busy:
                     write.peer_busy = 0
                     writes.progress(write)
-        limit = self._node.net.in_flight_bytes_max
+        limit = self._node.net.throttle_bytes
         while self._throttled and (self.in_flight_bytes <= limit or not self._throttled[0].unconfirmed):
             write = self._throttled.popleft()
             if write.unconfirmed:

@@ -63,8 +63,17 @@ class NetOptions:
     ko_count: int = 7
     data_integrity_alg: str = ""
     in_flight_bytes_max: int = PROTOCOL_A_BYTES_MAX
+    on_congestion: str = "block"
+    congestion_fill_bytes: int = 0
+    congestion_extents: int = 1237
     max_buffers: int = 2048
     """Pages of 4 KiB for what the peer may have under way here."""
+
+    @property
+    def throttle_bytes(self) -> int:
+        """Protocol A: what may be on its way before clients are slowed down; congestion comes first, if it counts."""
+        fill_bytes = self.congestion_fill_bytes if self.on_congestion != "block" else 0
+        return max(self.in_flight_bytes_max, fill_bytes)
 
 
 class Phase(Enum):

@@ -20,6 +20,7 @@ from pydrbd.core.bitmap_exchange import BitmapExchange
 from pydrbd.core.block_status import BlockStatus
 from pydrbd.core.changes import Changes
 from pydrbd.core.clients import Clients
+from pydrbd.core.congestion import Congestion
 from pydrbd.core.csums import Csums
 from pydrbd.core.data_packets import block_parts, out_of_sync_parts
 from pydrbd.core.digests import Digests
@@ -120,7 +121,7 @@ class Node:
         self.peers = PeerStates(self)
         self.bitmaps = BitmapExchange(self)
         self.resync_start, self.resync, self.resync_source = ResyncStart(self), Resync(self), ResyncSource(self)
-        self.new_uuids = NewUuids(self)
+        self.congestion, self.new_uuids = Congestion(self), NewUuids(self)
         self.resizes = Resizes(self)
         self.digests, self.csums = Digests(self), Csums(self)
         self.verify = Verify(self)
@@ -180,6 +181,7 @@ class Node:
             self.links.ko_deadline(),
             self.disks.next_deadline(),
             self.disk_timeout.next_deadline(),
+            self.congestion.next_deadline(),
         )
         return min((deadline for deadline in candidates if deadline is not None), default=None)
 
@@ -198,6 +200,7 @@ class Node:
         self.links.check_ko()
         self.disks.close_overdue()
         self.disk_timeout.check()
+        self.congestion.start_due()
 
     # --- what the parts share: states ---
 

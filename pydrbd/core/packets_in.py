@@ -262,6 +262,7 @@ class PacketsIn:
             node.gate.retry()
             for volume in node.volumes.values():
                 node.resync_source.start_when_ready(volume)
+            node.congestion.review()
             node.operator.on_idle()
         elif command in (Packet.P_STATE_CHG_REPLY, Packet.P_CONN_ST_CHG_REPLY):
             node.operator.on_reply(Packet(command), record.volume, bytes(batch.data(index)))

@@ -36,7 +36,7 @@ class ResyncStart:
             return
         if volume.state.conn == ConnState.Connected and volume.disk is None:
             return  # sent before the peer knew that our disk is gone
-        if volume.state.conn != ConnState.WFSyncUUID or volume.disk is None:
+        if volume.state.conn not in (ConnState.WFSyncUUID, ConnState.Behind) or volume.disk is None:
             raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
         node.packets.hold()
 

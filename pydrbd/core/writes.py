@@ -85,6 +85,7 @@ class Writes:
             node.reply(volume, session, batch, mask, _ESHUTDOWN)
             volume.ranges.release(hold, mask)
             return
+        node.congestion.before_write(volume)
         write = WriteBatch(self.next_serial, volume, session, batch, mask, hold)
         write.started = node.now
         self._in_flight[write.serial] = write
@@ -240,6 +241,7 @@ class Writes:
         """Answer what has ended on both sides."""
         self._progress(write)
         self._node.resync_source.start_when_ready(write.volume)
+        self._node.congestion.review()
 
     def wait_for_peer(self, volume: Volume) -> bool:
         """Whether the peer has not acknowledged every write of this volume that it was sent."""

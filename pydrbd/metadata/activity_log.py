@@ -238,6 +238,15 @@ class ActivityLog:
             self._tr_number,
         )
 
+    def in_use_count(self, released_epoch: int) -> int:
+        """How many extents were last used in an epoch that is not released, and so can't make room."""
+        count = 0
+        for epoch in reversed(self._last_use.values()):
+            if epoch <= released_epoch:
+                break
+            count += 1
+        return count
+
     def _evictable(self, count: int, released_epoch: int) -> tuple[int, ...] | None:
         """`count` extents that may go, least recently used first; None if there are not as many."""
         found: list[int] = []

@@ -194,6 +194,9 @@ def _net_options(resource: Resource, me: Host) -> NetOptions:
         data_integrity_alg=net.data_integrity_alg,
         in_flight_bytes_max=net.sndbuf_size_bytes or PROTOCOL_A_BYTES_MAX,
         max_buffers=net.max_buffers,
+        on_congestion=net.on_congestion,
+        congestion_fill_bytes=sectors_to_bytes(net.congestion_fill_sectors),
+        congestion_extents=net.congestion_extents,
     )
 
 
