@@ -5,13 +5,15 @@ What DRBD 8.4's protocol has no notion of is constant. Beside them, with the pre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 from pydrbd import __version__
 from pydrbd.admin.events import promotion
 from pydrbd.core.states import ConnState, DiskState, Role, connection_text
+from pydrbd.runtime.latency import BOUNDS_S
 from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES
 
 __all__ = ["METRICS", "metrics_text"]
@@ -57,6 +59,7 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "pydrbd_resync_bytes_per_second": ("gauge", "How fast it has been on the average"),
     "pydrbd_verify_done_ratio": ("gauge", "How much of the verify that runs is done, from 0 to 1"),
     "pydrbd_split_brain": ("gauge", "Whether both copies were written to apart, and the nodes stand alone for it"),
+    "pydrbd_request_seconds": ("histogram", "How long NBD clients waited for answers, those of native lanes left out"),
     "pydrbd_nbd_requests_total": ("counter", "NBD requests, those of native lanes left out"),
 }
 """Every metric: its type and what it says."""
@@ -69,9 +72,19 @@ class _Samples:
     lines: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, labels: Labels, value: float) -> None:
-        shown = ",".join(f'{key}="{_escaped(str(label))}"' for key, label in labels.items())
+        shown = _shown(labels)
         number = int(value) if isinstance(value, bool) or value == int(value) else value
         self.lines.setdefault(name, []).append(f"{name}{{{shown}}} {number}" if shown else f"{name} {number}")
+
+    def add_histogram(
+        self, name: str, labels: Labels, bounds: Sequence[float], counts: list[int], total: float
+    ) -> None:
+        """`counts` has one more than there are bounds; in Prometheus's form each bucket has those below it, too."""
+        below = list(accumulate(counts))
+        family = self.lines.setdefault(name, [])
+        for bound, count in zip((*map(str, bounds), "+Inf"), below, strict=True):
+            family.append(f"{name}_bucket{{{_shown({**labels, 'le': bound})}}} {count}")
+        family += [f"{name}_sum{{{_shown(labels)}}} {total}", f"{name}_count{{{_shown(labels)}}} {below[-1]}"]
 
     def add_state(self, name: str, labels: Labels, states: Iterable[str], now: str) -> None:
         """One sample for each state that there can be, as drbd-reactor with `enums`."""
@@ -153,10 +166,17 @@ def _device(samples: _Samples, labels: Labels, volume: Values, data: Values) -> 
         ("pydrbd_device_blocked", volume["blocked"]),
     ):
         samples.add(name, labels, value)
+    for kind, one in data.get("latencies", {}).get(str(volume["vnr"]), {}).items():
+        of_kind = {**labels, "operation": kind}
+        samples.add_histogram("pydrbd_request_seconds", of_kind, BOUNDS_S, one["counts"], one["sum_s"])
     if (log := volume["activity_log"]) is not None:
         samples.add("pydrbd_activity_log_slots", labels, log["slot_count"])
         samples.add("pydrbd_activity_log_hot", labels, log["hot_count"])
         samples.add("pydrbd_activity_log_evictions_total", labels, log["eviction_count"])
+
+
+def _shown(labels: Labels) -> str:
+    return ",".join(f'{key}="{_escaped(str(label))}"' for key, label in labels.items())
 
 
 def _escaped(text: str) -> str:

@@ -242,6 +242,7 @@ class ControlServer:
                 "requests": nbd.requests,
                 "requests_per_wakeup": nbd.requests_per_wakeup,
             },
+            "latencies": service.latencies.as_dict(),
             "link_statistics": {"wakeups": service.link.wakeups, "packets": service.link.packets},
         }
 

@@ -16,6 +16,7 @@ from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
 from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable, LaneDoor
+from pydrbd.runtime.latency import Stopwatch
 from pydrbd.wire.nbd import ReplyType
 
 if TYPE_CHECKING:
@@ -93,11 +94,13 @@ class ClientSession:
         self._parts: list[bytes | bytearray | memoryview] = []
         self._done: list[Batch] = []
         self._open = True
+        self._stopwatch = Stopwatch(service.latencies, vnr)
         self.lane: LaneDoor | None = service.lane
 
     def submit(self, batch: Batch) -> None:
         """A wake-up's requests."""
         self._unanswered[batch] = batch.all
+        self._stopwatch.begin(batch)
         self._service.feed(ClientBatch(self, self._vnr, batch))
 
     def on_reply(self, effect: Reply) -> None:
@@ -105,12 +108,14 @@ class ClientSession:
         if not self._open:
             return
         self._parts.extend(effect.parts)
+        self._stopwatch.answered(effect.batch, effect.mask)
         left = self._unanswered[effect.batch] & ~effect.mask
         assert self._unanswered[effect.batch] & effect.mask == effect.mask, "a request was answered twice"
         if left:
             self._unanswered[effect.batch] = left
         else:
             del self._unanswered[effect.batch]
+            self._stopwatch.forget(effect.batch)
             self._done.append(effect.batch)
 
     def flush(self) -> None:
@@ -142,6 +147,7 @@ class ClientSession:
             self._unanswered[batch] = left
         else:
             del self._unanswered[batch]
+            self._stopwatch.forget(batch)
             self._client.lend(batch)
 
     def take_back(self, batch: Batch, mask: int) -> None:

@@ -37,6 +37,7 @@ from pydrbd.runtime.fence_priority import FencePriority
 from pydrbd.runtime.helper import HelperRunner
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.lane import Lane
+from pydrbd.runtime.latency import Latencies
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import try_address
@@ -75,6 +76,7 @@ class Service:
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
         self.helpers = HelperRunner(plan, self.node, str(run_dir), self._ended)
         self.lane: Lane = Lane(self)
+        self.latencies = Latencies()
         self.exports = Exports(self)
         self.nbd = NbdServer(self.exports, admission=admission(plan.settings))
         self.control = ControlServer(self, run_dir / f"{plan.resource.name}.ctl.sock")

@@ -13,9 +13,11 @@ import pytest
 
 from pydrbd.admin.context import Context
 from pydrbd.admin.metrics import METRICS, metrics_text
+from pydrbd.admin.nbd_client import NbdClient
 from pydrbd.admin.verbs_metrics import Exporter
 from pydrbd.config.settings import Listen, parse_settings
 from pydrbd.errors import ConfigError
+from pydrbd.runtime.latency import BOUNDS_S
 from tests.admin.snapshots import a_snapshot, a_volume, alone, syncing
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "docs/grafana-dashboard.json"
@@ -42,7 +44,7 @@ def samples(text):
         elif not line.startswith("# HELP "):
             match = SAMPLE.fullmatch(line)
             assert match, line
-            assert match[1] in announced, line
+            assert match[1] in announced or match[1].rpartition("_")[0] in announced, line
             labels = tuple(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
             assert (match[1], labels) not in found, line
             found[match[1], labels] = float(match[3])
@@ -74,6 +76,23 @@ def test_each_enumeration_has_one_that_is_true():
         found = samples(metrics_text([snapshot]))
         for family in ("drbd_resource_role", "drbd_connection_state", "drbd_device_state"):
             assert sorted(value for (name, _), value in found.items() if name == family)[-2:] == [0, 1]
+
+
+def test_how_long_clients_wait_is_a_histogram():
+    """As Prometheus reads one: each bucket has those below it, too; without a bound all of them; their sum."""
+    counts = [0] * (len(BOUNDS_S) + 1)
+    counts[0], counts[3], counts[-1] = 5, 2, 1
+    kinds = {"write": {"counts": counts, "sum_s": 61.25}}
+    text = metrics_text([a_snapshot(latencies={"0": kinds})])
+    assert "# TYPE pydrbd_request_seconds histogram\n" in text
+    found = {key: value for key, value in samples(text).items() if key[0].startswith("pydrbd_request_seconds")}
+    labels = (("name", "r0"), ("volume", "0"), ("minor", "0"), ("operation", "write"))
+    assert found["pydrbd_request_seconds_sum", labels] == 61.25
+    assert found["pydrbd_request_seconds_count", labels] == 8
+    buckets = [value for (name, _), value in found.items() if name.endswith("_bucket")]
+    assert buckets == [5, 5, 5, *[7] * (len(BOUNDS_S) - 3), 8]
+    assert ("pydrbd_request_seconds_bucket", (*labels, ("le", "+Inf"))) in found
+    assert ("pydrbd_request_seconds_bucket", (*labels, ("le", "0.0001"))) in found
 
 
 def test_names_can_be_anything():
@@ -166,6 +185,17 @@ def test_the_dashboard_loads_and_asks_for_what_there_is():
         assert panel["type"] in ("stat", "timeseries") and panel["targets"]
         for target in panel["targets"]:
             asked = set(re.findall(r"\b(?:py)?drbd[a-z]*_[a-z_]+(?=[{\[])", target["expr"]))
-            assert asked and asked <= set(METRICS), target["expr"]
+            assert asked and {name.removesuffix("_bucket") for name in asked} <= set(METRICS), target["expr"]
     for variable in board["templating"]["list"]:
         assert re.search(r"label_values\(([a-z_]+),", variable["definition"])[1] in METRICS
+
+
+def test_a_clients_writes_get_into_the_histogram(node):
+    """Of a node that is alone, so that no lane serves them."""
+    assert node("create-md", "r0").code == node("up", "r0").code == node("primary", "--force", "r0").code == 0
+    with NbdClient.connect(node.run_dir / "r0.nbd.sock", "r0", depth=4) as client:
+        for number in range(4):
+            client.write(number * 4096, b"x" * 4096)
+    found = samples(node("metrics", "--once").out)
+    labels = (("name", "r0"), ("volume", "0"), ("minor", "0"), ("operation", "write"))
+    assert found["pydrbd_request_seconds_count", labels] == 4
