@@ -77,6 +77,7 @@ __all__ = [
     "RESYNC_READ_BYTES",
     "SECRET_BYTES_MAX",
     "STOP_TIMEOUT_S",
+    "SYSTEMD_SOCKETS_MAX",
     "TLS_CLOSE_TIMEOUT_S",
     "TLS_NAMES_MAX",
     "TLS_PIECE_BYTES",
@@ -129,6 +130,7 @@ TLS_CLOSE_TIMEOUT_S: Final = 10.0
 """How long a TLS connection that was closed here may take to send what is left, and a goodbye."""
 
 TLS_NAMES_MAX: Final = 256
+SYSTEMD_SOCKETS_MAX: Final = 16
 LINK_TLS_HANDSHAKES_MAX: Final = 8
 """TLS handshakes of those who say that they are the peer, at once; others wait in the kernel's backlog."""
 

@@ -37,8 +37,9 @@ __all__ = [
 SETTINGS_FILE_NAME: Final = "pydrbd.toml"
 SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "nbd": "A list of places where NBD clients may connect, as in unix:/run/r0.sock, tcp:127.0.0.1:10809 or"
-        " tcp:[::1]:10809; they take the place of the socket in the run directory.",
+        "nbd": "A list of places where NBD clients may connect, as in unix:/run/r0.sock, tcp:127.0.0.1:10809,"
+        " tcp:[::1]:10809 or, for guests of this machine, vsock:10809; they take the place of the socket in the"
+        " run directory.",
         "nbd-list": "true (default) or false: whether a client may have the exports listed; one whose name it knows it"
         " can open in either case.",
         "tls": "off (default); allow: an NBD client may ask for TLS; require: it must, except on a Unix socket, which"
@@ -59,19 +60,23 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
 _TLS_MODES: Final = ("off", "allow", "require")
 _IO_MODES: Final = ("auto", "direct", "buffered")
 _UNIX_PATH_BYTES_MAX: Final = 107
+_VSOCK_PORT_ANY: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where somebody may connect: a Unix socket's `path`, or (with path "") a TCP `host` and `port`."""
+    """Where somebody may connect: a Unix socket's `path`, a vsock `port`, or (with path "") a TCP `host` and `port`."""
 
     path: str = ""
     host: str = ""
     port: int = 0
+    is_vsock: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
+        if self.is_vsock:
+            return f"vsock:{self.port}"
         return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
 
@@ -157,7 +162,7 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
     if io not in _IO_MODES:
         guess = did_you_mean(str(io), _IO_MODES)
         raise _error(file, f"{key}.io can't be {io!r} (but auto, direct or buffered){guess}")
-    parsed = tuple(parse_listen(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
+    parsed = tuple(_read_nbd(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
     may_list = table.get("nbd-list", True)
     if not isinstance(may_list, bool):
         raise _error(file, f"{key}.nbd-list can't be {may_list!r} (but true or false)")
@@ -195,6 +200,15 @@ def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
         raise _error(file, f"{key}.link-tls-peer must be a name")
     files = (paths["certificate"], paths["key"], paths["authority"])
     return TlsSettings(str(mode), *files, tuple(clients), link == "require", peer)
+
+
+def _read_nbd(entry: object, key: str, file: str) -> Listen:
+    scheme, _, port = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+    if scheme != "vsock":
+        return parse_listen(entry, key, file)
+    if not (port.isascii() and port.isdigit() and len(port) < 11 and 0 < int(port) < _VSOCK_PORT_ANY):
+        raise _error(file, f"{key}: '{port}' is not a vsock port: 1 to {_VSOCK_PORT_ANY - 1}")
+    return Listen(port=int(port), is_vsock=True)
 
 
 def parse_listen(entry: object, key: str, file: str) -> Listen:

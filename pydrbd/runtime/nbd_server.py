@@ -51,7 +51,7 @@ class NbdServer:
         self._engine = engine
         self._connections_max = connections_max
         self._admission = admission
-        self._listeners: list[socket.socket] = []
+        self._listeners: list[tuple[socket.socket, Admission]] = []
         self._unix_paths: list[tuple[Path, int]] = []  # with their inode numbers
         self._statistics = NbdStatistics()
 
@@ -77,7 +77,7 @@ class NbdServer:
                 raise BusyError(f"another process has just taken the NBD socket {path}") from error
             raise UsageError(f"can't listen on the NBD socket {path}: {error.strerror}") from error
         self._unix_paths.append((path, path.stat().st_ino))
-        self._add_listener(sock)
+        self._add_listener(sock, _for_our_unix_socket(self._admission))
 
     def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on a TCP address (port 0: any free one); where it listens now.
@@ -101,26 +101,46 @@ class NbdServer:
                 raise BusyError(f"can't serve NBD on {host}:{port}: another process listens there") from error
             raise UsageError(f"can't serve NBD on {host}:{port}: {error.strerror}") from error
         bound: tuple[str, int] = sock.getsockname()[:2]
-        self._add_listener(sock)
+        self._add_listener(sock, self._admission)
         return bound
 
-    def _add_listener(self, sock: socket.socket) -> None:
+    def listen_vsock(self, port: int) -> None:
+        """Listen for the guests of this machine, or as a guest for its host. Raises BusyError, UsageError."""
+        try:
+            sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        except OSError as error:
+            raise UsageError(f"can't serve NBD on vsock:{port}: this kernel has no vsock: {error.strerror}") from error
+        try:
+            sock.bind((socket.VMADDR_CID_ANY, port))
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(f"can't serve NBD on vsock:{port}: another process listens there") from error
+            raise UsageError(f"can't serve NBD on vsock:{port}: {error.strerror}") from error
+        self._add_listener(sock, self._admission)
+
+    def take_over(self, sock: socket.socket) -> None:
+        """Serve a socket that listens already: systemd's, which may be open to all, a Unix socket, too."""
+        self._add_listener(sock, self._admission)
+
+    def _add_listener(self, sock: socket.socket, admission: Admission) -> None:
         sock.setblocking(False)
-        self._listeners.append(sock)
+        self._listeners.append((sock, admission))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept and serve until cancelled; then every connection and listening socket is closed."""
         try:
             async with trio.open_nursery() as nursery:
-                for listener in self._listeners:
-                    nursery.start_soon(self._accept, listener, nursery)
+                for listener, admission in self._listeners:
+                    nursery.start_soon(self._accept, listener, admission, nursery)
                 task_status.started()
         finally:
             self.close()
 
     def close(self) -> None:
         """Stop listening, and remove the Unix sockets that are still ours."""
-        for listener in self._listeners:
+        for listener, _admission in self._listeners:
             listener.close()
         self._listeners.clear()
         for path, inode in self._unix_paths:
@@ -133,7 +153,7 @@ class NbdServer:
         """A copy of the counters."""
         return dataclasses.replace(self._statistics)
 
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, admission: Admission, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
@@ -148,24 +168,21 @@ class NbdServer:
                     raise
                 continue
             self._statistics.accepted += 1
-            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else f"#{self._statistics.accepted}"
+            named = isinstance(address, tuple)
+            peer = f"{address[0]}:{address[1]}" if named else f"#{self._statistics.accepted}"
             if self._statistics.connections >= self._connections_max:
                 self._statistics.refused += 1
                 sock.close()
                 _log.warning("NBD client %s refused: %d are connected already", peer, self._connections_max)
                 continue
             self._statistics.connections += 1
-            nursery.start_soon(self._serve_one, sock, peer)
+            nursery.start_soon(self._serve_one, sock, peer, admission)
 
-    async def _serve_one(self, sock: socket.socket, peer: str) -> None:
+    async def _serve_one(self, sock: socket.socket, peer: str, admission: Admission) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 sock.setblocking(False)
-                admission = self._admission
-                if sock.family == socket.AF_UNIX:
-                    admission = _for_unix_socket(admission)
-                else:
-                    _set_tcp_options(sock)
+                _set_tcp_options(sock)
                 connection = NbdConnection(sock, peer, self._engine, self._statistics, admission)
                 await connection.run(nursery)
                 # A client that does not read what is left is not waited for.
@@ -174,8 +191,8 @@ class NbdServer:
             self._statistics.connections -= 1
 
 
-def _for_unix_socket(admission: Admission) -> Admission:
-    """Nobody can listen in on a Unix socket, and only its user can open it: there TLS is never a must."""
+def _for_our_unix_socket(admission: Admission) -> Admission:
+    """Nobody can listen in on it, and only its user can open it: there TLS is never a must."""
     if admission.policy.tls is not TlsMode.REQUIRE:
         return admission
     return dataclasses.replace(admission, policy=dataclasses.replace(admission.policy, tls=TlsMode.ALLOW))
@@ -183,6 +200,8 @@ def _for_unix_socket(admission: Admission) -> Admission:
 
 def _set_tcp_options(sock: socket.socket) -> None:
     """Without NODELAY, small replies wait for the client's delayed acknowledgement: 40 ms each."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
     with contextlib.suppress(OSError):  # it is dead already: the first read says so
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

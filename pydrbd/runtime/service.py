@@ -39,6 +39,7 @@ from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.lane import Lane
 from pydrbd.runtime.latency import Latencies
 from pydrbd.runtime.link import Link
+from pydrbd.runtime.nbd_places import listen_for_clients
 from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import try_address
 from pydrbd.runtime.systemd import notify
@@ -293,23 +294,8 @@ class Service:
         self.control.listen()
         must_be_ours = not self.plan.config.global_.disable_ip_verification
         try_address(self.plan.endpoints, must_be_ours=must_be_ours)
-        if not self._serves_nbd:
-            return
-        places = self.plan.settings.nbd
-        path = self.run_dir / f"{self.plan.resource.name}.nbd.sock"
-        name = self.plan.resource.name
-        if not places:
-            self.nbd.listen_unix(path)
-            self.nbd_uris.append(f"nbd+unix:///{name}?socket={path}")
-        for place in places:
-            if place.path:
-                self.nbd.listen_unix(Path(place.path))
-                self.nbd_uris.append(f"nbd+unix:///{name}?socket={place.path}")
-            else:
-                host, port = self.nbd.listen_tcp(place.host, place.port)
-                shown = f"[{host}]" if ":" in host else host
-                scheme = "nbds" if self.plan.settings.tls.mode == "require" else "nbd"
-                self.nbd_uris.append(f"{scheme}://{shown}:{port}/{name}")
+        if self._serves_nbd:
+            self.nbd_uris += listen_for_clients(self.nbd, self.plan.settings, self.run_dir, self.plan.resource.name)
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None, *, bare: bool = False) -> None:
         """Run until a signal or a `stop` command; everything is closed in good order then.

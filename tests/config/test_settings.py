@@ -18,13 +18,14 @@ def test_without_a_file_there_are_defaults(tmp_path):
 def test_a_resource_has_listening_addresses_and_an_io_mode(tmp_path):
     """In the file beside the configuration; other resources keep the defaults."""
     (tmp_path / "pydrbd.toml").write_text(
-        '[resource.r0]\nnbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1"]\nio = "direct"\n'
+        '[resource.r0]\nnbd = ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1", "vsock:9"]\nio = "direct"\n'
         '[resource."a b"]\n'
     )
     settings = load_settings(tmp_path / "drbd.conf")
     listens = (Listen("/run/r0.sock"), Listen(host="127.0.0.1", port=10809), Listen(host="::1", port=1))
+    listens += (Listen(port=9, is_vsock=True),)
     assert settings.resource("r0") == ResourceSettings(listens, "direct")
-    assert [str(listen) for listen in listens] == ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1"]
+    assert [str(listen) for listen in listens] == ["unix:/run/r0.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:1", "vsock:9"]
     assert settings.resource("a b") == settings.resource("r1") == ResourceSettings()
 
 
@@ -67,6 +68,7 @@ def test_tls_has_files_and_names(tmp_path):
         ("resource.r0.nbd = ['/x']", "resource.r0.nbd[0] can't be '/x'"),
         ("resource.r0.nbd = ['tcp::5']", "resource.r0.nbd[0] can't be 'tcp::5'"),
         ("resource.r0.nbd = ['tcp:::1:5']", "resource.r0.nbd[0] can't be 'tcp:::1:5'"),
+        ("resource.r0.nbd = ['vsock:0']", "resource.r0.nbd[0]: '0' is not a vsock port: 1 to 4294967294"),
         ("resource.r0.nbd = ['tcp:h:0']", "resource.r0.nbd[0]: '0' is not a TCP port: 1 to 65535"),
         ("resource.r0.nbd = ['tcp:h:65536']", "resource.r0.nbd[0]: '65536' is not a TCP port: 1 to 65535"),
         (f"resource.r0.nbd = ['unix:{'x' * 108}']", "resource.r0.nbd[0]: a socket's path has at most 107 bytes"),

@@ -92,9 +92,9 @@ async def test_tcp_connections_have_nodelay(engine, nursery, monkeypatch):
     accepted = []
     connection = NbdServer._serve_one
 
-    async def spy(self, sock, peer):
+    async def spy(self, sock, peer, admission):
         accepted.append((sock, peer))
-        await connection(self, sock, peer)
+        await connection(self, sock, peer, admission)
 
     monkeypatch.setattr(NbdServer, "_serve_one", spy)
     server = NbdServer(engine)
@@ -270,7 +270,7 @@ async def test_running_out_of_descriptors_is_waited_for(
     """EMFILE in accept is logged and tried again; connections that died in the backlog are skipped."""
     server = NbdServer(engine)
     server.listen_unix(socket_path)
-    listener = server._listeners[0]
+    listener, admission = server._listeners[0]
     errors = [OSError(24, "Too many open files"), OSError(103, "Software caused connection abort")]
 
     class Failing:
@@ -285,7 +285,7 @@ async def test_running_out_of_descriptors_is_waited_for(
         def close(self):
             listener.close()
 
-    server._listeners[0] = Failing()
+    server._listeners[0] = (Failing(), admission)
     await nursery.start(server.serve)
     client = RawClient(await trio.open_unix_socket(str(socket_path)))
     await client.go("disk")
