@@ -164,8 +164,6 @@ def option_body(option: Option) -> str:
         words += f"; default {shown(option.default)}"
     if not option.effective:
         words += "; without effect in pydrbd" + ("" if option.quiet else ", which is said at the start")
-    elif option.effective_value is not None:
-        words += f"; only {shown(option.effective_value)} has an effect"
     return sentence(words)
 
 
