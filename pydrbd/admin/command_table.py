@@ -369,7 +369,7 @@ COMMON_OPTIONS: Final = (
 
 DRBDADM_OPTIONS: Final = (
     (("-S", "--stacked"), "", "stacked", "refused: resources are not stacked"),
-    (("-P", "--peer"), "NAME", "peer", "which peer is meant; a resource has one only"),
+    (("-P", "--peer"), "NAME", "peer", "which of several hosts is the peer (said to up, it holds until down)"),
     (("-n", "--sh-varname"), "NAME", "unused", "not used, as by drbdadm"),
     (("-s", "--drbdsetup"), "FILE", "unused", "not used: there is no other program"),
     (("-m", "--drbdmeta"), "FILE", "unused", "not used: there is no other program"),

@@ -47,7 +47,7 @@ class Context:
     ) -> None:
         self._config_path = config_path
         self._to_test: str | None = None
-        self._peer = peer
+        self.peer = peer or ""
         self._tell = tell
         self.node = node or socket.gethostname()
         self._run_dir = run_dir
@@ -89,11 +89,11 @@ class Context:
             self._tell(step)
 
     def resource(self, name: str) -> Resource:
-        """A resource that this node is part of; raises ConfigError."""
+        """A resource that this node is part of, and its peer, named if there are several; raises ConfigError."""
         resource = self.config.resource(name)
-        _me, peer = resource.pair(self.node)
-        if self._peer is not None and not peer.answers_to(self._peer):
-            raise UsageError(f"the peer of {name} is '{peer.name}', not '{self._peer}'")
+        if self.peer:
+            resource = resource.with_peer(self.node, self.peer)
+        resource.pair(self.node)
         return resource
 
     def targets(self, words: list[str], *, volumes: bool = False) -> list[Target]:

@@ -39,7 +39,8 @@ def serve(context: Context, resource: str, log_file: str | None, *, bare: bool) 
     """
     from pydrbd.runtime import process
 
-    return process.run(str(context.config_path), resource, context.node, str(context.run_dir), log_file, bare=bare)
+    path, run_dir = str(context.config_path), str(context.run_dir)
+    return process.run(path, resource, context.node, run_dir, log_file, peer_name=context.peer, bare=bare)
 
 
 def up(context: Context, resource: str) -> int:
@@ -127,6 +128,8 @@ class _Start:
         argv = [sys.executable, "-P", "-m", "pydrbd", "serve", resource, *options]
         argv += ["-c", str(context.config_path.absolute()), "--node", context.node]
         argv += ["--run-dir", str(context.run_dir.absolute()), "--log-file", str(self._log_path.absolute())]
+        if context.peer:
+            argv += ["--peer", context.peer]
         context.tell(shlex.join(argv))
         # The same pydrbd as this one, wherever we are: -P keeps the current directory out of the search.
         package = str(Path(__file__).resolve().parents[2])

@@ -34,7 +34,7 @@ def sh_status(context: Context, names: list[str]) -> int:
     say(f"_drbd_version={quote(__version__)}\n_drbd_api={_API}\n_config_file={quote(config.file)}\n\n")
     for resource in config:
         if context.is_mine(resource):
-            say("\n".join(_of_resource(context, resource)))
+            say("\n".join(_of_resource(context, context.resource(resource.name))))
     return 0
 
 

@@ -8,7 +8,7 @@ file, for `dump`. Places and notices don't count when two configurations are com
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydrbd.config.lexer import Place
 from pydrbd.config.sections import (
@@ -136,11 +136,23 @@ class Resource:
         """The volume numbers, ascending; the same on every host."""
         return tuple(self.hosts[0].volumes) if self.hosts else ()
 
+    def with_peer(self, node_name: str, peer_name: str) -> Resource:
+        """Of several hosts this node's and the one that is wanted as its peer. Raises ConfigError if it is none."""
+        mine = [host for host in self.hosts if host.answers_to(node_name)]
+        wanted = [host for host in self.hosts if host.answers_to(peer_name)]
+        if not wanted:
+            raise self.place.error(f"no host of resource '{self.name}' matches --peer '{peer_name}'")
+        if mine == wanted:
+            raise self.place.error(f"resource '{self.name}': --peer '{peer_name}' is this node itself")
+        return replace(self, hosts=tuple(host for host in self.hosts if host in (*mine[:1], *wanted[:1])))
+
     def pair(self, node_name: str) -> tuple[Host, Host]:
         """This node's host and its peer's; ConfigError if the node is none of them or there are not two."""
         if len(self.hosts) != 2:
+            hint = ": --peer NAME says which one is the peer" if len(self.hosts) > 2 else ""
             raise self.place.error(
-                f"resource '{self.name}' has {_count_words(len(self.hosts))}; pydrbd (as DRBD 8.4) connects exactly two"
+                f"resource '{self.name}' has {_count_words(len(self.hosts))}; pydrbd (as DRBD 8.4) connects exactly "
+                f"two{hint}"
             )
         first, second = self.hosts
         if first.answers_to(node_name) and second.answers_to(node_name):

@@ -149,7 +149,8 @@ async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[s
     """The answer to the control verb: what differs, and when it takes effect; taken over unless `dry_run`."""
     old = service.plan
     try:
-        new = await trio.to_thread.run_sync(blueprint, config_path, old.resource.name, service.node_name)
+        who = old.resource.name, service.node_name, old.chosen_peer
+        new = await trio.to_thread.run_sync(blueprint, config_path, *who)
         found = differences(old, new)
         restart = any(difference.when is When.RESTART for difference in found)
         if not dry_run and not restart:

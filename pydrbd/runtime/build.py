@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from pydrbd.config.load import load_config
@@ -67,6 +67,8 @@ class Blueprint:
     times: LinkTimes
     disks: dict[int, DiskPlace]
     settings: ResourceSettings
+    chosen_peer: str = ""
+    """Which of several hosts was wanted as the peer."""
 
 
 def disk_place(volume: VolumeConfig) -> DiskPlace | None:
@@ -82,12 +84,18 @@ def disk_place(volume: VolumeConfig) -> DiskPlace | None:
     return DiskPlace(volume.vnr, volume.disk, meta.path, kind, meta.index or 0, *how)
 
 
-def blueprint(config_path: str | Path, resource_name: str, node_name: str) -> Blueprint:
-    """Read the configuration and settle everything that `serve` needs. Raises ConfigError."""
+def blueprint(config_path: str | Path, resource_name: str, node_name: str, peer_name: str = "") -> Blueprint:
+    """Read the configuration and settle everything that `serve` needs; `peer_name` chooses one of several hosts.
+
+    Raises ConfigError.
+    """
     config = load_config(config_path)
     resource = config.resource(resource_name)
+    if peer_name:
+        resource = resource.with_peer(node_name, peer_name)
     me, peer = resource.pair(node_name)
-    return settle(config, resource, me, peer, load_settings(config_path).resource(resource_name))
+    plan = settle(config, resource, me, peer, load_settings(config_path).resource(resource_name))
+    return replace(plan, chosen_peer=peer_name)
 
 
 def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: ResourceSettings) -> Blueprint:

@@ -27,6 +27,7 @@ def run(
     run_dir: str,
     log_file: str | None = None,
     *,
+    peer_name: str = "",
     bare: bool = False,
 ) -> int:
     """`pydrbd serve`: the whole life of the process; its exit code. Raises PydrbdError before it has begun."""
@@ -34,7 +35,7 @@ def run(
         raise InternalError("pydrbd needs its assertions: run Python without -O")
     handler = LogFile(Path(log_file)) if log_file else logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
-    plan = blueprint(config_path, resource_name, node_name)
+    plan = blueprint(config_path, resource_name, node_name, peer_name)
     for notice in plan.config.notices:
         _log.warning("%s", notice)
     directory = Path(run_dir)

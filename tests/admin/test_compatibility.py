@@ -16,7 +16,7 @@ from tests.config.drbdadm import find_drbdadm
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `([^`]+)` \| (done|partly|no) \| (.+) \|")
 REFUSED = {"allow-two-primaries"}
-TAKEN = {"unplug-watermark", "tcp-cork", "disable-write-same"}
+TAKEN = {"unplug-watermark", "tcp-cork", "disable-write-same", "max-bio-bvecs"}
 """Options that are done because nobody could tell what they change: taken, without a notice."""
 
 

@@ -57,10 +57,23 @@ def test_stacked_resources_are_refused(place, process):
     assert process.asked == []
 
 
+def test_one_of_several_hosts_is_chosen_as_the_peer(node, ports):
+    """By all commands that need one; without the choice, and with a wrong one, they are refused."""
+    gamma = "on gamma { volume 0 { device minor 0; disk /dev/sdx; meta-disk internal; } address ipv4 127.0.0.1:17703; }"
+    node.config.write_text(node.config.read_text().rstrip().removesuffix("}") + gamma + "\n}\n")
+    node("create-md", "r0").complains(78, "has 3 host sections", "--peer NAME says which one is the peer")
+    node("up", "-P", "delta", "r0").complains(78, "no host of resource 'r0' matches --peer 'delta'")
+    node("up", "-P", "alpha", "r0").complains(78, "--peer 'alpha' is this node itself")
+    assert node("create-md", "--peer", "gamma", "r0").code == node("up", "-P", "gamma", "r0").code == 0
+    assert "gamma connection:Connecting" in node("status", "--verbose", "r0").out
+    assert node("adjust", "-P", "gamma", "r0").out == node("adjust", "-d", "-P", "gamma", "r0").out == ""
+    assert node("down", "r0").code == 0
+
+
 def test_a_peer_that_is_named_must_be_the_peer(place, process):
-    """There is only one."""
+    """Where there is only one, too."""
     assert place("up", "-d", "-P", "beta", "r0").code == 0
-    place("up", "-P", "gamma", "r0").complains(64, "the peer of r0 is 'beta', not 'gamma'")
+    place("up", "-P", "gamma", "r0").complains(78, "no host of resource 'r0' matches --peer 'gamma'")
 
 
 def test_a_file_is_tested_beside_the_configuration(place):
