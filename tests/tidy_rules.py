@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": BASE | NATIVE | {"wire", "metadata", "core", "config"},
     "admin": BASE | NATIVE | {"wire", "metadata", "core", "config", "runtime"},
     "nbdkit_plugin": {"errors", "wire", "runtime"},
+    "api": BASE | {"runtime", "admin"},
     "__main__": {"admin"},
-    "__init__": set(),
+    "__init__": {"api", "errors"},
 }
 """What each part of pydrbd may import of pydrbd, besides itself and the version."""
 
@@ -48,7 +49,7 @@ BANNED_IN_PURE = (
     | {"random", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile"}
     | {"threading", "time", "trio"}
 )
-TRIO_PARTS = {"runtime", "admin"}
+TRIO_PARTS = {"runtime", "admin", "api"}
 
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")) + r")\b")
 ALLOCATORS = re.compile(r"\b(malloc|calloc|realloc|reallocarray|aligned_alloc|posix_memalign|strdup|alloca|free)\s*\(")
