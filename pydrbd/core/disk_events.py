@@ -69,7 +69,10 @@ class DiskEvents:
             return
         if volume.disk_is_old:
             # Unlike the kernel: clients may have gone since, what they were told has not. Promoting it takes force.
-            volume.disk.planned = min(planned, DiskState.Outdated)
+            # A peer of its generation takes a crashed Primary's for the newer one (rule 40), unless it is Inconsistent.
+            misleads = found.crashed_primary and volume.exposed_moves
+            least = DiskState.Inconsistent if misleads else DiskState.Outdated
+            volume.disk.planned = min(planned, least)
         if event.applied_extents:
             node.log_line(
                 Level.WARNING,

@@ -145,11 +145,12 @@ class PeerStates:
         if self._node.new_uuids.on_peers_word(volume, packet):
             return
         if state.disk < DiskState.Inconsistent:
+            # Meeting a diskless Primary, it begins a new generation at once; we may lose it before we hear of that. One
+            # that has died before it heard that we were one is ahead of our disk, and has begun none.
+            meets = state.role == Role.Primary and state.conn < ConnState.Connected and not theirs.bitmap
+            stays = state.role != Role.Primary and (theirs.current ^ volume.exposed.current) & ~1 == 0
+            volume.exposed_moves = meets or (stays and volume.exposed_moves)
             volume.exposed = theirs
-            # Meeting a diskless Primary, it begins a new generation at once; we may lose it before we hear of that.
-            volume.exposed_moves = (
-                state.role == Role.Primary and state.conn < ConnState.Connected and not theirs.bitmap
-            )
             if (theirs.current ^ volume.uuids.current) & ~1:
                 volume.awaits_generation = False
                 self._node.writes.resume()
@@ -207,7 +208,7 @@ class PeerStates:
 
     def _must_compare(self, volume: Volume, peer: State) -> bool:
         mine = volume.state
-        if volume.peer.uuids is None or min(peer.disk, mine.disk) < DiskState.Negotiating:
+        if volume.peer.uuids is None or min(peer.disk, mine.disk) < DiskState.Negotiating or _is_no_answer(mine, peer):
             return False
         if mine.conn < ConnState.Connected:
             return True
@@ -307,7 +308,8 @@ class PeerStates:
         mine = volume.state
         was_reporting = mine.conn <= ConnState.WFReportParams
         disk_state = mine.disk
-        if mine.disk == DiskState.Negotiating and conn in (ConnState.Connected, ConnState.WFBitMapS):
+        decides = not _is_no_answer(mine, peer) and conn in (ConnState.Connected, ConnState.WFBitMapS)
+        if mine.disk == DiskState.Negotiating and decides:
             assert volume.disk is not None
             # Without a comparison (the peer has no disk any more) only what clients have been using is good enough.
             disk_state = volume.disk.planned if compared or volume.disk_is_current else DiskState.Diskless
@@ -333,3 +335,12 @@ class PeerStates:
             node.bitmaps.send(volume)
         node.resync.advance(volume)
         node.on_peer_known()
+
+
+def _is_no_answer(mine: State, peer: State) -> bool:
+    """Whether we wait for the peer's word on our disk, and this was sent before it knew that we have one.
+
+    Unless its own disk has come at the same time: then each takes the other's news for the answer.
+    """
+    waits = mine.disk == DiskState.Negotiating and mine.conn == ConnState.Connected
+    return waits and peer.pdsk < DiskState.Negotiating != peer.disk

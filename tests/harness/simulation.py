@@ -31,7 +31,7 @@ _SIZE_BYTES = 24 << 20
 _FAULTS = ("sever", "late", "kill", "power", "both_power", "clog", "write_error", "read_error", "flush_error")
 _OPERATIONS = ("switch", "disconnect", "invalidate", "detach", "demote", "forbidden_promote", "clean_restart")
 _LIVENESS_S = 120.0
-_CROSSED = ("a bitmap came in state WFSyncUUID", "a bitmap came in state Connected")
+_CROSSED = ("a bitmap came in state WFSyncUUID",)
 """Attach, detach and attach again before the peer has answered the first: the connection begins anew, nothing more."""
 
 

@@ -514,3 +514,49 @@ def test_a_lone_primary_gives_its_extents_up_in_an_epoch_that_a_lane_had_begun()
     world.b.stop()
     for extent in range(9):
         assert write(world, client, extent << 22, extent + 10) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("meets_first", [False, True])
+def test_a_disk_that_was_let_go_does_not_win_as_that_of_a_crashed_primary(seed: int, meets_first: bool) -> None:
+    """C5: a Primary lets go of its disk, and the peer dies before it hears of that: both disks are of one generation,
+    and the old one's activity log says that it was a Primary's. Clients have read from the other one since."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert write(world, client, 0, 1) == 0
+    world.link_latency_s = 0.1
+    world.a.command("detach")
+    world.run_until(lambda: world.a.volume.state.disk == DiskState.Diskless)
+    world.b.stop()
+    world.run(1.0)
+    world.link_latency_s = 0.0002
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    heard = len(world.a.log)
+    if not meets_first:
+        assert granted(world, world.a, "attach")
+    world.b.start()
+    world.run_until(world.is_linked)
+    if meets_first:
+        assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+    assert not any("SyncSource" in line for line in world.a.log[heard:])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_peer_said_before_it_knew_of_a_disk_is_no_answer_to_it(seed: int) -> None:
+    """C1: a diskless peer becomes Primary, and both attach at once: the news of its promotion, with no disk in it, must
+    not make the other disk the only one there is, in a generation of its own."""
+    world = pair(seed)
+    assert granted(world, world.a, "secondary")
+    assert granted(world, world.a, "detach")
+    world.run(1.0)
+    world.link_latency_s = 0.1
+    world.b.command("detach")
+    assert granted(world, world.b, "primary")
+    for machine in (world.a, world.b):
+        machine.command("attach")
+    world.run_until(lambda: min(machine.volume.state.disk for machine in (world.a, world.b)) > DiskState.Negotiating)
+    world.run(2.0)
+    assert world.is_in_sync() and same_generation(world)
