@@ -15,10 +15,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pydrbd import native
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import LaneLog
 
 if TYPE_CHECKING:
+    from pydrbd.core.volume import Volume
     from pydrbd.core.write_batch import WriteBatch
 
 __all__ = ["Epoch", "TransferLog"]
@@ -218,6 +220,17 @@ class TransferLog:
         """What lanes have sent, and the peer has not confirmed."""
         unacked = (epoch for epoch in self._epochs if epoch.sent_count and not epoch.acked)
         return [epoch.lane for epoch in unacked if epoch.lane is not None]
+
+    def reaches_beyond(self, volume: Volume, size_bytes: int) -> bool:
+        """Whether a write of this volume that is on record does not end within so many bytes."""
+        for epoch in self._epochs:
+            mine = (write for write in epoch.batches if write.volume is volume)
+            if any(native.records_out_of_bounds(write.batch, write.mask, size_bytes) for write in mine):
+                return True
+            lanes = epoch.lane.batches() if epoch.lane is not None else ()  # there is one volume, else there are none
+            if any(native.records_out_of_bounds(batch, batch.all, size_bytes) for batch in lanes):
+                return True
+        return False
 
     def lose_peer(self) -> list[WriteBatch]:
         """The peer is gone: what it may lack. Those epochs wait for it no longer."""

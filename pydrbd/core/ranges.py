@@ -69,6 +69,12 @@ class Ranges:
             found |= native.records_overlap(other.batch, other.mask | other.waiting, batch, mask)
         return found
 
+    def reaches_beyond(self, size_bytes: int) -> bool:
+        """Whether anybody holds or awaits a range that does not end within so many bytes."""
+        return any(
+            native.records_out_of_bounds(hold.batch, hold.mask | hold.waiting, size_bytes) for hold in self._holds
+        )
+
     def release(self, hold: Hold, mask: int) -> None:
         """These members have ended; whoever waited for them may begin."""
         assert mask & ~hold.mask == 0, "released a range that was not held"

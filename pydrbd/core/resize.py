@@ -3,8 +3,11 @@
     measure the disks -> move the meta-data -> agree on a size -> P_UUIDS, P_SIZES (c_size 0: "and yours?")
     the peer does the same and answers with P_SIZES; whoever has grown then fills the new end: the Primary is source
 
-Each side computes the size by itself, and shrinking is refused. The new area is out of sync until it has been resynced,
-unless an operator says that it is equal (--assume-clean).
+Each side computes the size by itself. The new area is out of sync until it has been resynced, unless an operator says
+that it is equal (--assume-clean).
+
+A device shrinks only if an operator asks for that very size, and says that he means it (--assume-peer-has-space): on
+the Primary, and not while anything is under way beyond the new end. A kernel shrinks for the size alone.
 """
 
 from __future__ import annotations
@@ -102,8 +105,11 @@ class Resizes:
             peers = disk.capacity_sectors
         agreed = self._agreed(volume, disk, peers, user)
         if agreed < volume.size_sectors:
-            words = f"{agreed} sectors wanted, the device has {volume.size_sectors}"
-            return failure(ERR_IMPLICIT_SHRINK, words)
+            asked = bool(wanted) and agreed == user and DdsFlag.FORCED in flags
+            refused = self._no_shrink(volume, agreed) if asked else failure(ERR_IMPLICIT_SHRINK, _words(volume, agreed))
+            if refused:
+                return refused
+            node.log_line(Level.WARNING, f"volume {volume.vnr}: shrinks, as the operator insists")
         if user > agreed:
             node.log_line(Level.WARNING, f"volume {volume.vnr}: {user} sectors are wanted, {agreed} can be had so far")
         volume.options = replace(volume.options, size_sectors=user)
@@ -113,6 +119,16 @@ class Resizes:
             volume.peer.grown = grown
             node.send_uuids(volume)
             node.peers.send_sizes(volume, int(flags), asks=True)
+        return ""
+
+    def _no_shrink(self, volume: Volume, sectors: int) -> str:
+        """Why the device can't be made smaller now, although an operator asks for it; "" if it can."""
+        node, size_bytes = self._node, sectors_to_bytes(sectors)
+        if volume.state.role is not Role.Primary:
+            return failure(ERR_NO_PRIMARY, "a device that is in use is made smaller where it is Primary")
+        if volume.ranges.reaches_beyond(size_bytes) or node.log.reaches_beyond(volume, size_bytes):
+            node.press_for_barrier()
+            return failure(ERR_IMPLICIT_SHRINK, "writes beyond the new end are under way: stop them, and try again")
         return ""
 
     # --- the peer ---
@@ -245,3 +261,10 @@ class Resizes:
         stages = plan_move(old, disk.layout, disk.superblock, pages, disk.log.rewrite())
         # What was resynced is clean in these pages: its data is durable first.
         node.out.persist(volume.vnr, tuple(Stage(not number, writes) for number, writes in enumerate(stages)))
+
+
+def _words(volume: Volume, sectors: int) -> str:
+    return (
+        f"{sectors} sectors wanted, the device has {volume.size_sectors}; what lies beyond would be lost: "
+        "ask for it with --size and --assume-peer-has-space, after all that uses the device has been made smaller"
+    )

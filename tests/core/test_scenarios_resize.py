@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -235,3 +236,76 @@ def test_two_volumes_grow_each_by_itself() -> None:
     assert order(world, world.a, "resize") == 1
     world.run_until(lambda: is_large(world) and world.is_in_sync())
     assert state(world.b, 1).startswith("Connected")
+
+
+def shrink(world: World, machine: Any, sectors: int) -> tuple[int, str]:
+    return answer(world, machine, size_sectors=sectors, assume_peer_has_space=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_device_shrinks_when_it_is_asked_to(seed: int) -> None:
+    """Both are smaller at once; what was beyond is refused; the rest stays, also over a crash."""
+    world, client = pair(seed)
+    assert write(client, 0, b"a" * BLOCK) == 0 and write(client, 12 * MIB, b"b" * BLOCK) == 0
+    assert wait(client, client.flush()) == [0]
+    world.run(2)
+    sectors = 8 * MIB // 512
+    assert shrink(world, world.a, sectors)[0] == 1
+    world.run_until(lambda: world.a.volume.size_sectors == world.b.volume.size_sectors == sectors)
+    assert world.is_in_sync()
+    assert write(client, 12 * MIB, b"c" * BLOCK) == 28 and wait(client, client.read(12 * MIB, BLOCK)) == [22]
+    assert write(client, 8 * MIB - BLOCK, b"d" * BLOCK) == 0
+    world.a.lose_power(world.rng)
+    world.run(1)
+    world.disk_options["size_sectors"] = sectors  # as `size` in the configuration, without which it grows again
+    world.a.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+def test_a_shrunk_device_stays_so_while_its_size_is_configured() -> None:
+    """A reconnect with the same words does not grow it; resize to 0 does, and the new end is synced."""
+    world, _client = pair()
+    world.run(2)
+    sectors = 8 * MIB // 512
+    assert shrink(world, world.a, sectors)[0] == 1
+    world.run(1)
+    world.cut()
+    world.run_until(world.is_in_sync)
+    assert world.a.volume.size_sectors == world.b.volume.size_sectors == sectors
+    assert order(world, world.a, "resize", size_sectors=0) == 1
+    world.run_until(lambda: world.a.volume.size_sectors > sectors and world.is_in_sync())
+    assert world.copies_equal()
+
+
+def test_a_shrink_is_refused_without_the_words_elsewhere_and_in_use() -> None:
+    """Without --assume-peer-has-space, on a Secondary, and while a write beyond the new end is on record."""
+    world, client = pair()
+    world.run(2)
+    before, sectors = world.a.volume.size_sectors, 8 * MIB // 512
+    code, words = answer(world, world.a, size_sectors=sectors)
+    assert code == 0 and "(170)" in words and "--size and --assume-peer-has-space" in words
+    code, words = answer(world, world.a, assume_peer_has_space=True)
+    assert code == 1 and world.a.volume.size_sectors == before
+    code, words = shrink(world, world.b, sectors)
+    assert code == 0 and "where it is Primary" in words
+    assert write(client, 12 * MIB, b"b" * BLOCK) == 0
+    code, words = shrink(world, world.a, sectors)
+    assert code == 0 and "try again" in words
+    world.run(2)
+    assert shrink(world, world.a, sectors)[0] == 1
+    assert before != world.a.volume.size_sectors == sectors
+
+
+def test_alone_a_device_shrinks_and_its_peer_follows() -> None:
+    """The peer meets a smaller device that has good data: it takes that size over."""
+    world, client = pair()
+    world.run(2)
+    world.b.stop()
+    world.run(1)
+    sectors = 8 * MIB // 512
+    assert shrink(world, world.a, sectors)[0] == 1
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.start()
+    world.run(5)
+    assert world.a.volume.size_sectors == sectors

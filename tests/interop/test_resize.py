@@ -11,7 +11,7 @@ from tests.lab import mapped
 from tests.lab.kernel_node import KernelNode
 from tests.lab.load import Op
 from tests.lab.mapped import MappedDisk
-from tests.lab.nodes import RESOURCE, Node, resource_text
+from tests.lab.nodes import RESOURCE, Node, Refused, resource_text
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.interop
@@ -73,6 +73,14 @@ def resize(node: Node, *words: str) -> None:
         node._adm("--", *words, "resize") if words else node._adm("resize")
     else:
         node._grant("resize", **{word.strip("-").replace("-", "_"): True for word in words})
+
+
+def shrink(node: Node, sectors: int) -> None:
+    """To this size, as its operator insists. Raises Refused."""
+    if isinstance(node, KernelNode):
+        node._adm("--", f"--size={sectors}s", "resize")
+    else:
+        node._grant("resize", size_sectors=sectors, assume_peer_has_space=True)
 
 
 def data_bytes(disk_bytes: int) -> int:
@@ -137,3 +145,37 @@ def test_it_is_refused_by_two_secondaries(growing):
     pair.first.secondary()
     for node in pair:
         assert "(131)" in refused(resize, node)
+
+
+def test_a_primary_shrinks_and_its_peer_follows(pair, seed):
+    """Only for the size itself; both are smaller, in sync, and carry on; then they grow back to their disks."""
+    pair.allow(*SAID, "shrinks, as the operator insists", "Peer sets u_size to")
+    pair.start()
+    pair.sync()
+    pair.write(pair.first, seed, 20)
+    large, small = len(pair.image), 20 * 1024 * 1024
+    ours = next(node for node in pair if not isinstance(node, KernelNode))
+    if pair.first is ours:
+        assert "(170)" in refused(ours._grant, "resize", size_sectors=small // 512)
+    wait_until(lambda: shrunk(pair.first, small // 512), "writes beyond the new end to be over")
+    wait_until(lambda: pair.first.size_bytes() == small == ours.size_bytes(), "it to shrink", 20.0, pair.describe)
+    del pair.image[small:]
+    pair.assert_same()
+    pair.write(pair.first, seed + 1, 20)
+    pair.assert_same()
+    pair.part(pair.second)
+    pair.write(pair.first, seed + 2, 5)
+    pair.second.connect()
+    pair.assert_same()
+    shrink(pair.first, 0)
+    wait_until(lambda: pair.first.size_bytes() == large == ours.size_bytes(), "it to grow", 20.0, pair.describe)
+    pair.wait_in_sync()
+
+
+def shrunk(node: Node, sectors: int) -> bool:
+    try:
+        shrink(node, sectors)
+    except Refused as refusal:
+        assert "try again" in str(refusal), refusal
+        return False
+    return True
