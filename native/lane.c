@@ -264,6 +264,7 @@ static int settle_ack(struct pydrbd_lane *lane, const struct pydrbd_record *ack)
     pydrbd_nbd_replies(group->records + (ack->id & 63), 1, 1, 0, 0, client->out + client->out_end);
     client->out_end += REPLY_SIZE;
     group->busy &= ~member;
+    lane->peer_seq = ack->seq;
     return 1;
 }
 

@@ -56,6 +56,7 @@ static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *
     for (uint32_t i = 0; i < good; i++) {
         lane->written += records[i].length;
         lane->data.start = records[i].data + records[i].length;
+        lane->peer_seq = records[i].seq;
     }
     send_acks(lane);
     return failed != 0 || now_us() - began > lane->disk.slow_us ? PYDRBD_LANE_DISK : 0;

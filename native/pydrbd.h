@@ -212,6 +212,7 @@ struct pydrbd_lane {
     uint32_t log_count;
     uint32_t log_room;
     uint32_t next_seq;
+    uint32_t peer_seq;                    /* of the newest acknowledgement */
     uint32_t length_max;                  /* of one write or read */
     int32_t data_fd;                      /* to the peer */
     int32_t error;
@@ -244,6 +245,7 @@ struct pydrbd_lane_peer {
     uint64_t epochs;                      /* that were flushed and acknowledged */
     struct pydrbd_lane_flush flush;
     uint32_t next_seq;
+    uint32_t peer_seq;                    /* of the newest write */
     uint32_t payload_max;
     uint32_t dp_flags;                    /* what a write must say to be for a lane */
     int32_t meta_fd;

@@ -76,6 +76,7 @@ __all__ = [
     "RESYNC_PERSIST_S",
     "RESYNC_READ_BYTES",
     "SECRET_BYTES_MAX",
+    "SEQUENCE_WAIT_S",
     "STOP_TIMEOUT_S",
     "SYSTEMD_SOCKETS_MAX",
     "TLS_CLOSE_TIMEOUT_S",
@@ -195,6 +196,9 @@ AHEAD_S: Final = 1.0
 
 BAD_DISK_MARK_S: Final = 5.0
 """A disk that had an error is marked as bad before it is closed, unless that takes it longer than this."""
+
+SEQUENCE_WAIT_S: Final = 6.0
+"""With two Primaries: so long may a write wait for what the peer has sent before it on the other socket."""
 
 LAZY_FLUSH_S: Final = 1.0
 """A node of ours that waits for nothing may have its epochs flushed this late, many at once."""

@@ -42,8 +42,15 @@ class Epoch:
     barrier_at: float = 0.0
     urgent: bool = False
     acked: bool = False
+    unconfirmed: bool = False
+    """A kernel has taken a write off it in a conflict of two Primaries: it will never acknowledge it (WIRE 9.7)."""
     lane: LaneLog | None = None
     """What lanes have written in it, the places only: their requests are not kept as batches."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing more will be heard of it."""
+        return self.unconfirmed and not any(write.write_due for write in self.batches)
 
 
 class TransferLog:
@@ -159,7 +166,7 @@ class TransferLog:
                 continue
             if epoch.barrier_sent or epoch.acked:
                 break
-            if epoch.sent_count:
+            if epoch.sent_count or epoch.unconfirmed:  # a kernel still counts in what was taken off
                 epoch.barrier_sent = True
                 epoch.barrier_at = now
                 due.append((epoch.number & _NUMBER_MASK, epoch.urgent))
@@ -174,19 +181,23 @@ class TransferLog:
         if len(self._epochs) < 2:
             return False
         last = self._epochs[-2]
-        return last.closed and last.sent_count > 0 and not last.barrier_sent
+        return last.closed and (last.sent_count > 0 or last.unconfirmed) and not last.barrier_sent
 
     def oldest_barrier(self) -> Epoch | None:
         """The epoch whose barrier has been on its way for longest."""
         for epoch in self._epochs:
-            if epoch.sent_count and not epoch.acked:
+            if epoch.sent_count and not epoch.acked and not epoch.silent:
                 return epoch if epoch.barrier_sent else None
         return None
 
     def on_barrier_ack(self, number: int, set_size: int) -> Epoch:
         """The peer has one epoch durably: which. Anything but the oldest one, whole, is a peer that lies."""
+        passed: list[Epoch] = []
         for epoch in self._epochs:
             if epoch.acked or not epoch.sent_count:
+                continue
+            if epoch.number & _NUMBER_MASK != number and epoch.silent:
+                passed.append(epoch)
                 continue
             if not epoch.barrier_sent or epoch.number & _NUMBER_MASK != number:
                 break
@@ -194,14 +205,27 @@ class TransferLog:
                 raise PeerProtocolError(
                     f"P_BARRIER_ACK {number} covers {set_size} writes, {epoch.sent_count} were sent"
                 )
+            for silent in passed:
+                silent.acked = True  # the flush for this one was a flush for those, too
             epoch.acked = True
             self.release()
             return epoch
         raise PeerProtocolError(f"P_BARRIER_ACK {number} is not for the oldest epoch that waits for one")
 
+    def take_off(self, epoch: Epoch, *, confirmed: bool) -> None:
+        """The peer has not carried out one write of this epoch. `confirmed`: it counts so, too."""
+        assert epoch.sent_count
+        epoch.sent_count -= 1
+        epoch.unconfirmed = epoch.unconfirmed or not confirmed
+        self.release()
+
     def acked_up_to(self, number: int) -> bool:
         """Whether the peer has every sent write of the epochs up to this one."""
-        return not any(epoch.sent_count and not epoch.acked for epoch in self._epochs if epoch.number <= number)
+        return not any(
+            epoch.sent_count and not epoch.acked and not epoch.silent
+            for epoch in self._epochs
+            if epoch.number <= number
+        )
 
     def last_unacked(self) -> int:
         """The newest epoch that waits for the peer; 0 if none does."""
@@ -240,7 +264,7 @@ class TransferLog:
             if epoch.sent_count and not epoch.acked:
                 lost.extend(write for write in epoch.batches if write.sent)
             epoch.sent_count = 0
-            epoch.barrier_sent = False
+            epoch.barrier_sent = epoch.unconfirmed = False
         self.release()
         return lost
 
@@ -250,6 +274,8 @@ class TransferLog:
         while len(epochs) > 1:
             head = epochs[0]
             if not head.closed or head.open_batches or (head.sent_count and not head.acked):
+                break
+            if head.unconfirmed and not head.barrier_sent:
                 break
             self.released = head.number
             epochs.popleft()

@@ -139,8 +139,9 @@ class LaneWrites:
 class LaneEnded:
     """What a Primary's lane has done since it began. `touched`: the 4 MiB extents that it has written to.
 
-    `epoch` is the open one, those before it are flushed on both nodes; `log_count`: what lanes have written in it, in
-    all; `barrier_sent`: its barrier has gone out, for a FLUSH that is still to be answered.
+    `peer_seq`: of the newest acknowledgement. `epoch` is the open one, those before it are flushed on both nodes;
+    `log_count`: what lanes have written in it, in all; `barrier_sent`: its barrier has gone out, for a FLUSH that is
+    still to be answered.
     """
 
     volume: int
@@ -151,6 +152,7 @@ class LaneEnded:
     barrier_sent: bool
     written_bytes: int
     read_bytes: int
+    peer_seq: int
     touched: list[int]
     groups: list[LaneWrites]
     errno: int
@@ -161,6 +163,7 @@ class PeerLaneEnded:
     """What a Secondary's lane has written and acknowledged since it began.
 
     `flushed`: all earlier epochs are, and are confirmed; the open one then has `epoch_count` writes.
+    `peer_seq`: the sequence number of the newest write.
     """
 
     volume: int
@@ -168,6 +171,7 @@ class PeerLaneEnded:
     written_bytes: int
     flushed: bool
     epoch_count: int
+    peer_seq: int
 
 
 @dataclass(slots=True, eq=False)

@@ -102,9 +102,32 @@ class Lanes:
             and not node.reads.busy
             and not node.flushes.busy
             and not node.peer_writes.busy
-            and node.writes.may_be_lent(volume, LANE_GROUPS)
+            and self._may_be_lent(volume)
         )
         return volume if quiet else None
+
+    def _may_be_lent(self, volume: Volume) -> bool:
+        """Whether all that is under way waits for nothing but plain acknowledgements of the peer."""
+        writes = self._node.writes
+        if writes.waits:
+            return False
+        for write in writes.in_flight():
+            plain = (
+                write.volume is volume
+                and getattr(write.session, "may_lend", False)
+                and write.mask == write.sent
+                and write.peer_busy == write.write_due == write.mask & ~write.released
+                and write.replied == write.released
+                and not (write.local_busy or write.local_failed or write.peer_failed or write.in_sync)
+                and writes.next_serial - write.serial < LANE_GROUPS
+            )
+            if not plain:
+                return False
+        return True
+
+    def sessions(self) -> set[Any]:
+        """Whose writes are under way."""
+        return {write.session for write in self._node.writes.in_flight()}
 
     def peer_volume(self) -> Volume | None:
         """The volume for whose Primary a lane may write now, if there is one."""
@@ -141,6 +164,7 @@ class Lanes:
         volume.counters.sent += event.written_bytes >> 9
         volume.counters.read += event.read_bytes >> 9
         volume.next_seq(event.write_count)
+        volume.peer.seen_seq = event.peer_seq
         node.writes.next_serial = event.next_serial
         node.log.end_lane(event.epoch, event.log_count, barrier_sent=event.barrier_sent, now=node.now)
         if event.touched:
@@ -176,6 +200,7 @@ class Lanes:
         volume.counters.received += event.written_bytes >> 9
         volume.counters.written += event.written_bytes >> 9
         volume.next_seq(event.write_count)
+        volume.peer.seen_seq = event.peer_seq
         if event.flushed:
             self._node.peer_writes.forget_flushed()
         count = event.epoch_count if event.flushed else event.write_count

@@ -132,6 +132,7 @@ class LinkEvents:
         node.pings_sent = node.pings_answered = 0
         node.writes.lose_peer()
         node.peer_writes.reset()
+        node.conflicts.reset()
         node.peer_reads.reset()
         node.bitmaps.reset()
         node.packets.reset()

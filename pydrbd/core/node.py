@@ -20,6 +20,7 @@ from pydrbd.core.bitmap_exchange import BitmapExchange
 from pydrbd.core.block_status import BlockStatus
 from pydrbd.core.changes import Changes
 from pydrbd.core.clients import Clients
+from pydrbd.core.conflicts import Conflicts
 from pydrbd.core.congestion import Congestion
 from pydrbd.core.csums import Csums
 from pydrbd.core.data_packets import block_parts, out_of_sync_parts
@@ -128,7 +129,7 @@ class Node:
         self.operator = Operator(self)
         self.links = LinkEvents(self)
         self.disks, self.disk_timeout = DiskEvents(self), DiskTimeout(self)
-        self.packets, self.lanes = PacketsIn(self), Lanes(self)
+        self.packets, self.lanes, self.conflicts = PacketsIn(self), Lanes(self), Conflicts(self)
         self.apv = 80
         self.header_format = 80
         self.header_bytes = 8
@@ -182,6 +183,7 @@ class Node:
             self.disks.next_deadline(),
             self.disk_timeout.next_deadline(),
             self.congestion.next_deadline(),
+            self.conflicts.next_deadline(),
         )
         return min((deadline for deadline in candidates if deadline is not None), default=None)
 
@@ -201,6 +203,7 @@ class Node:
         self.disks.close_overdue()
         self.disk_timeout.check()
         self.congestion.start_due()
+        self.conflicts.check_wait(self.now)
 
     # --- what the parts share: states ---
 
@@ -268,7 +271,7 @@ class Node:
     @property
     def holds_data(self) -> bool:
         """Whether nobody should read from the data socket now."""
-        return self.peer_writes.behind or self.packets.holding
+        return self.peer_writes.behind or self.packets.holds
 
     def drop_link(self, reason: str) -> None:
         """Close the sockets; the shell reports LinkDown, and the connection begins anew."""

@@ -32,6 +32,7 @@ __all__ = ["PacketsIn"]
 
 _WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
 _WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
+_CONFLICTS = frozenset({Packet.P_SUPERSEDED, Packet.P_RETRY_WRITE})
 _ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUIDS, Packet.P_STATE})
 _IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE})
 _SUMMED = frozenset({Packet.P_DATA, Packet.P_DATA_REPLY, Packet.P_RS_DATA_REPLY})
@@ -47,7 +48,8 @@ class PacketsIn:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.holding = False
-        """Whether nobody should read from the data socket."""
+        """Whether a handler is run that the data socket waits for."""
+        self._awaits_meta = False
         self._held: deque[tuple[Batch, int]] = deque()  # what one read brought, at most: the shell reads no more
         self._data: dict[int, _OfRecord] = {
             Packet.P_DATA_REPLY: node.reads.on_data_reply,
@@ -89,6 +91,11 @@ class PacketsIn:
         else:
             self._on_meta(event.batch)
 
+    @property
+    def holds(self) -> bool:
+        """Whether nobody should read from the data socket."""
+        return self.holding or self._awaits_meta
+
     def hold(self) -> None:
         """Leave what comes on the data socket from here on until `release`."""
         self.holding = True
@@ -105,7 +112,7 @@ class PacketsIn:
     def reset(self) -> None:
         """The connection is gone."""
         self._held.clear()
-        self.holding = False
+        self.holding = self._awaits_meta = False
 
     def _volume(self, vnr: int) -> Volume:
         volume = self._node.volumes.get(vnr)
@@ -119,13 +126,17 @@ class PacketsIn:
         while index < batch.count:
             if self._node.links.handshake is None or self._node.cstate < ConnState.WFConnection:
                 return  # given up, or parting, in the middle of a batch: nothing of it counts any more
-            if self.holding:
+            if self.holds:
                 self._held.append((batch, index))
                 return
             record = batch.records[index]
             run = self._runs.get(record.command)
             if run is not None and not self._node.links.handshaking:
-                index = self._run(batch, index, *run)
+                begun, index = index, self._run(batch, index, *run)
+                if index == begun:
+                    self._held.append((batch, index))
+                    self._awaits_meta = True
+                    return
                 continue
             self._on_data_packet(batch, index, record.command, record.volume)
             index += 1
@@ -137,6 +148,10 @@ class PacketsIn:
         while end < batch.count and batch.records[end].command in commands and batch.records[end].volume == vnr:
             end += 1
         volume = self._volume(vnr)
+        if commands is _WRITES and self._node.conflicts.decides:
+            end = self._in_turn(volume, batch, first, end)
+            if end == first:
+                return first
         if volume.state.conn < ConnState.Connected:
             name = packet_name(batch.records[first].command)
             raise PeerProtocolError(f"volume {vnr}: {name} in state {volume.state.conn.name}")
@@ -144,6 +159,14 @@ class PacketsIn:
             self._check_digests(batch, first, end)
         handler(volume, batch, ((1 << end) - 1) & ~((1 << first) - 1))
         return end
+
+    def _in_turn(self, volume: Volume, batch: Batch, first: int, end: int) -> int:
+        """With two Primaries: the end of what may be worked in before more has come on the meta socket."""
+        conflicts = self._node.conflicts
+        while first < end and not conflicts.is_early(volume, batch.records[first].seq):
+            conflicts.see(volume, batch.records[first].seq)
+            first += 1
+        return first
 
     def _on_data_packet(self, batch: Batch, index: int, command: int, vnr: int) -> None:
         node = self._node
@@ -197,12 +220,20 @@ class PacketsIn:
 
     def _on_meta(self, batch: Batch) -> None:
         node = self._node
+        conflicts = node.conflicts
         touched: dict[int, WriteBatch] = {}
         if node.links.handshake is None:
             return  # given up: what the sockets still held does not count any more
         for index in range(batch.count):
             record = batch.records[index]
             command = record.command
+            if record.seq and conflicts.decides and record.volume in node.volumes:
+                conflicts.see(node.volumes[record.volume], record.seq)
+            if command in _CONFLICTS:
+                self._settle(touched)
+                write = node.writes.on_conflict(record.id, retry=command == Packet.P_RETRY_WRITE)
+                node.writes.progress(write)
+                continue
             if command in _WRITE_ACKS and record.id != ID_SYNCER:
                 self._on_write_ack(batch, index, touched)
                 continue
@@ -211,6 +242,11 @@ class PacketsIn:
             if node.links.handshake is None:
                 return
         self._settle(touched)
+        if conflicts.possible:
+            node.flushes.check()  # a kernel may have said its last word on an epoch that it will not confirm
+        if self._awaits_meta and not self.holding:
+            self._awaits_meta = False
+            self.release()
 
     def _on_write_ack(self, batch: Batch, index: int, touched: dict[int, WriteBatch]) -> None:
         record = batch.records[index]

@@ -132,12 +132,16 @@ class PeerWrites:
             raise PeerProtocolError(f"volume {volume.vnr}: a write past the end of the device")
         if native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES):
             raise PeerProtocolError(f"volume {volume.vnr}: a write that is not whole sectors")
-        count = mask.bit_count()
         epoch = self._epochs[-1]
-        epoch.received_count += count
-        epoch.busy += count
+        epoch.busy += mask.bit_count()
         volume.counters.received += native.records_length_sum(batch, mask) >> 9
         generation = self._generation
+        if self._node.conflicts.possible:
+            mask = self._node.conflicts.sift(volume, batch, mask, lambda: self._epoch_done(epoch, 1))
+        count = mask.bit_count()
+        epoch.received_count += count
+        if not mask:
+            return
         if not volume.has_disk:
             self._node.send_acks(Packet.P_NEG_ACK, volume, batch, mask)
             self._epoch_done(epoch, count)
@@ -167,7 +171,7 @@ class PeerWrites:
 
         volume.counters.written += native.records_length_sum(batch, mask) >> 9
         self.waiting_bytes += _weight_bytes(batch, mask)
-        volume.ranges.acquire(batch, mask, start)
+        volume.ranges.acquire(batch, mask, start, first=self._node.conflicts.possible)
 
     def _effects(self, volume: Volume, batch: Batch, mask: int) -> list[tuple[Effect, int]]:
         def nothing(_failed: int, _errno: int) -> None: ...
@@ -190,9 +194,7 @@ class PeerWrites:
             effects.append((effect, 1 << index))
         return effects
 
-    def _written(
-        self, volume: Volume, batch: Batch, mask: int, hold: Hold, epoch: _PeerEpoch, generation: int
-    ) -> Any:
+    def _written(self, volume: Volume, batch: Batch, mask: int, hold: Hold, epoch: _PeerEpoch, generation: int) -> Any:
         disk = volume.disk
 
         def done(failed: int, errno: int) -> None:

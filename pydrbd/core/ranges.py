@@ -19,13 +19,14 @@ __all__ = ["Hold", "Ranges"]
 class Hold:
     """The masked members of a batch, held or waiting; `start` is called with the members that may begin."""
 
-    __slots__ = ("batch", "mask", "start", "waiting")
+    __slots__ = ("batch", "mask", "start", "waiting", "yields")
 
-    def __init__(self, batch: Batch, mask: int, start: Callable[[Hold, int], None]) -> None:
+    def __init__(self, batch: Batch, mask: int, start: Callable[[Hold, int], None], *, yields: bool = False) -> None:
         self.batch = batch
         self.mask = 0
         self.waiting = mask
         self.start = start
+        self.yields = yields
 
 
 class Ranges:
@@ -39,15 +40,32 @@ class Ranges:
     def __len__(self) -> int:
         return len(self._holds)
 
-    def acquire(self, batch: Batch, mask: int, start: Callable[[Hold, int], None]) -> Hold:
-        """Hold what can be held now and let it start; the rest starts when its turn comes."""
-        hold = Hold(batch, mask, start)
+    def acquire(
+        self, batch: Batch, mask: int, start: Callable[[Hold, int], None], *, yields: bool = False, first: bool = False
+    ) -> Hold:
+        """Hold what can be held now and let it start; the rest starts when its turn comes.
+
+        With `first` it goes before all that `yields` and has not started: with two Primaries the peer's writes do,
+        because our clients' may wait for the peer.
+        """
+        hold = Hold(batch, mask, start, yields=yields)
         blocked = native.records_overlap_self(batch, mask) if mask & (mask - 1) else 0
+        passed: list[Hold] = []
         for other in self._holds:
-            if blocked == mask:
+            if blocked == mask and not first:
                 break
-            blocked |= native.records_overlap(other.batch, other.mask | other.waiting, batch, mask)
+            waiting = other.waiting
+            if first and other.yields and waiting:
+                if passed or native.records_overlap(other.batch, waiting, batch, mask):
+                    passed.append(other)
+                waiting = 0
+            elif passed:
+                passed.append(other)
+            blocked |= native.records_overlap(other.batch, other.mask | waiting, batch, mask)
         self._holds[hold] = None
+        for other in passed:  # to the end again, in their order
+            del self._holds[other]
+            self._holds[other] = None
         free = mask & ~blocked
         if free:
             hold.waiting &= ~free
@@ -74,6 +92,10 @@ class Ranges:
         return any(
             native.records_out_of_bounds(hold.batch, hold.mask | hold.waiting, size_bytes) for hold in self._holds
         )
+
+    def has(self, hold: Hold) -> bool:
+        """Whether this is a hold of this volume."""
+        return hold in self._holds
 
     def release(self, hold: Hold, mask: int) -> None:
         """These members have ended; whoever waited for them may begin."""

@@ -82,6 +82,8 @@ class PeerVolume:
     uuids: PeerUuids | None = None
     last_state: State | None = None
     next_seq: int = 1
+    seen_seq: int = 0
+    """The newest sequence number of the peer's packets (WIRE 9.6)."""
     seen_sizes: bool = False
     grown: bool = False
     """Our side of the device has grown, and the peer has not said yet how large it is there."""

@@ -23,6 +23,7 @@ class WriteBatch:
     `peer_busy` can't be answered yet for the peer's sake. `receive_due` and `write_due` await P_RECV_ACK, P_WRITE_ACK.
     `again`: it has waited for good data (core/no_data), and is done anew rather than failed.
     `unconfirmed` (protocols A and B) are those that the peer has not said to have written. `durable` are FUA writes.
+    `retried` (two Primaries) must be sent again when our disk has them.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class WriteBatch:
         "receive_due",
         "released",
         "replied",
+        "retried",
         "sent",
         "serial",
         "session",
@@ -69,6 +71,7 @@ class WriteBatch:
         self.receive_due = 0
         self.write_due = 0
         self.unconfirmed = 0
+        self.retried = 0
         self.durable = 0
         self.counted_bytes = 0
         self.started = 0.0

@@ -44,6 +44,7 @@ class Writes:
         self.next_serial = 1
         self._in_flight: dict[int, WriteBatch] = {}
         self._waiting_count = 0
+        self._at_gate: dict[Hold, int] = {}
         self.refusing = False
         """No write that is let in only now is begun: the node gives up being Primary with its I/O frozen."""
         self.early = EarlyAnswers(node)
@@ -52,6 +53,11 @@ class Writes:
     def busy(self) -> bool:
         """Whether any write has not been answered; also one that waits for its range or its extents."""
         return bool(self._in_flight or self._waiting_count)
+
+    @property
+    def waits(self) -> bool:
+        """Whether any write waits for its range or its extents."""
+        return bool(self._waiting_count)
 
     def in_flight(self) -> Iterator[WriteBatch]:
         """What has not been done with, on either side."""
@@ -68,14 +74,20 @@ class Writes:
         """Take members that were checked (bounds, role) on their way."""
         self._waiting_count += mask.bit_count()
 
-        def start(hold: Hold, members: int) -> None:
-            def go(part: int) -> None:
-                self._waiting_count -= part.bit_count()
-                self._issue(volume, session, batch, hold, part)
+        volume.ranges.acquire(
+            batch, mask, lambda hold, members: self._enter_gate(volume, session, batch, hold, members), yields=True
+        )
 
-            self._node.gate.enter(volume, batch, members, go)
+    def _enter_gate(self, volume: Volume, session: Any, batch: Batch, hold: Hold, members: int) -> None:
+        def go(part: int) -> None:
+            self._waiting_count -= part.bit_count()
+            self._at_gate[hold] &= ~part
+            if not self._at_gate[hold]:
+                del self._at_gate[hold]
+            self._issue(volume, session, batch, hold, part)
 
-        volume.ranges.acquire(batch, mask, start)
+        self._at_gate[hold] = self._at_gate.get(hold, 0) | members
+        self._node.gate.enter(volume, batch, members, go)
 
     # --- to both sides ---
 
@@ -111,6 +123,7 @@ class Writes:
             write.local_failed = mask
         if not write.local_busy and not write.peer_busy:
             self._progress(write)
+        node.conflicts.check()
 
     def _local_effects(self, volume: Volume, write: WriteBatch) -> list[Effect]:
         """One DiskWrite for all plain writes of the batch (two if some are FUA), one effect for each discard."""
@@ -138,6 +151,7 @@ class Writes:
             if failed & members:
                 self.fail_locally(write, disk, failed & members, errno)
             self._progress(write)
+            self._node.conflicts.check()
 
         return done
 
@@ -149,28 +163,6 @@ class Writes:
             self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})", data=True)
 
     # --- lanes ---
-
-    def may_be_lent(self, volume: Volume, serials_max: int) -> bool:
-        """Whether all that is under way waits for nothing but plain acknowledgements of the peer."""
-        if self._waiting_count:
-            return False
-        for write in self._in_flight.values():
-            plain = (
-                write.volume is volume
-                and getattr(write.session, "may_lend", False)
-                and write.mask == write.sent
-                and write.peer_busy == write.write_due == write.mask & ~write.released
-                and write.replied == write.released
-                and not (write.local_busy or write.local_failed or write.peer_failed or write.in_sync)
-                and self.next_serial - write.serial < serials_max
-            )
-            if not plain:
-                return False
-        return True
-
-    def sessions(self) -> set[Any]:
-        """Whose writes are under way."""
-        return {write.session for write in self._in_flight.values()}
 
     def lend(self) -> list[WriteBatch]:
         """Give away all that is under way: their epochs are not released before they are back."""
@@ -209,9 +201,7 @@ class Writes:
             return write
         if not write.write_due & member:
             raise PeerProtocolError(f"P_WRITE_ACK for a write that did not ask for it (block_id {block_id:#x})")
-        write.write_due &= ~member
-        write.peer_busy &= ~member
-        write.unconfirmed &= ~member
+        self._hear(write, member)
         disk = write.volume.disk
         if in_sync and write.volume.state.disk == DiskState.UpToDate and disk is not None:
             # The sync source: it must know at once, as the target may be about to end the resync.
@@ -223,12 +213,43 @@ class Writes:
         return write
 
     def _on_negative_ack(self, write: WriteBatch, member: int) -> None:
-        write.write_due &= ~member
+        self._hear(write, member)
         write.receive_due &= ~member
-        write.peer_busy &= ~member
-        write.unconfirmed &= ~member
         write.peer_failed |= member
         self.mark_failed(write.volume, write.batch, member)
+
+    # --- two Primaries ---
+
+    def at_gate(self) -> Iterator[tuple[Hold, int]]:
+        """What has its range, and waits for the activity log."""
+        return iter(self._at_gate.items())
+
+    def on_conflict(self, block_id: int, *, retry: bool) -> WriteBatch:
+        """P_SUPERSEDED: it is done, the peer's own came after it. P_RETRY_WRITE: again. Raises PeerProtocolError."""
+        write = self._in_flight.get(block_id >> MEMBER_BITS)
+        member = 1 << (block_id & _MEMBER_MASK)
+        if write is None or not write.write_due & member or not self._node.conflicts.possible:
+            raise PeerProtocolError(f"the fate of a write that is in no conflict (block_id {block_id:#x})")
+        self._hear(write, member)
+        write.retried |= member if retry else 0
+        self._node.log.take_off(write.epoch, confirmed=self._node.peer_is_pydrbd)
+        return write
+
+    def _begin_again(self, write: WriteBatch, members: int) -> None:
+        """As if they came now: what the peer has put before them is in the way of their range."""
+        volume, session, batch = write.volume, write.session, write.batch
+        write.retried &= ~members
+        write.replied |= members
+        self._waiting_count += 1  # it is not idle here between the two
+        self._release(write, members)
+        self._waiting_count -= 1
+        self.submit(volume, session, batch, members)
+
+    def _hear(self, write: WriteBatch, member: int) -> None:
+        """The peer's last word on it."""
+        write.write_due &= ~member
+        write.peer_busy &= ~member
+        write.unconfirmed &= ~member
 
     def mark_failed(self, volume: Volume, batch: Batch, mask: int) -> None:
         """The peer could not store these: out of sync, and a target that has got our bitmap already must hear of it."""
@@ -254,6 +275,9 @@ class Writes:
         state = write.volume.state
         if state.susp_fen or state.susp_nod or (write.volume.awaits_generation and state.connected):
             return
+        retried = write.retried & ~write.local_busy
+        if retried:
+            self._begin_again(write, retried)
         done = write.mask & ~(write.local_busy | write.peer_busy | write.replied)
         if done & write.unconfirmed:
             done &= ~self.early.without_a_good_copy(write, done)
@@ -271,16 +295,11 @@ class Writes:
         volume, session, batch, hold = write.volume, write.session, write.batch, write.hold
         assert hold is not None, "a range that was given away before the answer"
         self._waiting_count += members.bit_count()
-
-        def go(part: int) -> None:
-            self._waiting_count -= part.bit_count()
-            self._issue(volume, session, batch, hold, part)
-
         write.replied |= members
         write.released |= members
         if write.released == write.mask:
             self._finish(write)
-        self._node.gate.enter(volume, batch, members, go)
+        self._enter_gate(volume, session, batch, hold, members)
 
     def _answer(self, write: WriteBatch, done: int) -> None:
         """Tell the client."""
@@ -370,6 +389,7 @@ class Writes:
             waiting = write.mask & ~write.replied
             write.local_failed |= waiting
             write.peer_failed |= waiting
+            write.retried = 0
 
     def resume(self, *, again: bool = False) -> None:
         """Answer what had to wait for a new generation, or for good data; `again`: do anew what no good disk has."""

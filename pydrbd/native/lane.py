@@ -113,6 +113,7 @@ class ClientLane:
         epoch_sent: int,
         next_serial: int,
         next_seq: int,
+        peer_seq: int,
         groups: Sequence[LaneGroup],
         flush: LaneFlush,
     ) -> None:
@@ -121,7 +122,7 @@ class ClientLane:
         flush.lay_down(c.flush)
         c.epoch_sent, c.sent, c.flush_client, c.barrier_sent = epoch_sent, 0, -1, 0
         c.log, c.log_count, c.log_room = log.records, log.count, min(log.room, log.count + room)
-        c.epoch, c.next_serial, c.next_seq = epoch, next_serial, next_seq & 0xFFFF_FFFF
+        c.epoch, c.next_serial, c.next_seq, c.peer_seq = epoch, next_serial, next_seq & 0xFFFF_FFFF, peer_seq
         c.oldest_serial = min((group.serial for group in groups), default=next_serial)
         assert next_serial - c.oldest_serial <= LANE_GROUPS
         for serial in range(c.oldest_serial, next_serial):
@@ -158,6 +159,11 @@ class ClientLane:
     @property
     def log_count(self) -> int:
         return int(self._c.log_count)
+
+    @property
+    def peer_seq(self) -> int:
+        """The sequence number of the newest acknowledgement."""
+        return int(self._c.peer_seq)
 
     @property
     def sent_count(self) -> int:
@@ -251,6 +257,7 @@ class PeerLane:
         capacity_bytes: int,
         volume: int,
         next_seq: int,
+        peer_seq: int,
         data: LaneStream,
         meta_fd: int,
         epoch_count: int,
@@ -263,7 +270,7 @@ class PeerLane:
         assert not self._views
         self._disk.lay_down(c.disk, self._views, disk_fd, base_bytes, block_bytes)
         c.meta_fd, c.capacity, c.volume = meta_fd, capacity_bytes, volume
-        c.next_seq = next_seq & 0xFFFF_FFFF
+        c.next_seq, c.peer_seq = next_seq & 0xFFFF_FFFF, peer_seq
         c.written = c.packets = c.error = c.out_start = c.out_end = 0
         self._data = data
         data.lay_down(c.data, self._views)
@@ -288,6 +295,11 @@ class PeerLane:
     @property
     def written_bytes(self) -> int:
         return int(self._c.written)
+
+    @property
+    def peer_seq(self) -> int:
+        """The sequence number of the newest write."""
+        return int(self._c.peer_seq)
 
     @property
     def packets(self) -> int:

@@ -225,5 +225,3 @@ def _refuse_unsafe(resource: Resource) -> None:
         if algorithm and digest_alg(algorithm) is None:
             known = f"{', '.join(DIGEST_NAMES)} are{did_you_mean(algorithm, DIGEST_NAMES)}"
             raise ConfigError(f"resource '{name}': {option} '{algorithm}' is not known here; {known}")
-    if net.allow_two_primaries:
-        raise ConfigError(f"resource '{name}': allow-two-primaries is not supported yet; remove it")

@@ -127,7 +127,7 @@ class Lane:
         if volume is None or disk is None or place is None:
             return False
         fit = [session for session in volume.sessions if session.fits_lane][:LANE_CLIENTS_MAX]
-        if not fit or not service.node.writes.sessions() <= set(fit):
+        if not fit or not service.node.lanes.sessions() <= set(fit):
             return False
         door = service.link.lane_enter(Socket.META)
         if door is None:
@@ -153,8 +153,8 @@ class Lane:
             clients=streams,
         )
         lane.begin_writes(
-            terms.log, terms.room, terms.epoch, terms.epoch_sent, terms.next_serial, terms.next_seq, groups,
-            _flush(disk, allowed=terms.may_flush),
+            terms.log, terms.room, terms.epoch, terms.epoch_sent, terms.next_serial, terms.next_seq,
+            volume.peer.seen_seq, groups, _flush(disk, allowed=terms.may_flush),
         )  # fmt: skip
         self._engage(volume, disk, for_peer=False)
         service.link.send(Socket.DATA, terms.barriers)
@@ -190,6 +190,7 @@ class Lane:
                 lane.barrier_sent,
                 lane.written_bytes,
                 lane.read_bytes,
+                lane.peer_seq,
                 lane.take_touched(),
                 [
                     LaneWrites(group.serial, group.epoch, sessions[group.client], group.batch, group.busy, group.failed)
@@ -225,6 +226,7 @@ class Lane:
             capacity_bytes=volume.size_bytes,
             volume=volume.vnr,
             next_seq=volume.peer.next_seq,
+            peer_seq=volume.peer.seen_seq,
             data=door.stream,
             meta_fd=door.other_fd,
             epoch_count=epoch_count,
@@ -243,7 +245,9 @@ class Lane:
         self._disk.lane_flushed(flushed)
         slow = reason == native.LANE_DISK and not lane.error and not flushed.errno
         self._disk.lane_ended(lane.written_bytes, 0, slow=slow)
-        ended = PeerLaneEnded(volume.vnr, lane.packets, lane.written_bytes, lane.epochs > 0, lane.epoch_count)
+        ended = PeerLaneEnded(
+            volume.vnr, lane.packets, lane.written_bytes, lane.epochs > 0, lane.epoch_count, lane.peer_seq
+        )
         service.feed(ended)
         service.link.lane_left(Socket.DATA)
 

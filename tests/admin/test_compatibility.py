@@ -15,7 +15,6 @@ from tests.config.drbdadm import find_drbdadm
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `([^`]+)` \| (done|partly|no) \| (.+) \|")
-REFUSED = {"allow-two-primaries"}
 TAKEN = {"unplug-watermark", "tcp-cork", "disable-write-same", "max-bio-bvecs"}
 """Options that are done because nobody could tell what they change: taken, without a notice."""
 
@@ -51,7 +50,7 @@ def test_every_option_has_a_row_that_says_what_the_table_of_options_says():
     found = sections()
     for option in OPTIONS:
         state, _words = found[f"Section {option.section}"][option.name]
-        acts = (option.effective and option.name not in REFUSED) or option.name in TAKEN
+        acts = option.effective or option.name in TAKEN
         assert state == ("done" if acts else "no"), option.name
 
 

@@ -66,13 +66,6 @@ def test_up_names_the_disk(node):
     node("up", "r0").complains(65, f"{node.disk('alpha')}: no DRBD meta-data", "has grown since, must not get it")
 
 
-def test_allow_two_primaries_is_refused_in_one_line(node):
-    """Not 'has no effect' first and 'remove it' then."""
-    text = node.config.read_text().replace("resource r0 {", "resource r0 { net { allow-two-primaries; }")
-    node.config.write_text(text)
-    node("up", "r0").complains(78, "allow-two-primaries is not supported yet; remove it")
-
-
 def test_create_md_names_what_it_would_damage_once(place):
     """An ext4 file system that fills the disk."""
     with place.disk("alpha").open("r+b") as disk:

@@ -133,3 +133,51 @@ def test_an_epoch_is_released_only_when_it_is_over_on_both_sides(steps: list[str
                 write[3].sent = 0
         assert all(write[1] and write[2] for write in writes if write[0] <= log.released)
         assert log.acked_up_to(10**9) == all(write[2] for write in writes)
+
+
+def test_a_kernel_is_told_the_end_of_an_epoch_whose_writes_it_did_not_carry_out() -> None:
+    """WIRE 9.7: it counts them for ever, in that epoch or in the next; and confirms the others out of order."""
+    log = TransferLog(5)
+    first = add(log, sent=True)
+    log.take_off(first.epoch, confirmed=False)
+    log.on_batch_done(first)
+    log.close_current()
+    second = add(log, sent=True)
+    assert log.take_barriers() == [(1, False)] and log.barrier_due is False
+    log.on_batch_done(second)
+    log.close_current()
+    assert log.take_barriers() == [(2, False)]
+    third = add(log, sent=True), add(log, sent=True)
+    log.take_off(third[0].epoch, confirmed=False)
+    for write in third:
+        write.write_due = 0
+        log.on_batch_done(write)
+    log.close_current()
+    assert log.take_barriers() == [(3, False)]
+    fourth = add(log, sent=True)
+    log.on_batch_done(fourth)
+    log.close_current()
+    assert log.take_barriers() == [(4, False)]
+    log.on_barrier_ack(2, 1)
+    assert log.acked_up_to(3) and log.released == 2  # what is left of the third may still be lost with the peer
+    assert log.oldest_barrier() is fourth.epoch
+    log.on_barrier_ack(4, 1)
+    assert log.released == 4
+
+
+def test_between_nodes_of_ours_what_was_not_carried_out_counts_on_neither_side() -> None:
+    """An epoch of which nothing is left has no barrier; one with more is confirmed for the rest."""
+    log = TransferLog(5)
+    gone = add(log, sent=True)
+    log.take_off(gone.epoch, confirmed=True)
+    log.on_batch_done(gone)
+    log.close_current()
+    assert log.take_barriers() == [] and log.released == 1
+    kept = add(log, sent=True), add(log, sent=True)
+    log.take_off(kept[0].epoch, confirmed=True)
+    for write in kept:
+        log.on_batch_done(write)
+    log.close_current()
+    assert log.take_barriers() == [(2, False)]
+    log.on_barrier_ack(2, 1)
+    assert log.released == 2

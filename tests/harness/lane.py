@@ -38,6 +38,7 @@ class SimulatedLane:
         self._writes: dict[int, LaneWrites] = {}
         self._next_serial = self._written = 0
         self._touched: set[int] = set()
+        self._peer_seq = 0
         self._epoch = self._epoch_sent = self._log_count = self._sent = 0
         self._flush: tuple[Any, Batch] | None = None  # that waits for the peer
         self._peer_flushed, self._peer_epoch_count, self._peer_may_flush = False, -1, False
@@ -77,6 +78,7 @@ class SimulatedLane:
             if volume is None or _may_fail(self._machine.disks[0]):
                 return False
             self._terms = node.lanes.begin(volume)
+            self._peer_seq = volume.peer.seen_seq
             terms = self._terms
             self._next_serial, self._written, self._sent = terms.next_serial, 0, 0
             self._epoch, self._epoch_sent, self._log_count = terms.epoch, terms.epoch_sent, terms.log.count
@@ -181,6 +183,7 @@ class SimulatedLane:
         if self._takes_barrier_ack(batch):
             return True
         acked: dict[int, int] = {}
+        newest = batch.records[batch.count - 1].seq
         for record in batch.records[0 : batch.count]:
             serial, member = record.id >> 6, 1 << (record.id & 63)
             write = self._writes.get(serial)
@@ -189,6 +192,7 @@ class SimulatedLane:
             if not write.busy & member & ~acked.get(serial, 0):
                 return False
             acked[serial] = acked.get(serial, 0) | member
+        self._peer_seq = newest
         for serial, members in acked.items():
             write = self._writes.pop(serial)
             self._answer(write.session, write.batch, members)
@@ -209,6 +213,7 @@ class SimulatedLane:
             return False
         if self._peer_epoch_count < 0:
             self._peer_epoch_count, self._peer_may_flush = node.peer_writes.lane_epoch(volume)
+            self._peer_seq = volume.peer.seen_seq
         if batch.count == 1 and batch.records[0].command == Packet.P_BARRIER:
             return self._takes_barrier(batch)
         for record in batch.records[0 : batch.count]:
@@ -223,6 +228,7 @@ class SimulatedLane:
         self._peer_count += batch.count
         self._peer_epoch_count += batch.count
         self._peer_bytes += native.records_length_sum(batch, batch.all)
+        self._peer_seq = batch.records[batch.count - 1].seq
         self.taken += batch.count
         return True
 
@@ -252,14 +258,19 @@ class SimulatedLane:
             self._writes.clear()
             ended = LaneEnded(
                 0, self._next_serial, self._sent, self._epoch, self._log_count, flush is not None, self._written, 0,
-                touched, writes, 0,
+                self._peer_seq, touched, writes, 0,
             )  # fmt: skip
             self._machine.feed(ended)
             if flush is not None:  # it is still in its buffer
                 self._machine.feed(ClientBatch(flush[0], 0, flush[1]))
         if self._peer_count or self._peer_flushed:
             event = PeerLaneEnded(
-                0, self._peer_count, self._peer_bytes, self._peer_flushed, self._peer_epoch_count
+                0,
+                self._peer_count,
+                self._peer_bytes,
+                self._peer_flushed,
+                self._peer_epoch_count,
+                self._peer_seq,
             )
             self._peer_count = self._peer_bytes = 0
             self._peer_flushed, self._peer_epoch_count = False, -1

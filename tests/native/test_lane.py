@@ -163,7 +163,7 @@ class ClientRig(Rig):
             block_bytes=self.block, data_fd=self.data.fileno(), meta=self.acks,
             clients=list(zip(self.streams, self.outs, strict=True)),
         )  # fmt: skip
-        self.lane.begin_writes(self.log, room, 7, epoch_sent, next_serial, 1, groups, flush)
+        self.lane.begin_writes(self.log, room, 7, epoch_sent, next_serial, 1, 0, groups, flush)
         return self
 
     def run(self):
@@ -623,7 +623,7 @@ class PeerRig(Rig):
     def begin(self, *, epoch_count=0, flush=NO_FLUSH):
         self.lane.begin(
             disk_fd=self.lane_disk, base_bytes=0, block_bytes=self.block, capacity_bytes=DISK_BYTES, volume=0,
-            next_seq=1, data=self.stream, meta_fd=self.meta.fileno(), epoch_count=epoch_count, flush=flush,
+            next_seq=1, peer_seq=0, data=self.stream, meta_fd=self.meta.fileno(), epoch_count=epoch_count, flush=flush,
         )  # fmt: skip
         return self
 

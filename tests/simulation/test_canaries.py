@@ -127,7 +127,7 @@ def mark_nothing_when_the_peer_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_overlapping_writes_run_together(patch: pytest.MonkeyPatch) -> None:
-    def acquire(self, batch, mask, start):
+    def acquire(self, batch, mask, start, **_how):
         hold = Hold(batch, 0, start)
         hold.mask = mask
         self._holds[hold] = None
