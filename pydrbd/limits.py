@@ -54,6 +54,7 @@ __all__ = [
     "LAZY_FLUSH_S",
     "LINK_LINGER_S",
     "LINK_RETRY_S",
+    "LINK_SEND_BYTES",
     "LINK_TLS_HANDSHAKES_MAX",
     "LOG_FILE_BYTES_MAX",
     "NBD_CONNECTIONS_MAX",
@@ -74,7 +75,8 @@ __all__ = [
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
     "RESYNC_PERSIST_S",
-    "RESYNC_READ_BYTES",
+    "RESYNC_PIECE_BYTES",
+    "RESYNC_WRITE_OUT_BYTES",
     "SECRET_BYTES_MAX",
     "SEQUENCE_WAIT_S",
     "STOP_TIMEOUT_S",
@@ -237,8 +239,12 @@ VERIFY_READS_MAX: Final = 1024
 RESYNC_PERSIST_S: Final = 2.0
 """How often a sync target writes what is clean to disk."""
 
-RESYNC_READ_BYTES: Final = MIB
-"""A sync source reads this much at a time for requests that come together."""
+RESYNC_PIECE_BYTES: Final = 512 * KIB
+"""A resync reads, sends and writes this much at a time: small enough for a processor's cache, and to be copied to or
+from the page cache with no thread in between."""
+
+RESYNC_WRITE_OUT_BYTES: Final = 32 * MIB
+"""A sync target flushes after so much, while it goes on: else the flush at the end would have all of it to do."""
 
 DISCARD_CHUNK_BYTES: Final = 32 * MIB
 """A TRIM or WRITE_ZEROES is carried out in pieces of this size, on such borders: 8 extents."""
@@ -248,6 +254,9 @@ EXTENTS_OF_BATCH_MAX: Final = 64 * (32 // 4 + 1)
 
 LINK_LINGER_S: Final = 1.0
 """How long a link that is closed on purpose may take to send its last packets."""
+
+LINK_SEND_BYTES: Final = 256 * KIB
+"""So much for the peer is sent at once, though the event that it comes from may bring more."""
 
 LINK_RETRY_S: Final = 1.0
 """A link that ended sooner than this is tried again only after as long."""

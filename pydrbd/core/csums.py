@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core.effects import DiskRead, Level, Send, Socket
-from pydrbd.core.resync_source import read_batch, read_groups
+from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.native import Batch
@@ -47,7 +47,7 @@ class Csums:
     def ask(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
         """Ask for these members of a batch, with digests of what is here."""
         for members in read_groups(batch, mask):
-            self._ask(volume, running, *read_batch(batch, members))
+            self._ask(volume, running, *self._node.pieces.read_batch(batch, members))
 
     def _ask(self, volume: Volume, running: ResyncProgress, request: Batch, buffer: bytearray) -> None:
         node, disk, algorithm = self._node, volume.disk, running.csums
@@ -66,7 +66,7 @@ class Csums:
                 packets += node.packet(Packet.P_CSUM_RS_REQUEST, wire.encode(), volume.vnr)
             node.out.put(Send(Socket.DATA, [packets]))
 
-        volume.counters.read += len(buffer) >> 9
+        volume.counters.read += native.records_length_sum(request, request.all) >> 9
         node.out.put(DiskRead(volume.vnr, request, request.all, buffer, done))
 
     def on_in_sync(self, volume: Volume, offset_bytes: int, length_bytes: int) -> None:

@@ -64,6 +64,7 @@ from pydrbd.core.peer_writes import PeerWrites
 from pydrbd.core.reads import Reads
 from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync
+from pydrbd.core.resync_pieces import PieceBuffers
 from pydrbd.core.resync_source import ResyncSource
 from pydrbd.core.resync_start import ResyncStart
 from pydrbd.core.states import ConnState, DiskState, Role, State
@@ -124,7 +125,7 @@ class Node:
         self.resync_start, self.resync, self.resync_source = ResyncStart(self), Resync(self), ResyncSource(self)
         self.congestion, self.new_uuids = Congestion(self), NewUuids(self)
         self.resizes = Resizes(self)
-        self.digests, self.csums = Digests(self), Csums(self)
+        self.digests, self.csums, self.pieces = Digests(self), Csums(self), PieceBuffers()
         self.verify = Verify(self)
         self.operator = Operator(self)
         self.links = LinkEvents(self)

@@ -18,6 +18,7 @@ from pydrbd import native
 from pydrbd.core import uuids
 from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
 from pydrbd.core.ranges import Hold
+from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.uuids import PeerUuids
 from pydrbd.core.volume import Volume
@@ -28,6 +29,8 @@ from pydrbd.limits import (
     DRBD_IO_BYTES_MAX,
     RESYNC_IN_FLIGHT_BYTES_MAX,
     RESYNC_PERSIST_S,
+    RESYNC_PIECE_BYTES,
+    RESYNC_WRITE_OUT_BYTES,
 )
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
@@ -72,6 +75,8 @@ class ResyncProgress:
     served_bytes: int = 0
     requests: dict[int, _Request] = field(default_factory=dict)
     next_persist: float = 0.0
+    unflushed_bytes: int = 0
+    flushing: bool = False
     finishing: bool = False
     waits_for_ping: int = 0
     """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
@@ -167,7 +172,7 @@ class Resync:
         """(offset, length) of the next requests, as many as there is room for."""
         assert volume.disk is not None
         room = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes
-        most = volume.peer.request_bytes_max
+        most = min(volume.peer.request_bytes_max, RESYNC_PIECE_BYTES)
         if running.csums:
             most = min(most, CSUMS_REQUEST_BYTES_MAX)
         pieces: list[tuple[int, int]] = []
@@ -227,6 +232,11 @@ class Resync:
             if volume.state.conn in _TARGET:
                 raise PeerProtocolError(f"volume {volume.vnr}: resync data that was never asked for")
             return  # a resync that has just been ended: the bits are still set
+        for members in read_groups(batch, mask):
+            self._take(volume, running, batch, members)
+        self.advance(volume)
+
+    def _take(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
         taken = self._take_requests(volume, running, batch, mask)
         held = loose = 0
         for index, request in taken.items():
@@ -248,7 +258,6 @@ class Resync:
 
         if loose:
             volume.ranges.acquire(batch, loose, start)
-        self.advance(volume)
 
     def _take_requests(
         self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int
@@ -301,12 +310,28 @@ class Resync:
             running.in_flight_bytes -= record.length
             if good >> index & 1:
                 disk.bitmap.clear_range(record.offset, record.length)
+                running.unflushed_bytes += record.length
                 volume.counters.resynced += record.length >> 9
             else:
                 running.failed_bits += ceil_div(record.length, BIT_SIZE_BYTES)
         node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, good)
         node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
         self.persist_progress(volume, running)
+        self._write_out(volume, running)
+
+    def _write_out(self, volume: Volume, running: ResyncProgress) -> None:
+        """Have the disk work on what has been written. Only the flush at the end proves anything."""
+        if running.flushing or running.unflushed_bytes < RESYNC_WRITE_OUT_BYTES:
+            return
+        running.flushing, running.unflushed_bytes = True, 0
+        disk = volume.disk
+
+        def flushed(failed: int, errno: int) -> None:
+            running.flushing = False
+            if failed:
+                self._node.on_disk_error(volume, disk, f"flush during a resync failed (errno {errno})")
+
+        self._node.out.put(DiskFlush(volume.vnr, flushed))
 
     def on_negative(self, volume: Volume, offset_bytes: int, *, canceled: bool) -> None:
         """P_NEG_RS_DREPLY (it could not be read) or P_RS_CANCEL (not now): the bits stay set."""

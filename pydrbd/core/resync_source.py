@@ -5,7 +5,6 @@ It holds the range of a request still, reads, answers; it clears its bits when t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydrbd import native
@@ -13,11 +12,12 @@ from pydrbd.core import uuids
 from pydrbd.core.effects import DiskRead
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync import ResyncProgress
+from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX, RESYNC_READ_BYTES
+from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
 from pydrbd.wire.packets import Packet, SyncUuid
@@ -25,7 +25,7 @@ from pydrbd.wire.packets import Packet, SyncUuid
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["ResyncSource", "read_batch", "read_groups"]
+__all__ = ["ResyncSource"]
 
 
 class ResyncSource:
@@ -103,10 +103,11 @@ class ResyncSource:
     def _serve(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
         """Hold these ranges still, read, answer."""
         node = self._node
-        request, buffer = read_batch(batch, mask)
+        request, buffer = node.pieces.read_batch(batch, mask)
         digests = node.csums.received(volume, batch, mask)
         running.served += request.count
-        running.served_bytes += len(buffer)
+        byte_count = native.records_length_sum(request, request.all)
+        running.served_bytes += byte_count
         generation, disk = node.link_generation, volume.disk
 
         def start(hold: Hold, members: int) -> None:
@@ -129,7 +130,7 @@ class ResyncSource:
 
             node.out.put(DiskRead(volume.vnr, request, members, buffer, done))
 
-        volume.counters.read += len(buffer) >> 9
+        volume.counters.read += byte_count >> 9
         volume.ranges.acquire(request, request.all, start)
 
     def on_ack(self, volume: Volume, offset_bytes: int, length_bytes: int, *, good: bool) -> None:
@@ -189,29 +190,3 @@ class ResyncSource:
         )
         self._node.changes.write_superblock(volume)
         self._node.fence.on_peer_in_sync()
-
-
-def read_groups(batch: Batch, mask: int) -> Iterator[int]:
-    """The members in groups that are read together."""
-    members = taken = 0
-    for index in native.indices(mask):
-        length = batch.records[index].length
-        if members and taken + length > RESYNC_READ_BYTES:
-            yield members
-            members = taken = 0
-        members |= 1 << index
-        taken += length
-    yield members
-
-
-def read_batch(batch: Batch, mask: int) -> tuple[Batch, bytearray]:
-    """A batch of its own for these requests, and the buffer that they are read into."""
-    count = mask.bit_count()
-    records, position = native.new_records(count), 0
-    for record, index in zip(records, native.indices(mask), strict=True):
-        asked = batch.records[index]
-        record.offset, record.length, record.id, record.volume = asked.offset, asked.length, asked.id, asked.volume
-        record.data = position
-        position += asked.length
-    buffer = bytearray(position)
-    return Batch(buffer, records, count), buffer

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from pydrbd import native
 from pydrbd.core.effects import DiskRead, Level, Send, Socket
 from pydrbd.core.ranges import Hold
-from pydrbd.core.resync_source import read_batch
 from pydrbd.core.states import ConnState, Role
 from pydrbd.core.verify_group import Group, Running, VerifyProgress
 from pydrbd.core.verify_target import VerifyTarget
@@ -201,7 +200,7 @@ class Verify:
                 raise PeerProtocolError(f"volume {volume.vnr}: P_OV_REPLY with a digest of {record.digest} bytes")
             running.answered.add(record.offset)
             digests.append(bytes(batch.view[record.data : record.data + record.digest]))
-        request, buffer = read_batch(batch, mask)
+        request, buffer = self._node.pieces.read_batch(batch, mask)
 
         def compare(members: int) -> None:
             unequal = 0
@@ -259,7 +258,7 @@ class Verify:
 
             node.out.put(DiskRead(volume.vnr, request, members, buffer, done))
 
-        volume.counters.read += len(buffer) >> 9
+        volume.counters.read += native.records_length_sum(request, request.all) >> 9
         if volume.state.role == Role.Primary:
             start(None, request.all)
         else:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core.effects import Send, Socket
-from pydrbd.core.resync_source import read_batch
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.verify_group import Group, Running
 from pydrbd.core.volume import Volume
@@ -68,7 +67,7 @@ class VerifyTarget:
         while running.waiting and running.reading < VERIFY_READS_MAX:
             group, members = running.waiting.popleft()
             running.reading += members.bit_count()
-            self._read_for_peer(volume, running, *read_batch(group.batch, members))
+            self._read_for_peer(volume, running, *self._node.pieces.read_batch(group.batch, members))
 
     def _read_for_peer(self, volume: Volume, running: Running, request: Batch, buffer: bytearray) -> None:
         node, algorithm = self._node, self._node.digests.verify

@@ -29,6 +29,7 @@ from pydrbd.limits import (
     DRBD_PAYLOAD_BYTES_MAX,
     LINK_LINGER_S,
     LINK_RETRY_S,
+    LINK_SEND_BYTES,
     RECEIVE_BUFFER_BYTES,
 )
 from pydrbd.native import LaneStream
@@ -87,6 +88,7 @@ class Link:
         self._scope: trio.CancelScope | None = None
         self._end: _End | None = None
         self._pending: tuple[list[object], list[object]] = ([], [])
+        self._pending_bytes = 0
         self._lingering = False
         self._sockets: dict[Socket, socket.socket] = {}
         self._buffers: dict[Socket, ReceiveBuffer] = {}
@@ -118,12 +120,19 @@ class Link:
             self._scope.cancel()
 
     def send(self, which: Socket, parts: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Queue bytes; `flush` sends what one event brought together."""
+        """Queue bytes; `flush` sends what one event brought together.
+
+        A lot is sent at once: the peer can work on it while the rest of the event's work is being done here.
+        """
         if self._senders is not None:
             self._pending[which].extend(parts)
+            self._pending_bytes += sum(map(len, parts))
+            if self._pending_bytes >= LINK_SEND_BYTES:
+                self.flush()
 
     def flush(self) -> None:
         """Send what was queued, one system call a socket."""
+        self._pending_bytes = 0
         if self._senders is None:
             return
         for which in (Socket.META, Socket.DATA):

@@ -6,6 +6,7 @@ import pytest
 
 from pydrbd.core.events import Silence
 from pydrbd.core.states import ConnState
+from pydrbd.limits import RESYNC_WRITE_OUT_BYTES
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, sent_bytes, state, wait, write
 from tests.harness.world import Client, World
@@ -237,3 +238,16 @@ def test_the_answer_to_an_older_ping_does_not_end_a_resync() -> None:
     world.run_until(lambda: world.b.volume.state.conn == ConnState.Connected)
     assert target.pings_answered == 2
     world.run_until(world.is_in_sync)
+
+
+def test_a_target_flushes_while_it_goes_on() -> None:
+    """What has been written is on its way to the disk long before the flush at the end, which then has little to do."""
+    world = World(0, size_bytes=2 * RESYNC_WRITE_OUT_BYTES + MIB)
+    world.start()
+    assert order(world, world.a, "primary", force=True) == 1
+    world.run_until(lambda: world.b.volume.state.conn == ConnState.SyncTarget)
+    began = world.b.disks[0].flush_count
+    world.run_until(lambda: world.b.volume.disk is not None and world.b.volume.disk.bitmap.count * BLOCK < MIB)
+    assert world.b.disks[0].flush_count > began
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()

@@ -14,6 +14,7 @@ from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp, Received
 from pydrbd.core.states import ConnState
 from pydrbd.errors import BusyError
+from pydrbd.limits import LINK_SEND_BYTES
 from pydrbd.runtime.link import Link
 from pydrbd.runtime.rendezvous import Endpoints, SocketPair
 from pydrbd.wire.framing import HeaderFormat, encode_packet
@@ -152,3 +153,19 @@ async def test_a_peer_that_falls_silent_after_the_handshake_is_missed_by_its_pin
             assert owner.events[-1].reason is ConnState.NetworkFailure
             peer.close()
             nursery.cancel_scope.cancel()
+
+
+def test_a_lot_for_the_peer_is_sent_before_its_event_is_worked_in() -> None:
+    """The peer works on it meanwhile; a little waits for the rest of the event, and leaves with it."""
+    link = Link(Notes(behind_after=1), endpoints()[0], TIMES, lambda count: bytes(count))
+    sent: list[int] = []
+    sender: Any = SimpleNamespace(send=lambda parts: sent.append(sum(map(len, parts))))
+    link._senders = (sender, sender)
+    link.send(Socket.DATA, [bytes(LINK_SEND_BYTES - 1)])
+    assert not sent
+    link.send(Socket.DATA, [b"x"])
+    assert sent == [LINK_SEND_BYTES]
+    link.send(Socket.META, [b"ack"])
+    assert len(sent) == 1
+    link.flush()
+    assert sent == [LINK_SEND_BYTES, 3]
