@@ -57,13 +57,13 @@ def make_pair(directory: Path, name: str = "r0") -> Path:
 
 @asynccontextmanager
 async def running(
-    config: Path, directory: Path, priority_directory: Path | None = None, node: str = "a"
+    config: Path, directory: Path, priority_directory: Path | None = None, node: str = "a", limit_s: float = LIMIT_S
 ) -> AsyncIterator[Service]:
     """One node of the resource, from its start to its orderly end."""
     service = Service(blueprint(config, "r0", node), directory)
     service.fence_priority.directory = priority_directory
     ready = trio.Event()
-    with trio.fail_after(LIMIT_S):
+    with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.serve, ready.set)
             await ready.wait()
