@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 from benchmarks import fio
 from benchmarks.lab import DISK_KERNEL, DISK_PYDRBD, Guests
@@ -197,7 +198,10 @@ class KernelPair(_Pair):
 
 
 class NbdPair(_Pair):
-    """pydrbd in both guests, attached by the kernel's nbd in the first one."""
+    """pydrbd in both guests, attached by the kernel's nbd in the first one.
+
+    Without a scheduler in front of it, as /dev/drbd0: the disks below both have one.
+    """
 
     def __init__(self, guests: Guests, size_bytes: int) -> None:
         nodes = [GuestPydrbdNode(guest, "/dev/ubdb", DISK_PYDRBD) for guest in guests.both]
@@ -206,6 +210,7 @@ class NbdPair(_Pair):
         words = ["nbd-client", "-unix", f"{RUN_DIR}/{RESOURCE}.nbd.sock", _NBD_DEVICE, "-name", RESOURCE]
         try:
             self._guest.run(*words, "-block-size", str(_NBD_BLOCK_BYTES))
+            self._guest.shell(f"echo none >/sys/block/{Path(_NBD_DEVICE).name}/queue/scheduler")
         except LabFailed as error:
             raise ServerError(f"the kernel's nbd: {error}") from error
 

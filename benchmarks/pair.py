@@ -13,7 +13,7 @@ from benchmarks import fio
 from benchmarks.outcome import Outcome
 from benchmarks.relay import Relay
 from benchmarks.rows import Row
-from benchmarks.servers import ServerError, fill, scribble
+from benchmarks.servers import ServerError, fill, forget, scribble
 from benchmarks.single import NbdPeer
 from pydrbd.admin.demo_pair import RESOURCE, LocalNode, LocalPair
 from pydrbd.admin.exit_codes import CommandFailed
@@ -34,10 +34,21 @@ class PydrbdPair(NbdPeer):
     """Two nodes in sync. Every run is followed by a comparison of the two data areas."""
 
     def __init__(
-        self, directory: Path, size_bytes: int, stack: ExitStack, disk: str = "", delay_s: float | None = None
+        self,
+        directory: Path,
+        size_bytes: int,
+        stack: ExitStack,
+        disk: str = "",
+        delay_s: float | None = None,
+        direct: bool = False,
     ) -> None:
-        """`disk`: words of that section; `delay_s`: how long what one node sends is on the way to the other."""
-        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io="buffered", disk=disk)
+        """`disk`: words of that section; `delay_s`: how long what one node sends is on the way to the other.
+
+        `direct`: past the page cache.
+        """
+        self._direct = direct
+        io = "direct" if direct else "buffered"
+        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io=io, disk=disk)
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
         if delay_s is not None:
@@ -148,6 +159,9 @@ class PydrbdPair(NbdPeer):
     def _compare(self, when: str) -> None:
         # What was acknowledged is in the page cache of both files at least: nothing has to be flushed for this.
         found = self._pair.compare(self._data_bytes)
+        if self._direct:
+            for node in self._pair:
+                forget(node.disk_path)
         if found.difference_count:
             raise ServerError(
                 f"WRONG: after {when} the copies differ in {found.difference_count} of {found.block_count} blocks "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from benchmarks.pair import PydrbdPair
 from benchmarks.places import PLACES, Ground
 from benchmarks.qemu import QemuMirror, QemuQuorum
 from benchmarks.rows import Row
-from benchmarks.single import NbdkitFile, QemuNbd
+from benchmarks.single import DirectQemuNbd, NbdkitFile, QemuNbd
 
 __all__ = ["PEERS", "Peer", "PeerKind", "can"]
 
@@ -77,6 +78,16 @@ PEERS: dict[str, PeerKind] = {
     "qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), _here(QemuNbd)),
     "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), _here(QemuMirror), ("resync-full",)),
     "quorum": PeerKind("QEMU quorum", ("qemu-storage-daemon",), _here(QemuQuorum)),
+    "direct-pydrbd": PeerKind("pydrbd pair", (), _here(partial(PydrbdPair, direct=True)), (), "direct"),
+    "direct-qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), _here(DirectQemuNbd), (), "direct"),
+    "direct-mirror": PeerKind(
+        "QEMU mirror", ("qemu-storage-daemon",), _here(partial(QemuMirror, direct=True)), (), "direct"
+    ),
+    "direct-quorum": PeerKind(
+        "QEMU quorum", ("qemu-storage-daemon",), _here(partial(QemuQuorum, direct=True)), (), "direct"
+    ),
+    "log-small": PeerKind("67 extents (268 MiB)", (), _here(partial(PydrbdPair, disk="al-extents 67;")), (), "log"),
+    "log-large": PeerKind("1237 extents (all)", (), _here(PydrbdPair), (), "log"),
     "lab-pydrbd": PeerKind("pydrbd pair, by the kernel's nbd", (), _in_guests(NbdPair), _RESYNCS, "lab"),
     "lab-kernel": PeerKind("kernel DRBD pair", (), _in_guests(KernelPair), _RESYNCS, "lab"),
 }

@@ -53,6 +53,17 @@ PLACES: dict[str, Place] = {
         "fio's nbd engine on Unix sockets, all files in the page cache.",
         (*_ONE_CLIENT, "mix-4k-16x4", *_RESYNCS),
     ),
+    "direct": Place(
+        "on this machine, past the page cache",
+        "fio's nbd engine on Unix sockets, files with O_DIRECT: QEMU with cache=none and aio=native.",
+        ("write-4k-1", "write-4k-32"),
+    ),
+    "log": Place(
+        "on a pydrbd pair whose activity log holds a quarter of the device, and on one whose log holds all",
+        "fio's nbd engine on Unix sockets, all files in the page cache.",
+        ("write-4k-1", "write-4k-32"),
+        versions=lambda _: versions("fio"),
+    ),
     "lab": Place(
         "in two guests of the lab",
         "fio in the guest of the Primary with libaio and direct=1, on /dev/drbd0 and on /dev/nbd0 (pydrbd's export, "

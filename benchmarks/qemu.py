@@ -3,8 +3,8 @@
     mirror   blockdev-mirror, copy-mode write-blocking: answers when both have it; a FLUSH reaches the first disk only
     quorum   the quorum driver over both, vote-threshold 2: a FLUSH reaches both; no resync, no degraded mode
 
-Both daemons are qemu-storage-daemon on files in the page cache, joined by a Unix socket: over TCP, QEMU 7.2 waits for
-delayed acknowledgements.
+Both daemons are qemu-storage-daemon on files in the page cache (or past it, with `direct`), joined by a Unix socket:
+over TCP, QEMU 7.2 waits for delayed acknowledgements.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
-from benchmarks.servers import Server, ServerError, fill, scribble, wait_for_socket
+from benchmarks.servers import Server, ServerError, fill, forget, scribble, wait_for_socket
 from benchmarks.single import NbdPeer
 
 __all__ = ["QemuMirror", "QemuQuorum"]
@@ -35,21 +35,29 @@ _JOB = "m"
 class _QemuPair(NbdPeer):
     """Two daemons: the second serves its file, the first writes to both; `words` say how it does that."""
 
-    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, size_bytes: int, stack: ExitStack, direct: bool = False) -> None:
+        """`direct`: past the page cache."""
+        self._direct = direct
         peer_socket, socket_path = directory / "b.sock", directory / "a.sock"
         super().__init__(directory, size_bytes, f"nbd+unix:///disk?socket={socket_path}")
         self._files = (directory / "a.img", directory / "b.img")
         for file in self._files:
             fill(file, size_bytes, random.Random(0))
-        words = [*_file("b", self._files[1]), *_nbd_server(peer_socket), "--export", _export("b")]
+        self._forget()
+        words = [*_file("b", self._files[1], direct), *_nbd_server(peer_socket), "--export", _export("b")]
         second = stack.enter_context(Server([_DAEMON, *words], directory / "b.log", directory))
         wait_for_socket(peer_socket, second)
         remote = f"driver=nbd,node-name=rb,server.type=unix,server.path={peer_socket},export=disk,reconnect-delay=10"
-        words = [*_file("a", self._files[0]), "--blockdev", remote, *_nbd_server(socket_path), *self._words(directory)]
+        words = [*_file("a", self._files[0], direct), "--blockdev", remote, *_nbd_server(socket_path)]
+        words += self._words(directory)
         first = stack.enter_context(Server([_DAEMON, *words], directory / "a.log", directory))
         wait_for_socket(socket_path, first)
         self._servers = (first, second)
         self._begin(stack)
+
+    def _forget(self) -> None:
+        for file in self._files if self._direct else ():
+            forget(file)
 
     def _words(self, directory: Path) -> list[str]:
         raise AssertionError("a pair of this kind says what it exports")
@@ -71,6 +79,7 @@ class _QemuPair(NbdPeer):
                 while here := a.read(_CHUNK_BYTES):
                     if here != b.read(_CHUNK_BYTES):
                         raise ServerError(f"WRONG: after {row.name} QEMU's copies differ before byte {a.tell()}")
+            self._forget()
 
 
 class QemuQuorum(_QemuPair):
@@ -162,8 +171,9 @@ class _Monitor:
         raise ServerError(f"QEMU has gone while it was asked to {command}")
 
 
-def _file(name: str, path: Path) -> list[str]:
-    protocol = f"driver=file,node-name={name}f,filename={path},cache.direct=off,aio=threads"
+def _file(name: str, path: Path, direct: bool) -> list[str]:
+    how = "cache.direct=on,aio=native" if direct else "cache.direct=off,aio=threads"
+    protocol = f"driver=file,node-name={name}f,filename={path},{how}"
     return ["--blockdev", protocol, "--blockdev", f"driver=raw,node-name={name},file={name}f"]
 
 

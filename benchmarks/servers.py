@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["NotHere", "Server", "ServerError", "fill", "scribble", "wait_for_socket"]
+__all__ = ["NotHere", "Server", "ServerError", "fill", "forget", "scribble", "wait_for_socket"]
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
@@ -91,6 +91,12 @@ def fill(path: Path, size_bytes: int, chance: random.Random) -> None:
             for piece in range(0, len(chunk), _PIECE_BYTES):
                 file.write(chunk[piece : piece + _PIECE_BYTES])
         os.fsync(file.fileno())
+
+
+def forget(path: Path) -> None:
+    """Drop what the page cache has of a file that is on the disk: direct I/O would drop it bit by bit."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def scribble(path: Path, size_bytes: int, chance: random.Random) -> None:

@@ -11,9 +11,9 @@ from benchmarks import fio
 from benchmarks.cpu import process_seconds
 from benchmarks.outcome import Outcome
 from benchmarks.rows import Row
-from benchmarks.servers import Server, fill, wait_for_socket
+from benchmarks.servers import Server, fill, forget, wait_for_socket
 
-__all__ = ["NbdPeer", "NbdkitFile", "QemuNbd"]
+__all__ = ["DirectQemuNbd", "NbdPeer", "NbdkitFile", "QemuNbd"]
 
 
 class NbdPeer:
@@ -76,6 +76,18 @@ class NbdkitFile(_OneServer):
 class QemuNbd(_OneServer):
     """`qemu-nbd`: what QEMU's copies are made of, alone."""
 
+    how = ("--cache=writeback", "--aio=threads")
+
     def _words(self, disk: Path, socket: Path) -> Sequence[str]:
-        words = ["qemu-nbd", "--persistent", "--shared=0", "--format=raw", "--cache=writeback", "--aio=threads"]
+        words = ["qemu-nbd", "--persistent", "--shared=0", "--format=raw", *self.how]
         return [*words, f"--socket={socket}", str(disk)]
+
+
+class DirectQemuNbd(QemuNbd):
+    """The same past the page cache."""
+
+    how = ("--cache=none", "--aio=native")
+
+    def _words(self, disk: Path, socket: Path) -> Sequence[str]:
+        forget(disk)
+        return super()._words(disk, socket)

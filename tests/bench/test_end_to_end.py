@@ -76,7 +76,7 @@ def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
     """They are started, become ready, and are found to have written every block to both files."""
     need("fio", "qemu-storage-daemon")
     row = ROWS["write-4k-32"]
-    for name in ("mirror", "quorum"):
+    for name in ("mirror", "quorum", "direct-mirror", "direct-quorum"):
         with ExitStack() as stack:
             pair = PEERS[name].start(Ground(short_tmp, 4 << 20, stack), name)
             assert pair.drive(row, 0.3, 1)[0].writes > 0
@@ -85,6 +85,23 @@ def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
                 copy.write(b"not what was written")
             with pytest.raises(ServerError, match="copies differ"):
                 pair.verify(row, {}, 0)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", ["direct-pydrbd", "direct-qemu-nbd", "log-small"])
+def test_peers_past_the_page_cache_or_with_a_small_log_work(name, need, processes, monkeypatch, short_tmp):
+    """They are started as their names say, written to, and compared."""
+    need("fio", "qemu-nbd")
+    monkeypatch.setattr("os.environ", processes.env)
+    monkeypatch.chdir(ROOT)
+    row = ROWS["write-4k-32"]
+    with ExitStack() as stack:
+        peer = PEERS[name].start(Ground(short_tmp, 4 << 20, stack), name)
+        before = peer.counters()
+        outcome, _cpu_s = peer.drive(row, 0.3, 1)
+        after = peer.counters()
+        assert outcome.writes > 0
+        peer.verify(row, {key: after[key] - before[key] for key in after}, outcome.writes)
 
 
 def test_wrong_copies_and_lost_peers_are_found(processes, monkeypatch, short_tmp):
