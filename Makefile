@@ -28,7 +28,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds endurance soak lint bench growth lab man pictures install uninstall clean
+.PHONY: help venv demo test test-all rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -96,6 +96,13 @@ man: $(VENV)/man.stamp ## the manual pages, in build/man, and the completion for
 
 install: man ## the commands, agents, units and manual pages, below DESTDIR and PREFIX (/usr/local)
 	@$(PLACES) tools/install install
+
+dist: $(VENV)/dev.stamp ## a source archive, and from it a wheel, in dist (built in isolation)
+	@rm -rf dist
+	@$(PY) -m build --outdir dist .
+
+deb: man ## a Debian package for this machine's Python, in build/deb
+	@tools/deb
 
 uninstall: ## remove what make install has made, with the same DESTDIR and PREFIX
 	@$(PLACES) tools/install uninstall
