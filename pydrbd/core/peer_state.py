@@ -251,6 +251,7 @@ class PeerStates:
                 resolve_conflicts=node.resolve_conflicts,
                 discard_my_data=node.discards_my_data,
                 peer_discards_its_data=node.peer_discards,
+                can_demote=not any(each.sessions for each in node.volumes.values()),
                 dry_run=node.links.is_dry_run,
             ),
         )
@@ -259,6 +260,8 @@ class PeerStates:
         for helper in decision.helpers if not node.links.is_dry_run else ():
             node.helpers.run(helper, volume)
         outcome = decision.outcome
+        if decision.demote and not node.links.is_dry_run:
+            self._demote()
         if isinstance(outcome, Abort):
             if outcome.dry_run:
                 node.links.end_dry_run(f"volume {volume.vnr}: {outcome.reason}")
@@ -274,6 +277,12 @@ class PeerStates:
         if isinstance(outcome, SyncSource | SyncTarget) and (outcome.full or vague):
             self._set_all_bits(volume)
         return outcome.conn
+
+    def _demote(self) -> None:
+        """Give up the Primary role that no client has a use for."""
+        for volume in self._node.volumes.values():
+            if volume.state.role is Role.Primary:
+                self._node.change(volume, role=Role.Secondary)
 
     def _policies(self) -> Policies:
         net = self._node.net

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pydrbd.config.options import SECTIONS
+from pydrbd.core.events import SessionClosed
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.states import ConnState
 from pydrbd.wire.packet_numbers import AfterSb
@@ -111,6 +112,32 @@ def test_a_primary_whose_data_a_policy_discards_runs_the_handler_that_is_to_rebo
     world.run(5)
     assert [name for name, _volume in world.a.helpers] == runs
     assert state(world.a).startswith("StandAlone Primary")
+
+
+def test_a_primary_that_nobody_uses_gives_up_its_role_instead() -> None:
+    """call-pri-lost-after-sb: no client has the loser's device open, so it becomes Secondary, and target."""
+    net = NetOptions(
+        after_sb_0pri=AfterSb.DISCARD_LEAST_CHANGES, after_sb_1pri=AfterSb.CALL_PRI_LOST_AFTER_SB
+    )  # fmt: skip
+    world, client = pair(handlers=WORDS, net=net)
+    world.link_allowed = False
+    world.cut()
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.a.feed(SessionClosed(client, 0))
+    assert order(world, world.b, "primary", force=True) == 1
+    assert write(Client(world, world.b), 0, b"y" * 2 * BLOCK) == 0
+    assert order(world, world.b, "secondary", force=True) == 1
+    winner = bytes(world.b.disks[0].data)
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_in_sync)
+    world.run(1)
+    assert state(world.a) == state(world.b) == "Connected Secondary/Secondary UpToDate/UpToDate"
+    assert bytes(world.a.disks[0].data) == winner
+    assert [name for name, _volume in world.a.helpers] == [
+        "initial-split-brain", "before-resync-target", "after-resync-target"
+    ]  # fmt: skip
+    assert any("gave up the Primary role" in line for line in world.a.log)
 
 
 def test_every_word_of_the_configuration_is_a_handler_that_something_runs() -> None:
