@@ -11,7 +11,15 @@ from pathlib import Path
 from benchmarks import lab
 from benchmarks.machine import versions
 
-__all__ = ["PLACES", "Ground", "Place"]
+__all__ = ["KINDS", "PLACES", "Ground", "Place", "picture"]
+
+KINDS = ("rates", "latency", "cpu", "resync")
+"""Of pictures."""
+
+
+def picture(kind: str, place: str) -> str:
+    """The name of one, without its ending."""
+    return kind if place == "here" else f"{kind}-{place}"
 
 
 class Ground:

@@ -23,6 +23,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from benchmarks.growth_table import TITLES
+from benchmarks.places import KINDS, picture
 
 __all__ = ["draw", "draw_growth", "main"]
 
@@ -43,19 +44,19 @@ def draw(report: dict[str, Any], directory: Path) -> list[str]:
     """Pictures of a report of `python -m benchmarks`; their names."""
     made = []
     for group in report["groups"]:
-        suffix = "" if group["place"] == "here" else f"-{group['place']}"
+        rates, latency, cpu, resync = (picture(kind, group["place"]) for kind in KINDS)
         peers, rows = group["peers"], group["rows"]
         clients = [row for row in rows if any(peer["latency_us"] for peer in row["peers"].values())]
         if rows:
-            _bars(rows, peers, "rate", "rate, as a share of the best", directory, f"rates{suffix}", relative=True)
-            _bars(rows, peers, "cpu_s_per_gib", "server CPU seconds per GiB", directory, f"cpu{suffix}", log=True)
-            made += [f"rates{suffix}", f"cpu{suffix}"]
+            _bars(rows, peers, "rate", "rate, as a share of the best", directory, rates, relative=True)
+            _bars(rows, peers, "cpu_s_per_gib", "server CPU seconds per GiB", directory, cpu, log=True)
+            made += [rates, cpu]
         if clients:
-            _latency(clients, peers, directory, f"latency{suffix}")
-            made.append(f"latency{suffix}")
+            _latency(clients, peers, directory, latency)
+            made.append(latency)
         if any(curve for row in rows for curve in _curves(row).values()):
-            _resync([row for row in rows if _curves(row)], peers, directory, f"resync{suffix}")
-            made.append(f"resync{suffix}")
+            _resync([row for row in rows if _curves(row)], peers, directory, resync)
+            made.append(resync)
     return made
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth_table, table
+from benchmarks.places import KINDS, PLACES, picture
 
 __all__ = ["main", "quoted"]
 
@@ -26,10 +27,20 @@ def _pieces() -> dict[str, str]:
     if (_RESULTS / "latest.json").exists():
         report: dict[str, Any] = json.loads((_RESULTS / "latest.json").read_text())
         pieces["ratios"] = table.ratios(report)
-        pieces["figures"] = table.markdown(report)
+        pieces["figures"] = table.markdown(report) + _pictures(report)
     if (_RESULTS / "growth.json").exists():
         pieces["growth"] = growth_table.markdown(json.loads((_RESULTS / "growth.json").read_text()))
     return pieces
+
+
+def _pictures(report: dict[str, Any]) -> str:
+    """Those that there are of each place."""
+    return "".join(
+        f"\n![{PLACES[group['place']].title}: {kind}](../benchmarks/results/{name}.png)\n"
+        for group in report["groups"]
+        for kind in KINDS
+        if (_RESULTS / f"{(name := picture(kind, group['place']))}.png").exists()
+    )
 
 
 def quoted(text: str) -> str:
