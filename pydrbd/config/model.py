@@ -82,6 +82,8 @@ class VolumeConfig:
     disk_options: DiskOptions
     is_implicit: bool = False
     written_disk: tuple[Setting, ...] = ()
+    named: frozenset[str] = frozenset()
+    """The options of section disk that are given anywhere for this volume; the others have DRBD's defaults."""
 
     @property
     def is_diskless(self) -> bool:

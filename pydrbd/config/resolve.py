@@ -118,6 +118,7 @@ def _resolve_volume(vnr: int, host: RawHost, resource: RawResource, disk_setting
         disk=disk,
         meta_disk=meta_disk,
         disk_options=_merge(DiskOptions, [*disk_settings, *written]),
+        named=frozenset(setting.name for setting in (*disk_settings, *written)),
         is_implicit=own.is_implicit,
         written_disk=written,
     )

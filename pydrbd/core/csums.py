@@ -24,7 +24,7 @@ from pydrbd.wire.packets import DigestReq, Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
-    from pydrbd.core.resync import ResyncProgress
+    from pydrbd.core.resync_progress import ResyncProgress
 
 __all__ = ["Csums"]
 
@@ -80,6 +80,7 @@ class Csums:
                 f"volume {volume.vnr}: {length_bytes} bytes at {offset_bytes} are said to be in sync, but nobody asked"
             )
         running.in_flight_bytes -= length_bytes
+        running.pace.came_in(length_bytes)
         if request.hold is not None or not request.void:
             volume.disk.bitmap.clear_range(offset_bytes, length_bytes)
             running.same_bits += ceil_div(length_bytes, BIT_SIZE_BYTES)

@@ -183,6 +183,7 @@ class Node:
             self.links.ko_deadline(),
             self.disks.next_deadline(),
             self.disk_timeout.next_deadline(),
+            self.resync.next_deadline(),
             self.congestion.next_deadline(),
             self.conflicts.next_deadline(),
         )
@@ -203,6 +204,7 @@ class Node:
         self.links.check_ko()
         self.disks.close_overdue()
         self.disk_timeout.check()
+        self.resync.on_tick()
         self.congestion.start_due()
         self.conflicts.check_wait(self.now)
 

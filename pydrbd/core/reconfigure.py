@@ -46,6 +46,7 @@ class Reconfigure:
         self.on_meeting(meets=node.cstate < ConnState.WFReportParams and not node.links.handshaking)
         for volume in node.volumes.values():
             self.on_attach(volume, attaches=volume.disk is None)
+            node.resync.advance(volume)  # its pace may be another one
         if told != self._told() and node.established:
             for volume in node.volumes.values():
                 node.peers.send_sync_param(volume)

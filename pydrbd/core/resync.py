@@ -11,14 +11,16 @@ ranges that are being written, holds a range while it writes, and as a Primary h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
 from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
 from pydrbd.core.ranges import Hold
+from pydrbd.core.resync_pace import Pace, Yielding
 from pydrbd.core.resync_pieces import read_groups
+from pydrbd.core.resync_progress import Request, ResyncProgress
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.uuids import PeerUuids
 from pydrbd.core.volume import Volume
@@ -34,53 +36,16 @@ from pydrbd.limits import (
 )
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
-from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.packet_numbers import ID_SYNCER
 from pydrbd.wire.packets import BlockReq, Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["Resync", "ResyncProgress"]
+__all__ = ["Resync"]
 
 _TARGET = (ConnState.SyncTarget, ConnState.PausedSyncT)
 _RESYNC_EXTENT_BYTES = 4 * EXTENT_SIZE_BYTES
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """One piece that the target has asked for. `hold`: its range, held since then by a Primary, as this member."""
-
-    offset_bytes: int
-    length_bytes: int
-    hold: Hold | None = None
-    member: int = 0
-    void: bool = False
-    """Asked for before this node became Primary: a client may have written there since, so the answer is dropped."""
-
-
-@dataclass(slots=True, eq=False)
-class ResyncProgress:
-    """One volume's resync, on either side. `requests` have no answer yet; `in_flight_bytes` counts until written."""
-
-    total_bits: int
-    started: float
-    next_bit: int = 0
-    failed_bits: int = 0
-    in_flight_bytes: int = 0
-    csums: DigestAlg | None = None
-    """The target asks with digests of what it has (csums.py)."""
-    same_bits: int = 0
-    served: int = 0
-    served_bytes: int = 0
-    requests: dict[int, _Request] = field(default_factory=dict)
-    next_persist: float = 0.0
-    unflushed_bytes: int = 0
-    flushing: bool = False
-    finishing: bool = False
-    waits_for_ping: int = 0
-    """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
-    notified: bool = False
 
 
 class Resync:
@@ -123,7 +88,8 @@ class Resync:
         """Both bitmaps are one, and this is what there is to do."""
         assert volume.disk is not None
         bits = volume.disk.bitmap.count
-        running = ResyncProgress(bits, self._node.now, next_persist=self._node.now + RESYNC_PERSIST_S)
+        now, used = self._node.now, volume.counters.read + volume.counters.written
+        running = ResyncProgress(bits, now, Pace(now), Yielding(now, used), next_persist=now + RESYNC_PERSIST_S)
         self._running[volume.vnr] = running
         kib = bits * BIT_SIZE_BYTES // 1024
         self._node.log_line(Level.INFO, f"volume {volume.vnr}: began resync, will sync {kib} KB [{bits} bits set]")
@@ -152,7 +118,7 @@ class Resync:
         if running is None or disk is None or volume.state.conn not in _TARGET or running.finishing:
             return
         restarted = False
-        while volume.state.conn == ConnState.SyncTarget and running.in_flight_bytes < RESYNC_IN_FLIGHT_BYTES_MAX:
+        while volume.state.conn == ConnState.SyncTarget and self._room_bytes(volume, running) > 0:
             pieces = self._next_pieces(volume, running)
             if pieces:
                 self._ask(volume, running, pieces)
@@ -163,6 +129,33 @@ class Resync:
         if not running.in_flight_bytes and disk.bitmap.count <= running.failed_bits:
             self._finish_target(volume, running)
 
+    def _room_bytes(self, volume: Volume, running: ResyncProgress) -> int:
+        """How much may be asked for now."""
+        room, options = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes, volume.options.pace
+        if not options.bounds:
+            return room
+        running.pace.step(options, self._node.now, running.in_flight_bytes)
+        return min(room, running.pace.allowance_bytes)
+
+    def _waits_for_pace(self) -> Iterator[tuple[Volume, ResyncProgress]]:
+        for vnr, running in self._running.items():
+            volume = self._node.volumes[vnr]
+            asks = volume.state.conn == ConnState.SyncTarget and volume.disk is not None and not running.finishing
+            if asks and volume.options.pace.bounds:
+                yield volume, running
+
+    def next_deadline(self) -> float | None:
+        """When more may be asked for, or be served, if anybody waits for that."""
+        steps = [running.pace.next_step for _volume, running in self._waits_for_pace()]
+        return min([*steps, *self._node.resync_source.deadlines()], default=None)
+
+    def on_tick(self) -> None:
+        """Time has passed."""
+        for volume, running in list(self._waits_for_pace()):
+            if self._node.now >= running.pace.next_step:
+                self.advance(volume)
+        self._node.resync_source.on_tick()
+
     def on_range_free(self, volume: Volume) -> None:
         """A write has ended: what was passed over because of it can be asked for, or was the last that was missing."""
         if volume.vnr in self._running:
@@ -171,8 +164,10 @@ class Resync:
     def _next_pieces(self, volume: Volume, running: ResyncProgress) -> list[tuple[int, int]]:
         """(offset, length) of the next requests, as many as there is room for."""
         assert volume.disk is not None
-        room = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes
+        room = self._room_bytes(volume, running)
         most = min(volume.peer.request_bytes_max, RESYNC_PIECE_BYTES)
+        if volume.options.pace.bounds:
+            most = min(most, max(BIT_SIZE_BYTES, room // BIT_SIZE_BYTES * BIT_SIZE_BYTES))
         if running.csums:
             most = min(most, CSUMS_REQUEST_BYTES_MAX)
         pieces: list[tuple[int, int]] = []
@@ -212,8 +207,9 @@ class Resync:
         for index in native.indices(free):
             offset, length = pieces[index]
             assert offset not in running.requests, "asked for one place twice"
-            running.requests[offset] = _Request(offset, length, hold, 1 << index)
+            running.requests[offset] = Request(offset, length, hold, 1 << index)
             running.in_flight_bytes += length
+            running.pace.asked(length)
             if running.csums:
                 continue
             wire = BlockReq(offset // SECTOR_SIZE_BYTES, ID_SYNCER, length)
@@ -261,9 +257,9 @@ class Resync:
 
     def _take_requests(
         self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int
-    ) -> dict[int, _Request]:
+    ) -> dict[int, Request]:
         """The requests that these members of the batch answer, by member."""
-        taken: dict[int, _Request] = {}
+        taken: dict[int, Request] = {}
         offsets: set[int] = set()
         for index in native.indices(mask):
             record = batch.records[index]
@@ -281,7 +277,9 @@ class Resync:
             offsets.add(record.offset)
         for offset in offsets:
             del running.requests[offset]
-        volume.counters.received += native.records_length_sum(batch, mask) >> 9
+        byte_count = native.records_length_sum(batch, mask)
+        running.pace.came_in(byte_count)
+        volume.counters.received += byte_count >> 9
         return taken
 
     def _write(

@@ -5,14 +5,15 @@ It holds the range of a request still, reads, answers; it clears its bits when t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
 from pydrbd.core.effects import DiskRead
 from pydrbd.core.ranges import Hold
-from pydrbd.core.resync import ResyncProgress
 from pydrbd.core.resync_pieces import read_groups
+from pydrbd.core.resync_progress import ResyncProgress
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import Volume
@@ -95,9 +96,37 @@ class ResyncSource:
             node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, mask)
             return
         for members in read_groups(batch, mask):
-            if running.served_bytes + native.records_length_sum(batch, members) > PEER_READ_BYTES_MAX:
+            byte_count = native.records_length_sum(batch, members)
+            if running.served_bytes + running.waiting_bytes + byte_count > PEER_READ_BYTES_MAX:
                 node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, members)
+            elif running.waiting or self._yields(volume, running):
+                running.waiting.append((batch, members))
+                running.waiting_bytes += byte_count
             else:
+                self._serve(volume, running, batch, members)
+
+    # --- yielding to the application (c-min-rate) ---
+
+    def _yields(self, volume: Volume, running: ResyncProgress) -> bool:
+        used = volume.counters.read + volume.counters.written - running.own_sectors
+        return running.yielding.yields(volume.options.pace, self._node.now, used)
+
+    def _running_here(self) -> Iterator[tuple[Volume, ResyncProgress]]:
+        for volume in self._node.volumes.values():
+            running = self._node.resync.progress(volume)
+            if running is not None and running.waiting:
+                yield volume, running
+
+    def deadlines(self) -> list[float]:
+        """When requests that had to yield get their turn."""
+        return [running.yielding.next_step for _volume, running in self._running_here()]
+
+    def on_tick(self) -> None:
+        """Serve what has waited, as far as it may go now."""
+        for volume, running in list(self._running_here()):
+            while running.waiting and not self._yields(volume, running):
+                batch, members = running.waiting.popleft()
+                running.waiting_bytes -= native.records_length_sum(batch, members)
                 self._serve(volume, running, batch, members)
 
     def _serve(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
@@ -108,6 +137,8 @@ class ResyncSource:
         running.served += request.count
         byte_count = native.records_length_sum(request, request.all)
         running.served_bytes += byte_count
+        running.yielding.served(byte_count)
+        running.own_sectors += byte_count >> 9
         generation, disk = node.link_generation, volume.disk
 
         def start(hold: Hold, members: int) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydrbd import native
 from pydrbd.core.node import Node
-from pydrbd.core.resync import ResyncProgress
+from pydrbd.core.resync_progress import ResyncProgress
 from pydrbd.core.states import ConnState, DiskState, Role, connection_text, replication_text
 from pydrbd.core.volume import Volume
 from pydrbd.metadata.superblock import Superblock

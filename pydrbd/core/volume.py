@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.core.ranges import Ranges
+from pydrbd.core.resync_pace import PaceOptions
 from pydrbd.core.states import ConnState, DiskState, Role, State
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.uuids import PeerUuids, UuidSet
@@ -31,6 +32,8 @@ __all__ = ["Counters", "LocalDisk", "PeerVolume", "Volume", "VolumeOptions"]
 _CONTROLLER = ResyncController(c_plan_ahead=20, c_delay_target=10, c_fill_target=100, c_max_rate=102400)
 """DRBD's defaults."""
 
+_AS_FAST_AS_IT_CAN_BE = PaceOptions()
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeOptions:
@@ -51,6 +54,7 @@ class VolumeOptions:
     resync_rate_kib_s: int = 250
     controller: ResyncController = _CONTROLLER
     """A kernel as our sync target goes by this and the rate: it takes over what its peer says."""
+    pace: PaceOptions = _AS_FAST_AS_IT_CAN_BE
 
 
 @dataclass(slots=True)

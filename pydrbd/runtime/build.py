@@ -14,6 +14,7 @@ from pydrbd.config.settings import ResourceSettings, load_settings
 from pydrbd.config.values import did_you_mean
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
+from pydrbd.core.resync_pace import PaceOptions
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import VolumeOptions
 from pydrbd.errors import ConfigError
@@ -23,7 +24,7 @@ from pydrbd.runtime.link_tls import LinkTls
 from pydrbd.runtime.nbd_handshake import Admission
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
 from pydrbd.runtime.tls import TlsFiles, TlsIdentity
-from pydrbd.units import sectors_to_bytes
+from pydrbd.units import SECTOR_SIZE_BYTES, sectors_to_bytes
 from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
 from pydrbd.wire.nbd_negotiation import Policy, TlsMode
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
@@ -176,6 +177,24 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
         controller=ResyncController(
             disk.c_plan_ahead_ds, disk.c_delay_target_ds, disk.c_fill_target_sectors, disk.c_max_rate_kib_s
         ),
+        pace=_pace(volume),
+    )
+
+
+def _pace(volume: VolumeConfig) -> PaceOptions:
+    """Only what the configuration names: DRBD's defaults would hold a resync back for nobody's sake."""
+    disk, named = volume.disk_options, volume.named
+    controlled = named & {"c-plan-ahead", "c-fill-target", "c-delay-target"}
+    # a c-delay-target alone is meant, though c-fill-target has a default that would go before it
+    by_delay = "c-delay-target" in named and "c-fill-target" not in named
+    return PaceOptions(
+        fixed_kib_s=0 if disk.c_plan_ahead_ds else disk.resync_rate_kib_s,
+        plan_steps=disk.c_plan_ahead_ds if controlled else 0,
+        start_kib_s=disk.resync_rate_kib_s,
+        fill_target_bytes=0 if by_delay else disk.c_fill_target_sectors * SECTOR_SIZE_BYTES,
+        delay_target_steps=disk.c_delay_target_ds,
+        max_kib_s=disk.c_max_rate_kib_s if "c-max-rate" in named else 0,
+        min_kib_s=disk.c_min_rate_kib_s if "c-min-rate" in named else 0,
     )
 
 

@@ -1,0 +1,56 @@
+"""What a node knows of a resync that is going on, on either side."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pydrbd.core.ranges import Hold
+from pydrbd.core.resync_pace import Pace, Yielding
+from pydrbd.native import Batch
+from pydrbd.wire.digests import DigestAlg
+
+__all__ = ["Request", "ResyncProgress"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One piece that the target has asked for. `hold`: its range, held since then by a Primary, as this member."""
+
+    offset_bytes: int
+    length_bytes: int
+    hold: Hold | None = None
+    member: int = 0
+    void: bool = False
+    """Asked for before this node became Primary: a client may have written there since, so the answer is dropped."""
+
+
+@dataclass(slots=True, eq=False)
+class ResyncProgress:
+    """One volume's resync, on either side. `requests` have no answer yet; `in_flight_bytes` counts until written."""
+
+    total_bits: int
+    started: float
+    pace: Pace
+    """As the target."""
+    yielding: Yielding
+    """As the source. `waiting` requests, so many bytes, have come while it has to yield; `own_sectors` it has read."""
+    waiting: deque[tuple[Batch, int]] = field(default_factory=deque)
+    waiting_bytes: int = 0
+    own_sectors: int = 0
+    next_bit: int = 0
+    failed_bits: int = 0
+    in_flight_bytes: int = 0
+    csums: DigestAlg | None = None
+    """The target asks with digests of what it has (csums.py)."""
+    same_bits: int = 0
+    served: int = 0
+    served_bytes: int = 0
+    requests: dict[int, Request] = field(default_factory=dict)
+    next_persist: float = 0.0
+    unflushed_bytes: int = 0
+    flushing: bool = False
+    finishing: bool = False
+    waits_for_ping: int = 0
+    """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
+    notified: bool = False
