@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 ROUNDS ?= 100
 MINUTES ?= 30
 SEED ?=
+PROVE ?= 1m
 ARGS ?=
 # Guests wait most of the time: two labs side by side. What fails there is played once more, alone: a machine that gives
 # a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
@@ -28,7 +29,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
+.PHONY: help venv demo test test-all prove rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -52,6 +53,9 @@ test-all: $(VENV)/dev.stamp ## all tests
 	@tools/setup packages test
 	@$(PY) -m pytest --ignore=tests/interop $(ARGS)
 	@$(PY) -m pytest $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(AGAIN) $(ARGS)
+
+prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, and RELIABILITY.json
+	@nice $(PY) -m tests.prove --time $(PROVE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
 	@$(PY) -m pytest tests/chaos/test_rounds.py --progress --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)

@@ -1,0 +1,94 @@
+"""Prove for as long as you like: stories, broken writes, bytes from strangers, canaries; a table of the promises.
+
+    python -m tests.prove --time 10m          (make prove PROVE=10m)
+    python -m tests.prove --only "torn meta-data" --seed 7 --once
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.prove import canary_hunt, fuzz, stories, torn
+from tests.prove.run import Outcome, Rung, run_in_processes
+
+__all__ = ["PROMISES", "RUNGS", "table"]
+
+RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
+
+PROMISES = {
+    "A1": "reads and writes are linearizable", "A2": "acknowledged writes survive either node",
+    "A4": "what was flushed survives the power of both", "A5": "no sector holds what nobody wrote",
+    "A8": "errors are honest", "B1": "the copies are equal", "B2": "every difference is known of",
+    "B3": "the log before the data", "B7": "a sync target is Inconsistent on disk", "C1": "no old data is served",
+    "C2": "one Primary", "C3": "a split brain is never merged", "C5": "resync goes from new to old",
+    "C6": "a new generation before a lone write's answer", "C8": "frozen until a verdict counts",
+    "D1": "any bytes are taken or refused", "D2": "what we say is understood",
+    "D5": "when faults stop, all is well soon", "D7": "nothing is left over", "D8": "a clean stop resyncs nothing",
+    "D10": "a torn write of meta-data is the old or the new",
+}  # fmt: skip
+"""Those that are checked here; other promises have tests of their own (README, Proof)."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `10m`, `8h` in seconds. Raises ValueError."""
+    return float(text[:-1]) * _UNITS[text[-1]] if text[-1:] in _UNITS else float(text)
+
+
+def table(outcome: Outcome, elapsed_s: float) -> str:
+    """Rates, promises, canaries, failures: what a person wants to see."""
+    figures = outcome.figures
+    lines = [f"{'rung':42} {'seeds':>8} {'seconds':>8} {'a second':>9}"]
+    for name, count in outcome.seeds.items():
+        spent = outcome.seconds[name]
+        lines.append(f"{name:42} {count:8} {spent:8.0f} {count / max(spent, 0.001):9.1f}")
+    lines += ["", f"{'promise':55} {'checked':>10} {'failed':>7}"]
+    checked, failed = outcome.checked(), [failure.promise for failure in outcome.failures]
+    for promise, words in PROMISES.items():
+        lines.append(f"{promise:4} {words:50} {checked.get(promise, 0):10} {failed.count(promise):7}")
+    lines += [
+        "",
+        f"{figures['replies']} answers to clients, {figures['kills']} kills, {figures['power losses']} power losses, "
+        f"{figures['cuts']} cuts, {figures['disk errors']} disk errors, {figures['crash states']} crash states, "
+        f"{figures['fuzz inputs']} inputs, in {elapsed_s:.0f} s",
+        *canary_hunt.describe(outcome),
+    ]
+    for failure in outcome.failures:
+        lines.append(f"FAIL {failure.promise} {failure.rung} seed={failure.seed}: {failure.text}")
+        lines.append(f"     replay: {failure.replay}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__.splitlines()[0])
+    parser.add_argument("--time", type=seconds_of, default=60.0, metavar="TIME", help="such as 90s, 10m, 8h")
+    parser.add_argument("--seed", type=int, help="the first one (default: drawn)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
+    parser.add_argument("--only", choices=[rung.name for rung in RUNGS], help="one rung")
+    parser.add_argument("--once", action="store_true", help="one seed of one rung, to play a failure again")
+    parser.add_argument("--json", type=Path, default=Path("RELIABILITY.json"), help="where the report goes")
+    words = parser.parse_args()
+    rungs = [rung for rung in RUNGS if words.only in (None, rung.name)]
+    first = random.randrange(1 << 31) if words.seed is None else words.seed
+    if words.once:
+        if len(rungs) != 1 or words.seed is None:
+            parser.error("--once needs --only and --seed")
+        rungs[0].work(first, Outcome().figures)
+        return 0
+    print(f"from seed {first}, {words.time:.0f} s on {words.jobs} processes", flush=True)
+    began = time.monotonic()
+    outcome = run_in_processes(rungs, words.time, first, words.jobs)
+    elapsed_s = time.monotonic() - began
+    print(table(outcome, elapsed_s))
+    words.json.write_text(outcome.as_json(first_seed=first, seconds=round(elapsed_s), jobs=words.jobs))
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

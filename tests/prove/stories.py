@@ -1,0 +1,67 @@
+"""The simulator's stories as rungs: every kind of pair, and split brains made on purpose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from pydrbd.core.transitions import Fencing
+from pydrbd.wire.packet_numbers import WireProtocol
+from tests.harness.checkers import Violation
+from tests.harness.simulation import Simulation, SimulationFailed
+from tests.harness.split_brain_story import SplitBrainStory
+from tests.prove.run import Broken, Rung
+
+__all__ = ["RUNGS"]
+
+KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
+    ("stories", 3, {}),
+    ("stories with lanes", 3, {"lanes": True}),
+    ("stories, protocol A", 0.5, {"protocol": WireProtocol.A}),
+    ("stories, protocol B", 0.5, {"protocol": WireProtocol.B}),
+    ("stories, resource-only", 1, {"fencing": Fencing.RESOURCE_ONLY}),
+    ("stories, resource-and-stonith", 1, {"fencing": Fencing.RESOURCE_AND_STONITH}),
+    ("stories with lanes, resource-only", 1, {"fencing": Fencing.RESOURCE_ONLY, "lanes": True}),
+    ("stories with lanes, resource-and-stonith", 1, {"fencing": Fencing.RESOURCE_AND_STONITH, "lanes": True}),
+    ("stories that end without power", 1, {"ending": 0.9}),
+)
+
+
+def tell(name: str, options: dict[str, Any], seed: int, figures: Counter[str]) -> None:
+    """One story of a kind. Raises Broken."""
+    story = Simulation(seed, **options)
+    try:
+        story.run()
+    except SimulationFailed as failure:
+        raise _broken(name, seed, failure) from failure
+    finally:
+        figures.update(story.stats)
+    figures["checked A5"] += story.stats["checked A1"]  # each read is looked at sector by sector
+    figures["checked A8"] += story.stats["error replies"]
+    figures["checked D2"] += 1
+    for what in ("disk errors", "bad disks synced", "switches", "crossed attaches", "heard of newer data too late"):
+        figures[f"sometimes {what}"] += bool(story.stats[what])
+
+
+def split(seed: int, figures: Counter[str]) -> None:
+    """One split brain (C3). Raises Broken."""
+    try:
+        SplitBrainStory(seed).run()
+    except SimulationFailed as failure:
+        raise _broken("split brains", seed, failure) from failure
+    figures["checked C3"] += 1
+
+
+def _broken(name: str, seed: int, failure: SimulationFailed) -> Broken:
+    error = failure.error
+    promise = error.promise if isinstance(error, Violation) else "D1"
+    return Broken(
+        promise, f"{type(error).__name__} {error}", f"python -m tests.prove --only {name!r} --seed {seed} --once"
+    )
+
+
+RUNGS = (
+    *(Rung(name, weight, partial(tell, name, options)) for name, weight, options in KINDS),
+    Rung("split brains", 0.5, split),
+)

@@ -1,0 +1,95 @@
+"""The prover itself: each rung takes its turn and finds nothing, and what is broken is found, told and replayable."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from pydrbd.metadata import al_transaction
+from pydrbd.wire.framing import PacketReader
+from tests.prove import canary_hunt, fuzz, torn
+from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, table
+from tests.prove.run import Broken, Outcome, Rung, run
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=[rung.name for rung in RUNGS])
+def test_a_seed_of_each_rung_finds_nothing(rung: Rung, seed: int) -> None:
+    """Every kind of proof is in every run of the tests, with a seed of its own."""
+    figures: Counter[str] = Counter()
+    rung.work(seed, figures)
+    assert figures
+
+
+def test_every_target_takes_strange_bytes() -> None:
+    """D1: each parser, with as many inputs as a seed has."""
+    figures: Counter[str] = Counter()
+    for seed in range(len(fuzz.TARGETS)):
+        fuzz.fuzz(seed, figures)
+    assert figures["fuzz inputs"] == fuzz.INPUTS_PER_SEED * len(fuzz.TARGETS)
+
+
+def test_a_log_whose_checksum_nobody_looks_at_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D10: half of a transaction is neither the old nor the new one."""
+    monkeypatch.setattr(al_transaction, "_checksum", lambda _block: 0)
+    with pytest.raises(Broken) as caught:
+        for seed in range(40):
+            torn.tear(seed, Counter())
+    assert caught.value.promise == "D10"
+
+
+def test_a_parser_that_dies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D1: another exception than a refusal, with the seed that brings it back."""
+
+    def dies(self, data):
+        raise IndexError(len(data))
+
+    monkeypatch.setattr(PacketReader, "feed", dies)
+    outcome = run([*fuzz.RUNGS], 1e-9, first=sorted(fuzz.TARGETS).index("frames"), step=len(fuzz.TARGETS))
+    assert outcome.failures and {failure.promise for failure in outcome.failures} == {"D1"}
+    assert "--only 'fuzz' --seed" in outcome.failures[0].replay
+    assert "IndexError" in table(outcome, 1.0)
+
+
+def test_the_report_counts_by_promise() -> None:
+    """Checked and failed, for the table and for RELIABILITY.json."""
+
+    def odd(seed: int, figures: Counter[str]) -> None:
+        figures["checked B1"] += 1
+        if seed == 3:
+            raise Broken("B1", "they differ", "replay me")
+
+    outcome = Outcome()
+    for first in (2, 3):
+        outcome.add(run([Rung("odd", 1, odd)], 1e-9, first))
+    report = json.loads(outcome.as_json(first_seed=2))
+    assert report["promises"] == {"B1": {"checked": 2, "failed": 1}}
+    assert report["failures"][0] == {
+        "rung": "odd", "seed": 3, "promise": "B1", "text": "they differ", "replay": "replay me",
+    }  # fmt: skip
+
+
+def test_canaries_are_hunted_in_turn() -> None:
+    """What lived through its stories is said, and nothing of it is called a failure."""
+    outcome = Outcome()
+    outcome.figures[canary_hunt.LIVED + "never_freeze"] = 20
+    outcome.figures[canary_hunt.CAUGHT + "never_freeze"] = 0
+    assert "never_freeze has lived through 20 seeds" in canary_hunt.describe(outcome)[1]
+    assert canary_hunt.describe(outcome)[0].startswith("canaries: 0 of 1 hunted")
+
+
+def test_times_have_units() -> None:
+    """As PROVE has them."""
+    assert [seconds_of(text) for text in ("90s", "10m", "8h", "5")] == [90, 600, 28800, 5]
+    with pytest.raises(ValueError, match="x"):
+        seconds_of("x")
+
+
+def test_every_promise_that_is_counted_is_in_the_table() -> None:
+    """And the other way round: what the table names is checked by these rungs, seldom perhaps."""
+    figures: Counter[str] = Counter()
+    for rung in RUNGS[:2]:
+        rung.work(2, figures)
+    counted = {name.removeprefix("checked ") for name in figures if name.startswith("checked ")}
+    assert counted <= PROMISES.keys()

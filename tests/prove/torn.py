@@ -1,0 +1,156 @@
+"""Every write of meta-data, broken: each subset of its sectors is on disk, and nothing after it.
+
+A story is told; whenever a node asks for meta-data to be written, all that a crash in the middle could leave is opened
+by the code that attaches a disk. It finds the old or the new superblock and activity log (D10), and with what the other
+node has on disk in that moment, every block that differs is known of (B2).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pydrbd.core.effects import Persist
+from pydrbd.errors import MetaDataError
+from pydrbd.metadata.activity_log import replay
+from pydrbd.metadata.apply_al import split_blocks
+from pydrbd.metadata.layout import MetaKind
+from pydrbd.metadata.opening import OpenedMetaData, open_meta_data
+from pydrbd.units import SECTOR_SIZE_BYTES
+from tests.harness.checkers import Violation
+from tests.harness.disk import MemoryDisk
+from tests.harness.simulation import Simulation, SimulationFailed
+from tests.harness.world import Machine
+from tests.prove.run import Broken, Rung
+
+__all__ = ["RUNGS", "TornStory"]
+
+STEPS = 40
+EXHAUSTIVE_SECTORS_MAX = 6
+SUBSETS_MAX = 64
+WRITES_PROBABILITY = 0.2
+"""How many of the writes of a story are broken: each takes as long as many steps."""
+
+Sectors = dict[int, bytes]
+
+
+class TornStory(Simulation):
+    """A story in which writes of meta-data are looked at before they are carried out."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, steps=STEPS, **options)
+        self.states = 0
+        self._draw = random.Random(f"torn/{seed}")
+        self._told = self.oracle.on_effect
+        self.oracle.on_effect = self.on_effect  # type: ignore[method-assign]
+
+    def on_effect(self, machine: Machine, effect: Any) -> None:
+        """The observer's: break it, then go on as ever."""
+        if isinstance(effect, Persist) and self._draw.random() < WRITES_PROBABILITY:
+            self._break(machine, effect)
+        self._told(machine, effect)
+
+    def _break(self, machine: Machine, effect: Persist) -> None:
+        """Stage by stage: those before are whole, of this one any sectors have arrived."""
+        disk = machine.disks[effect.volume]
+        before: Sectors = {}
+        allowed = [_essence(disk, before)]
+        for stage in effect.stages:
+            changed = _changed(disk, before, stage.writes)
+            allowed.append(_essence(disk, before | changed))
+            if changed and not (stage.flush_data and disk.unflushed):
+                # A stage that flushes first changes what a crash before it leaves of the data: that is for its time.
+                for arrived in _subsets(sorted(changed), self._draw):
+                    self._look(machine, before | {sector: changed[sector] for sector in arrived}, allowed[-2:])
+            before |= changed
+
+    def _look(self, machine: Machine, sectors: Sectors, allowed: list[tuple[Any, Any]]) -> None:
+        self.states += 1
+        disk = machine.disks[0]
+        try:
+            found = _essence(disk, sectors)
+            opened = _opened(disk, sectors)
+        except MetaDataError as error:
+            raise Violation("D10", f"{machine.name} could not attach after a torn write: {error}") from error
+        self.oracle._count("D10")
+        if found[0] not in {one[0] for one in allowed} or found[1] not in {one[1] for one in allowed}:
+            raise Violation("D10", f"{machine.name} found neither the old nor the new meta-data after a torn write")
+        self.oracle._peeked[disk] = disk.meta_generation, opened
+        try:
+            self.oracle.check_coverage()
+        finally:
+            del self.oracle._peeked[disk]
+
+
+def _changed(disk: MemoryDisk, before: Sectors, writes: tuple[tuple[int, bytes], ...]) -> Sectors:
+    changed: Sectors = {}
+    for offset, data in writes:
+        for position in range(0, len(data), SECTOR_SIZE_BYTES):
+            sector = (offset + position) // SECTOR_SIZE_BYTES
+            piece = bytes(data[position : position + SECTOR_SIZE_BYTES])
+            if before.get(sector, _sector(disk, sector)) != piece:
+                changed[sector] = piece
+    return changed
+
+
+def _sector(disk: MemoryDisk, sector: int) -> bytes:
+    return disk.image[sector * SECTOR_SIZE_BYTES : (sector + 1) * SECTOR_SIZE_BYTES]
+
+
+def _subsets(sectors: list[int], draw: random.Random) -> Iterator[list[int]]:
+    """All of them if there are few; else none, all, each alone, all but each, and some at random."""
+    count = len(sectors)
+    if count <= EXHAUSTIVE_SECTORS_MAX:
+        for mask in range(1 << count):
+            yield [sector for index, sector in enumerate(sectors) if mask >> index & 1]
+        return
+    yield []
+    yield sectors
+    for sector in draw.sample(sectors, min(count, SUBSETS_MAX // 4)):
+        yield [sector]
+        yield [other for other in sectors if other != sector]
+    for _ in range(SUBSETS_MAX // 2):
+        yield [sector for sector in sectors if draw.random() < 0.5]
+
+
+def _reader(disk: MemoryDisk, sectors: Sectors) -> Any:
+    def read(offset: int, length: int) -> bytes:
+        data = bytearray(disk.image[offset : offset + length])
+        for sector, piece in sectors.items():
+            position = sector * SECTOR_SIZE_BYTES - offset
+            if 0 <= position < length:
+                data[position : position + SECTOR_SIZE_BYTES] = piece
+        return bytes(data)
+
+    return read
+
+
+def _opened(disk: MemoryDisk, sectors: Sectors) -> OpenedMetaData:
+    return open_meta_data(_reader(disk, sectors), MetaKind.INTERNAL, 0, disk.sectors, disk.sectors, disk.known)
+
+
+def _essence(disk: MemoryDisk, sectors: Sectors) -> tuple[Any, Any]:
+    """The superblock's bytes that are in use, and the extents that are hot."""
+    read, layout = _reader(disk, sectors), disk.layout
+    area = read(layout.al_offset_bytes, layout.al_size_bytes)
+    log = replay(split_blocks(area), True, layout.al_stripes)
+    return read(layout.superblock_offset_bytes, SECTOR_SIZE_BYTES), frozenset(log.extents)
+
+
+def tear(seed: int, figures: Counter[str]) -> None:
+    """One story with all its writes of meta-data broken. Raises Broken."""
+    story = TornStory(seed, lanes=bool(seed & 1))
+    try:
+        story.run()
+    except SimulationFailed as failure:
+        promise = failure.error.promise if isinstance(failure.error, Violation) else "D10"
+        replay_line = f"python -m tests.prove --only 'torn meta-data' --seed {seed} --once"
+        raise Broken(promise, str(failure.error), replay_line) from failure
+    finally:
+        figures.update(story.stats)
+        figures["crash states"] += story.states
+
+
+RUNGS = (Rung("torn meta-data", 3, tear),)
