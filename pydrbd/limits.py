@@ -73,6 +73,7 @@ __all__ = [
     "READ_BYTES_IN_FLIGHT_MAX",
     "READ_CONGESTED_REQUESTS",
     "RECEIVE_BUFFER_BYTES",
+    "RESYNC_AFTER_LOOK_S",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
     "RESYNC_PERSIST_S",
     "RESYNC_PIECE_BYTES",
@@ -219,6 +220,9 @@ READ_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
 
 READ_CONGESTED_REQUESTS: Final = 112
 """Requests under way on a disk that `when-congested-remote` spares: as many as a queue of 128 calls congested."""
+
+RESYNC_AFTER_LOOK_S: Final = 1.0
+"""How often, and for how long, a resource that `resync-after` names is asked how it is."""
 
 RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
 """What a sync target has asked for and not yet written."""

@@ -9,7 +9,7 @@ from pydrbd.config.lexer import Place
 from pydrbd.config.model import Host, Resource, VolumeConfig
 from pydrbd.config.values import Setting, did_you_mean
 
-__all__ = ["check_resource", "check_shared_names"]
+__all__ = ["check_resource", "check_resync_after", "check_shared_names"]
 
 
 def check_resource(resource: Resource, settings: Sequence[Setting]) -> None:
@@ -33,6 +33,32 @@ def check_shared_names(resources: Sequence[Resource]) -> None:
                         f"{label}: {what} is taken already, by {first} ({place.seen_from(host.place)})"
                     )
                 seen[key] = label, host.place
+
+
+def check_resync_after(resources: Sequence[Resource]) -> None:
+    """ConfigError if resyncs wait for each other in a circle, or one for itself: none of them would ever go on."""
+    after: dict[str, dict[str, None]] = {}
+    for resource in resources:
+        for volume in (volume for host in resource.hosts for volume in host.volumes.values()):
+            if other := volume.disk_options.resync_after:
+                after.setdefault(f"{resource.name}/{volume.vnr}", {})[_volume_name(other)] = None
+    places = {resource.name: resource.place for resource in resources}
+    for start in after:
+        way, todo = [start], list(after[start])
+        while todo:
+            name = todo.pop()
+            if name == start:
+                raise places[start.partition("/")[0]].error(
+                    f"'resync-after': '{start}' waits for itself, by way of {', '.join(way)}"
+                )
+            if name not in way:
+                way.append(name)
+                todo += after.get(name, {})
+
+
+def _volume_name(text: str) -> str:
+    name, _slash, vnr = text.partition("/")
+    return f"{name}/{vnr or 0}"
 
 
 def _check_protocol(resource: Resource, places: dict[str, Place]) -> None:

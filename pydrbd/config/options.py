@@ -174,7 +174,7 @@ _DISK: Final = (
     _bool("disk", "disk-drain", True, effective=True),
     _bool("disk", "md-flushes", True, effective=True),
     _number("disk", "resync-rate", 1, 250, 4194304, Unit.KIB_PER_SECOND, effective=True),
-    _string("disk", "resync-after", 255),
+    _string("disk", "resync-after", 255, effective=True),
     _number("disk", "al-extents", 67, 1237, 65534, effective=True),
     _bool("disk", "al-updates", True, effective=True),
     _bool("disk", "discard-zeroes-if-aligned", True, effective=True),

@@ -11,7 +11,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from pydrbd.config.consistency import check_resource, check_shared_names
+from pydrbd.config.consistency import check_resource, check_resync_after, check_shared_names
 from pydrbd.config.model import Config, Host, Notice, Resource, VolumeConfig
 from pydrbd.config.options import SECTIONS
 from pydrbd.config.raw import RawConfig, RawHost, RawResource, RawVolume
@@ -35,6 +35,7 @@ def resolve_config(raw: RawConfig) -> Config:
     """The frozen configuration; ConfigError if something is missing or contradicts something else."""
     resources = tuple(_resolve_resource(resource, raw) for resource in raw.resources)
     check_shared_names(resources)
+    check_resync_after(resources)
     settings = [*raw.global_settings, *_all_settings(raw)]
     known = {resource.name for resource in resources}
     return Config(

@@ -45,6 +45,7 @@ class SyncCommands:
             "invalidate-remote": lambda command: self._invalidate_remote(command, list(node.volumes.values())),
             "pause-sync": self._pause,
             "resume-sync": self._resume,
+            "resync-after": self._hold,
             "verify": self._verify_all,
         }
 
@@ -173,6 +174,15 @@ class SyncCommands:
             self._node.change(volume, user_isp=paused)
             self._node.resync.advance(volume)
         return bool(changed)
+
+    def _hold(self, command: Command) -> None:
+        """`volumes`: by number, whether its resync has to wait for one of another resource."""
+        for vnr, waits in command.arguments["volumes"].items():
+            volume = self._node.volumes.get(vnr)
+            if volume is not None and volume.state.aftr_isp != waits:
+                self._node.change(volume, aftr_isp=waits)
+                self._node.resync.advance(volume)
+        self._answer(command, StateCode.SS_SUCCESS)
 
     # --- verify ---
 

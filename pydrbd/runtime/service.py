@@ -22,7 +22,7 @@ from typing import Any, cast
 import trio
 
 from pydrbd.core import effects as fx
-from pydrbd.core.events import DiskNotOpened, DiskOpened, Done, Event, Tick
+from pydrbd.core.events import Command, DiskNotOpened, DiskOpened, Done, Event, Tick
 from pydrbd.core.node import Node
 from pydrbd.core.states import State
 from pydrbd.errors import ConfigError, PeerProtocolError, PydrbdError, exit_code_of
@@ -42,6 +42,7 @@ from pydrbd.runtime.link import Link
 from pydrbd.runtime.nbd_places import listen_for_clients
 from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import try_address
+from pydrbd.runtime.resync_after import ResyncAfter, dependencies
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
 from pydrbd.runtime.watchers import Watchers
@@ -88,6 +89,7 @@ class Service:
         self._places: dict[int, DiskPlace] = {}
         self._known_sizes = KnownSizes(state_dir(run_dir))
         self.fence_priority = FencePriority(plan.resource.name, run_dir)
+        self.resync_after = ResyncAfter(run_dir, lambda: dependencies(self.plan.me), self._hold_resyncs)
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
         self._clients = trio.CancelScope()
@@ -170,6 +172,9 @@ class Service:
 
     def _ended(self, effect: Any, failed: int, errno: int) -> None:
         self.feed(Done(effect, failed, errno))
+
+    def _hold_resyncs(self, waits: dict[int, bool]) -> None:
+        self.feed(Command(lambda _code, _text: None, "resync-after", {"volumes": waits}))
 
     def _wake_watchers(self) -> None:
         changed, self._changed = self._changed, trio.Event()
@@ -315,6 +320,8 @@ class Service:
                 nursery.start_soon(self._serve_clients)
                 nursery.start_soon(self.control.serve)
                 nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
+                await self.resync_after.look()
+                nursery.start_soon(self.resync_after.follow)
                 for verb in () if bare else ("attach", "connect"):
                     await self.control.command(verb, {})
                 on_ready()
