@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pydrbd.admin.command_table import COMMANDS, COMMON_OPTIONS  # noqa: E402
+from pydrbd.admin.command_table import COMMANDS, COMMON_OPTIONS, DRBDADM_OPTIONS  # noqa: E402
 from pydrbd.admin.options import parser_of  # noqa: E402
 
 SCRIPT = """\
@@ -51,15 +51,18 @@ complete -F _pydrbd pydrbd
 def options_of(verb: str) -> list[str]:
     """The long options of one verb that are not everybody's, and short ones that have no long one."""
     common = {name for names, *_ in COMMON_OPTIONS for name in names} | {"-h", "--help"}
-    return [name for action in parser_of(verb)._actions for name in action.option_strings if name not in common]
+    of_drbdadm = {words for *_, words in DRBDADM_OPTIONS}
+    own = [action for action in parser_of(verb)._actions if action.help not in of_drbdadm]
+    return [name for action in own for name in action.option_strings if name not in common]
 
 
 def script() -> str:
     """The whole file."""
     own = {verb: options_of(verb) for verb in COMMANDS if verb != "demo"}
     cases = "\n".join(f"    {verb}) words='{' '.join(options)}' ;;" for verb, options in own.items() if options)
+    everybodys = (*COMMON_OPTIONS, *DRBDADM_OPTIONS)
     values = {
-        "with_value": " ".join(name for names, metavar, *_ in COMMON_OPTIONS if metavar for name in names),
+        "with_value": " ".join(name for names, metavar, *_ in everybodys if metavar for name in names),
         "verbs": " ".join(COMMANDS),
         "common": " ".join(name for names, *_ in COMMON_OPTIONS for name in names),
         "options": cases,

@@ -121,9 +121,10 @@ def with_argument(name: str, argument: str) -> str:
 
 
 def parser_items(verb: str) -> Items:
-    common = {name for names, *_ in command_table.COMMON_OPTIONS for name in names} | {"--help"}
+    tables = (*command_table.COMMON_OPTIONS, *command_table.DRBDADM_OPTIONS)
+    common = {words for *_, words in tables}
     for action in options.parser_of(verb)._actions:
-        if action.option_strings and not common & set(action.option_strings):
+        if action.option_strings and "--help" not in action.option_strings and action.help not in common:
             metavar = "" if action.nargs == 0 else str(action.metavar)
             yield ", ".join(with_argument(name, metavar) for name in action.option_strings), sentence(action.help or "")
 
@@ -186,6 +187,10 @@ def tables() -> dict[str, str]:
         "pydrbd-common": definitions(
             (", ".join(with_argument(name, metavar) for name in names), sentence(words))
             for names, metavar, _, words in command_table.COMMON_OPTIONS
+        ),
+        "pydrbd-drbdadm": definitions(
+            (", ".join(with_argument(name, metavar) for name in names), sentence(words))
+            for names, metavar, _, words in command_table.DRBDADM_OPTIONS
         ),
         "pydrbd-exit-codes": definitions((str(code), plain(text)) for code, text in exit_codes.EXIT_CODES.items()),
         "sbd-commands": definitions(
