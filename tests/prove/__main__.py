@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.prove import canary_hunt, fuzz, stories, torn
+from tests.prove import canary_hunt, fuzz, meetings, stories, torn
 from tests.prove.run import Outcome, Rung, run_in_processes
 
 __all__ = ["PROMISES", "RUNGS", "table"]
 
-RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
+RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *meetings.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
 
 PROMISES = {
     "A1": "reads and writes are linearizable", "A2": "acknowledged writes survive either node",
@@ -31,7 +31,7 @@ PROMISES = {
     "D5": "when faults stop, all is well soon", "D7": "nothing is left over", "D8": "a clean stop resyncs nothing",
     "D10": "a torn write of meta-data is the old or the new",
 }  # fmt: skip
-"""Those that are checked here; other promises have tests of their own (README, Proof)."""
+"""Those that are checked here; other promises have tests of their own, with kernels or real processes."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
