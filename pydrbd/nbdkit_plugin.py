@@ -99,7 +99,10 @@ def after_fork() -> None:
     global _node
     logging.basicConfig(level=logging.INFO, handlers=[_Debug()], format="%(message)s")
     _node = EmbeddedNode(_plan, Path(_parameters["run-dir"]), _node_name())
-    _node.start(nbdkit.shutdown)
+    try:
+        _node.start(nbdkit.shutdown)
+    except (PydrbdError, OSError) as error:
+        raise _Refused(str(error)) from None
 
 
 def cleanup() -> None:

@@ -81,7 +81,11 @@ class Keeper:
                 dead_timeout_s=wish.dead_timeout_s,
             )
         self._device = NbdDevice(index)
-        self._settle()
+        try:
+            self._settle()
+        except BaseException:
+            self._kernel.disconnect(index)  # a device that nobody keeps is a trap
+            raise
         return self._device
 
     def adopt(self, device: NbdDevice) -> None:
@@ -160,13 +164,18 @@ def _pid_file(run_dir: Path, device: NbdDevice) -> Path:
 
 
 def _lock(path: Path) -> int:
-    """Be the only one of this device. Raises BusyError."""
+    """Be the only one of this device; one whose device was detached behind its back sees so soon. Raises BusyError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BusyError(f"another process holds {path}: it looks after this device") from None
+    deadline = time.monotonic() + 2 * _LOOK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise BusyError(f"another process holds {path}: it looks after this device") from None
+        time.sleep(_RETRY_S[0])
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor

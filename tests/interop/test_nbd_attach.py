@@ -32,7 +32,7 @@ LINK = "/dev/drbd/by-res/r0"
 UDEV = Path("/lib/systemd/systemd-udevd")
 FIO = (
     *("fio", "--name=files", f"--directory={MOUNT}", "--rw=randwrite", "--bs=4k", "--size=8M", "--direct=1"),
-    *("--iodepth=8", "--ioengine=libaio", "--time_based", "--runtime=12"),
+    *("--iodepth=8", "--ioengine=libaio", "--time_based"),
     *( "--fsync=64", "--verify=crc32c", "--do_verify=1"),
     *("--verify_fatal=1", "--output-format=terse"),
 )
@@ -120,6 +120,13 @@ def mounted(machine):
     machine.guest.shell(f"mkfs.ext4 -q -F {DEVICE}; mkdir -p {MOUNT}; mount -t ext4 {DEVICE} {MOUNT}")
 
 
+def begin_writing(machine, seconds):
+    """Random writes to a file there for so long, and then all of it is verified."""
+    writing = machine.guest.begin(*FIO, f"--runtime={seconds}", timeout_s=seconds + 140)
+    wait_until(lambda: machine.guest.run("test", "-s", f"{MOUNT}/files.0.0", check=False).code == 0, "fio to write")
+    return writing
+
+
 def unmounted_clean(machine):
     """It leaves without an error, and nothing needs to be repaired."""
     machine.guest.run("umount", MOUNT)
@@ -160,8 +167,7 @@ def test_a_file_system_does_not_notice(machine, happens):
     assert machine.call("nbd-attach", "r0", DEVICE, *words) == f"r0 is {DEVICE}\n"
     assert machine.guest.run("readlink", LINK).output.strip() == DEVICE
     mounted(machine)
-    writing = machine.guest.begin(*FIO)
-    wait_until(lambda: machine.guest.run("test", "-s", f"{MOUNT}/files.0.0", check=False).code == 0, "fio to write")
+    writing = begin_writing(machine, 12)
     happens(machine)
     done = writing.wait(check=False)
     assert done.code == 0, (done, machine.log())
@@ -169,6 +175,29 @@ def test_a_file_system_does_not_notice(machine, happens):
     machine.call("nbd-detach", "r0")
     assert not machine.exists("/sys/block/nbd0/pid") and not machine.exists(LINK)
     wait_until(lambda: "nbd-attach" not in machine.guest.shell("ps axww"), "the helper to end")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_file_system_does_not_notice_one_thing_after_the_other(machine):
+    """Writes for more than a minute and a half; a crash, a restart, a fail-over, and another one back."""
+    uris = [f"nbd+unix:///r0?socket={NODES[node]}/r0.nbd.sock" for node in NODES]
+    machine.call("nbd-attach", "r0", DEVICE, *(word for uri in uris for word in ("--uri", uri)))
+    mounted(machine)
+    writing = begin_writing(machine, 100)
+    crash(machine)
+    restart(machine)
+    machine.call("wait-sync", "r0")
+    fail_over(machine)
+    machine.call("up", "r0")
+    machine.call("wait-sync", "r0")
+    machine.kill("beta")
+    machine.call("primary", "r0")
+    machine.call("up", "r0", node="beta")
+    done = writing.wait(check=False)
+    assert done.code == 0, (done, machine.log())
+    unmounted_clean(machine)
+    machine.call("nbd-detach", "r0")
 
 
 @pytest.mark.slow

@@ -156,6 +156,16 @@ def test_the_peer_takes_over_from_a_filter_stack(pair, data, need):
         assert client.read(0, DATA_BYTES) == data.read_bytes()
 
 
+def test_a_node_that_runs_already_is_left_alone(pair):
+    """A second nbdkit for it ends at once, with the reason and without a trace of our code."""
+    pair.start()
+    words = pair.nbdkit_words(options=("-U", "-"))
+    done = subprocess.run(words, env=pair.env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1 and "r0 is running here already" in done.stderr
+    assert "pydrbd/runtime" not in done.stderr
+    assert "role:Secondary" in pair.call("a", "status")
+
+
 def test_wrong_parameters_are_named_at_once(pair):
     """Before nbdkit serves anything: what is unknown, what is missing, what the configuration does not have."""
     for words, said in (
