@@ -63,7 +63,9 @@ def command(row: Row, where: str, size_bytes: int, seconds: float, seed: int) ->
     if row.pattern == "randrw":
         words["rwmixread"] = 70
     if row.clients > 1:
-        words |= {"numjobs": row.clients, "group_reporting": 1}
+        # Each has a part of its own: where two write the same block at a time, QEMU's two copies may end up different.
+        part = size_bytes // row.clients // row.block_bytes * row.block_bytes
+        words |= {"numjobs": row.clients, "group_reporting": 1, "size": part, "offset_increment": part}
     return ["fio", *(f"--{key}={value}" for key, value in words.items())]
 
 

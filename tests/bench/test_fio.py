@@ -91,6 +91,13 @@ def test_the_command_line_says_what_the_row_says():
     assert "--fsync=1" not in fio.command(WRITE, "nbd://x", 1 << 20, 1, seed=7)
 
 
+def test_several_clients_write_apart_from_each_other():
+    """Copies may differ where two write the same block at a time: that is no fault of a peer's."""
+    words = fio.command(ROWS["mix-4k-16x4"], "nbd://x", 1 << 20, 1, seed=7)
+    assert {"--numjobs=4", "--size=262144", "--offset_increment=262144"} <= set(words)
+    assert not any(word.startswith("--offset") for word in fio.command(WRITE, "nbd://x", 1 << 20, 1, seed=7))
+
+
 def test_a_block_device_is_written_past_the_page_cache():
     """What is measured in a guest must not be its own memory."""
     words = fio.command(WRITE, "/dev/nbd0", 1 << 20, 1, seed=7)
