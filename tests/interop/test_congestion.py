@@ -47,7 +47,7 @@ def test_a_primary_pulls_ahead_and_comes_back(pair, seed, cut):
 
 def test_the_line_breaks_while_ahead(pair, seed, cut):
     """The peer is Outdated by then; when it is back it gets all that it lacks."""
-    pair.allow(*CONGESTED, *PEER_IS_GONE)
+    pair.allow(*CONGESTED, *PEER_IS_GONE, "Error receiving initial packet")
     pair.start(
         net=NET.replace("ping-timeout 100; timeout 60", "ping-int 1; ping-timeout 30; timeout 40") + "pull-ahead;"
     )
