@@ -363,6 +363,7 @@ class Simulation:
         for _ in range(2000):
             if request in machine.answers or machine.node is None or not self.world.step():
                 break
+        self.oracle._count("C2")
         if (
             machine.answers.get(request, (0, ""))[0] >= 1
             and machine.node is not None
@@ -507,6 +508,9 @@ class Simulation:
         self.oracle._count("D7")
         if left:
             raise Violation("D7", "; ".join(left))
+        for machine in self.machines:
+            if machine.node is not None and machine.volume.state.connected and machine is not self._primary():
+                self._expect_refusal(machine)
 
     def _read_all(self) -> None:
         """Every block that was ever written, through the Primary."""
