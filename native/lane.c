@@ -111,8 +111,9 @@ static uint64_t reply_room(const struct pydrbd_lane_client *client) {
 
 /* --- writes --- */
 
-/* The packets of a group, to the peer. 0, or why the lane ends. */
-static int send_group(struct pydrbd_lane *lane, struct pydrbd_lane_group *group, const uint8_t *payload) {
+/* The packets of a group, to the peer; how long its socket had to be waited for. 0, or why the lane ends. */
+static int send_group(struct pydrbd_lane *lane, struct pydrbd_lane_group *group, const uint8_t *payload,
+                      uint64_t *waited_us) {
     struct iovec parts[2 * PYDRBD_BATCH_MAX];
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2 * (size_t)group->count};
     uint64_t left = 0, sent = 0;
@@ -142,7 +143,11 @@ static int send_group(struct pydrbd_lane *lane, struct pydrbd_lane_group *group,
         if (left != 0) {
             message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + taken;
             message.msg_iov->iov_len -= (size_t)taken;
-            if (wait_any(&room, 1, SPILL_WAIT_US) == 0) {
+            const uint64_t full = now_us();
+            const int ready = wait_any(&room, 1, SPILL_WAIT_US);
+
+            *waited_us += now_us() - full;
+            if (ready == 0) {
                 lane->spill_serial = group->serial;
                 lane->spill_sent = sent;
                 return PYDRBD_LANE_SPILL;
@@ -157,8 +162,8 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
                        uint32_t count) {
     struct pydrbd_lane_group *group = group_of(lane, lane->next_serial);
     const uint8_t *payload = lane->clients[client].in.buffer;
-    const uint64_t began = now_us();
-    uint64_t sent;
+    const uint64_t began = lane->now;
+    uint64_t waited = 0;
     int reason, error;
 
     *group = (struct pydrbd_lane_group){
@@ -174,11 +179,10 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
         lane->written += records[i].length;
     }
     pydrbd_lane_disk_begin_write(&lane->disk, payload, group->records, count);
-    sent = now_us();
-    reason = send_group(lane, group, payload);
-    sent = now_us() - sent;
+    reason = send_group(lane, group, payload, &waited);
     group->failed = pydrbd_lane_disk_end_write(&lane->disk, payload, group->records, count, &error);
-    if (group->failed != 0 || now_us() - began - sent > lane->disk.slow_us) {
+    lane->now = now_us();
+    if (group->failed != 0 || lane->now - began - waited > lane->disk.slow_us) {
         lane->error = reason == PYDRBD_LANE_LOST ? lane->error : group->failed != 0 ? error : 0;
         reason = reason != 0 ? reason : PYDRBD_LANE_DISK;
     }
@@ -351,6 +355,7 @@ static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
     }
     ready = answer_is_near(lane) ? wait_soon(sockets, lane->client_count + 2, wait_us, &lane->spin_credit)
                                  : wait_any(sockets, lane->client_count + 2, wait_us);
+    lane->now = now_us();
     if (ready == 0) {
         return PYDRBD_LANE_IDLE;
     }
@@ -372,24 +377,27 @@ static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
 }
 
 int pydrbd_lane_run(struct pydrbd_lane *lane, uint32_t slice_us, uint32_t idle_us) {
-    const uint64_t until = now_us() + slice_us;
-    int reason = settle_acks(lane);
+    uint64_t until;
+    int reason;
 
+    lane->now = now_us();
+    until = lane->now + slice_us;
+    reason = settle_acks(lane);
     for (uint32_t i = 0; reason == 0 && i < lane->client_count; i++) {
         reason = serve(lane, i);
     }
     while (reason == 0) {
-        const uint64_t now = now_us();
+        const uint64_t left = until < lane->now ? 0 : until - lane->now;
 
-        reason = turn(lane, until < now ? 0 : until - now < idle_us ? until - now : idle_us);
+        reason = turn(lane, left < idle_us ? left : idle_us);
         if (pydrbd_lane_flush_is_late(lane)) {
             return PYDRBD_LANE_IDLE;
         }
         if (reason == PYDRBD_LANE_IDLE &&
-            (lane->flush_client >= 0 || pydrbd_lane_in_flight(lane) != 0 || now_us() >= until)) {
+            (lane->flush_client >= 0 || pydrbd_lane_in_flight(lane) != 0 || lane->now >= until)) {
             reason = 0; /* an answer is awaited; or it was the end of the slice that cut the wait short */
         }
-        if (reason == 0 && now_us() >= until) {
+        if (reason == 0 && lane->now >= until) {
             return PYDRBD_LANE_SLICE;
         }
     }

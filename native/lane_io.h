@@ -29,12 +29,13 @@ enum { SPIN_US = 60, SPIN_CREDIT_MAX = 8, SPIN_DEBT = 200 };
  * takes. Looking pays only if it finds something. On a busy machine it doesn't, because whoever is to answer has no
  * processor: after some failures (`credit` is used up) nobody looks for the next SPIN_DEBT times. */
 static inline int wait_soon(struct pollfd *sockets, uint32_t count, uint64_t wait_us, int32_t *credit) {
-    const uint64_t until = now_us() + (wait_us < SPIN_US ? wait_us : SPIN_US);
+    uint64_t until;
 
     if (*credit < 0) {
         ++*credit;
         return wait_any(sockets, count, wait_us);
     }
+    until = now_us() + (wait_us < SPIN_US ? wait_us : SPIN_US);
     do {
         const int ready = wait_any(sockets, count, 0);
 
@@ -81,7 +82,7 @@ static inline int stream_receive(struct pydrbd_stream *stream, uint64_t need) {
 /* Sends one piece of memory as far as the socket takes it; the bytes that it took. A socket that failed takes none:
  * who reads from it will see why. */
 static inline uint64_t send_some(int fd, const uint8_t *from, uint64_t length) {
-    ssize_t count = send(fd, from, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t count = length == 0 ? 0 : send(fd, from, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 
     return count > 0 ? (uint64_t)count : 0;
 }

@@ -40,7 +40,7 @@ static uint32_t count_passing(const struct pydrbd_lane_peer *lane, const struct 
 
 /* Carries out a run of writes and acknowledges them. 0, or why the lane ends. */
 static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *records, uint32_t count) {
-    const uint64_t began = now_us();
+    const uint64_t began = lane->now;
     uint64_t failed;
     uint32_t good;
 
@@ -59,7 +59,8 @@ static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *
         lane->peer_seq = records[i].seq;
     }
     send_acks(lane);
-    return failed != 0 || now_us() - began > lane->disk.slow_us ? PYDRBD_LANE_DISK : 0;
+    lane->now = now_us();
+    return failed != 0 || lane->now - began > lane->disk.slow_us ? PYDRBD_LANE_DISK : 0;
 }
 
 /* All whole packets in the buffer. 0, or why the lane ends. */
@@ -97,20 +98,24 @@ static int serve(struct pydrbd_lane_peer *lane, uint64_t *need_out) {
 }
 
 int pydrbd_lane_peer_run(struct pydrbd_lane_peer *lane, uint32_t slice_us, uint32_t idle_us) {
-    const uint64_t until = now_us() + slice_us;
-    uint64_t need;
-    int reason = serve(lane, &need);
+    uint64_t need, until;
+    int reason;
 
+    lane->now = now_us();
+    until = lane->now + slice_us;
+    reason = serve(lane, &need);
     while (reason == 0) {
-        const uint64_t now = now_us();
+        const uint64_t left = until < lane->now ? 0 : until - lane->now;
         const int answered = lane->out_start == lane->out_end;
         struct pollfd sockets[2] = {
             {.fd = lane->data.fd, .events = answered ? POLLIN : 0},
             {.fd = lane->meta_fd, .events = answered ? POLLIN : POLLIN | POLLOUT},
         };
+        const int ready = wait_any(sockets, 2, left < idle_us ? left : idle_us);
 
-        if (wait_any(sockets, 2, until < now ? 0 : until - now < idle_us ? until - now : idle_us) == 0) {
-            return now_us() >= until ? PYDRBD_LANE_SLICE : PYDRBD_LANE_IDLE;
+        lane->now = now_us();
+        if (ready == 0) {
+            return lane->now >= until ? PYDRBD_LANE_SLICE : PYDRBD_LANE_IDLE;
         }
         if (sockets[1].revents & POLLOUT) {
             send_acks(lane);
@@ -122,7 +127,7 @@ int pydrbd_lane_peer_run(struct pydrbd_lane_peer *lane, uint32_t slice_us, uint3
             stream_receive(&lane->data, need);
             reason = lane->data.stuck ? PYDRBD_LANE_FOREIGN : serve(lane, &need);
         }
-        if (reason == 0 && now_us() >= until) {
+        if (reason == 0 && lane->now >= until) {
             return PYDRBD_LANE_SLICE;
         }
     }

@@ -203,6 +203,7 @@ struct pydrbd_lane {
     uint64_t epoch;
     uint64_t epoch_sent;                  /* writes that the peer has got in this epoch */
     uint64_t sent;                        /* writes that it has got from this lane */
+    uint64_t now;                         /* us, when the clock was last read: that is a system call on some machines */
     uint64_t flush_began;                 /* us */
     uint64_t written;                     /* bytes */
     uint64_t read;                        /* bytes */
@@ -243,6 +244,7 @@ struct pydrbd_lane_peer {
     uint64_t packets;                     /* writes that were carried out */
     uint64_t epoch_count;                 /* of these, and of earlier ones, in the open epoch */
     uint64_t epochs;                      /* that were flushed and acknowledged */
+    uint64_t now;                         /* us, when the clock was last read */
     struct pydrbd_lane_flush flush;
     uint32_t next_seq;
     uint32_t peer_seq;                    /* of the newest write */
