@@ -74,6 +74,7 @@ __all__ = [
     "READ_CONGESTED_REQUESTS",
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_AFTER_LOOK_S",
+    "RESYNC_BUSY_BYTES_MAX",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
     "RESYNC_PERSIST_S",
     "RESYNC_PIECE_BYTES",
@@ -226,6 +227,9 @@ RESYNC_AFTER_LOOK_S: Final = 1.0
 
 RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
 """What a sync target has asked for and not yet written."""
+
+RESYNC_BUSY_BYTES_MAX: Final = MIB
+"""The same while an application writes: each of its writes waits behind what is under way."""
 
 CSUMS_REQUEST_BYTES_MAX: Final = 64 * KIB
 """The longest resync request with a checksum: if one byte of it differs, all of it is sent."""

@@ -66,7 +66,9 @@ class Csums:
                 packets += node.packet(Packet.P_CSUM_RS_REQUEST, wire.encode(), volume.vnr)
             node.out.put(Send(Socket.DATA, [packets]))
 
-        volume.counters.read += native.records_length_sum(request, request.all) >> 9
+        sectors = native.records_length_sum(request, request.all) >> 9
+        running.own_sectors += sectors
+        volume.counters.read += sectors
         node.out.put(DiskRead(volume.vnr, request, request.all, buffer, done))
 
     def on_in_sync(self, volume: Volume, offset_bytes: int, length_bytes: int) -> None:

@@ -29,6 +29,7 @@ from pydrbd.limits import (
     BATCH_RECORDS_MAX,
     CSUMS_REQUEST_BYTES_MAX,
     DRBD_IO_BYTES_MAX,
+    RESYNC_BUSY_BYTES_MAX,
     RESYNC_IN_FLIGHT_BYTES_MAX,
     RESYNC_PERSIST_S,
     RESYNC_PIECE_BYTES,
@@ -131,7 +132,9 @@ class Resync:
 
     def _room_bytes(self, volume: Volume, running: ResyncProgress) -> int:
         """How much may be asked for now."""
-        room, options = RESYNC_IN_FLIGHT_BYTES_MAX - running.in_flight_bytes, volume.options.pace
+        options, used = volume.options.pace, volume.counters.read + volume.counters.written - running.own_sectors
+        is_busy = running.yielding.is_busy(options, self._node.now, used)
+        room = (RESYNC_BUSY_BYTES_MAX if is_busy else RESYNC_IN_FLIGHT_BYTES_MAX) - running.in_flight_bytes
         if not options.bounds:
             return room
         running.pace.step(options, self._node.now, running.in_flight_bytes)
@@ -296,7 +299,9 @@ class Resync:
                 volume.ranges.release(hold, held)
             self.advance(volume)
 
-        volume.counters.written += native.records_length_sum(batch, members) >> 9
+        sectors = native.records_length_sum(batch, members) >> 9
+        running.own_sectors += sectors
+        volume.counters.written += sectors
         self._node.out.put(DiskWrite(volume.vnr, batch, members, False, written))
 
     def _account(self, volume: Volume, running: ResyncProgress, batch: Batch, good: int, failed: int) -> None:

@@ -96,7 +96,7 @@ class Pace:
 
 
 class Yielding:
-    """A source's reserve while the application uses the disk: bytes that it may still read in this step."""
+    """Whether the application uses the disk, and a source's reserve then: bytes that it may still read in this step."""
 
     __slots__ = ("_active", "_seen_sectors", "next_step", "reserve_bytes")
 
@@ -114,6 +114,11 @@ class Yielding:
             self._seen_sectors = application_sectors
             self.reserve_bytes = min(self.reserve_bytes, 0) + options.min_kib_s * KIB // _STEPS_A_SECOND
         return bool(options.min_kib_s) and self._active and self.reserve_bytes <= 0
+
+    def is_busy(self, options: PaceOptions, now: float, application_sectors: int) -> bool:
+        """Whether the application has used the disk in the last step."""
+        self.yields(options, now, application_sectors)
+        return self._active
 
     def served(self, byte_count: int) -> None:
         """So much has been read for the target."""

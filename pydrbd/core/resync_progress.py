@@ -34,7 +34,8 @@ class ResyncProgress:
     pace: Pace
     """As the target."""
     yielding: Yielding
-    """As the source. `waiting` requests, so many bytes, have come while it has to yield; `own_sectors` it has read."""
+    """Who else uses the disk; `own_sectors` are what the resync itself has read and written. As the source: `waiting`
+    requests, so many bytes, have come while it has to yield."""
     waiting: deque[tuple[Batch, int]] = field(default_factory=deque)
     waiting_bytes: int = 0
     own_sectors: int = 0

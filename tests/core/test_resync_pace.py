@@ -101,3 +101,12 @@ def test_a_source_without_a_least_rate_never_yields() -> None:
     yielding = Yielding(0.0, 0)
     yielding.served(MIB)
     assert not yielding.yields(PaceOptions(), 0.2, 1 << 20)
+
+
+def test_an_application_is_busy_until_it_has_been_quiet_for_a_step() -> None:
+    """With any options: the target has less under way then."""
+    yielding, options = Yielding(0.0, 100), PaceOptions()
+    assert not yielding.is_busy(options, 0.05, 1000)
+    assert yielding.is_busy(options, 0.11, 1000)
+    assert yielding.is_busy(options, 0.2, 1000)
+    assert not yielding.is_busy(options, 0.22, 1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pydrbd.core.resync_pace import PaceOptions
+from pydrbd.limits import RESYNC_BUSY_BYTES_MAX, RESYNC_PIECE_BYTES
 from tests.core.test_scenarios_reconfigure import reconfigure
 from tests.harness.scene import BLOCK, MIB, order, pair, wait, write
 from tests.harness.world import World
@@ -74,4 +75,22 @@ def test_a_source_yields_while_clients_use_the_disk_and_goes_on_afterwards() -> 
     assert world.b.volume.counters.resynced << 9 < 4 * MIB, "a step without a bound, and 25 KiB in each other one"
     world.run_until(world.is_in_sync)
     assert world.now < began + 7
+    assert world.copies_equal()
+
+
+def test_a_target_asks_for_less_while_the_application_writes() -> None:
+    """Its writes come by the same socket, behind what is under way."""
+    world, client = pair(0, size_bytes=32 * MIB)
+    assert order(world, world.a, "pause-sync") == 1
+    assert order(world, world.b, "invalidate") == 1
+    began, most = world.now, 0
+    while world.now < began + 0.3:
+        assert set(wait(client, *[client.write(number * BLOCK, b"w" * BLOCK) for number in range(9)])) <= {0}
+    assert order(world, world.a, "resume-sync") == 1
+    assert world.b.node is not None
+    while (progress := world.b.node.resync.progress(world.b.volume)) is not None:
+        most = max(most, progress.in_flight_bytes)
+        assert write(client, 0, b"w" * BLOCK) == 0
+    assert 0 < most <= RESYNC_BUSY_BYTES_MAX + RESYNC_PIECE_BYTES
+    world.run_until(world.is_in_sync)
     assert world.copies_equal()
