@@ -23,3 +23,10 @@ def test_two_nodes_with_a_common_past_always_agree(apv):
         rules += pair.rules
     seen = {number for rule in rules for number in (rule, RULE_PAIRS.get(rule, rule))}
     assert {10, 20, 30, 34, 35, 36, 37, 40, 41, 50, 51, 60, 70, 71, 80, 90} <= seen, rules
+
+
+def test_a_primary_that_froze_while_bitmaps_were_exchanged_is_no_equal() -> None:
+    """The history that `make prove` has found: it froze, and what it had written before made no generation."""
+    pair = Pair(26037696039, 101)
+    for _ in range(80):
+        pair.step()

@@ -141,6 +141,7 @@ class Pair:
         for node in self.nodes:
             if node.primary and node.disk is DiskState.UpToDate and node.uuids.bitmap == 0:
                 node.frozen = self.stonith  # until fencing is done: no new generation, no writes
+                node.crashed = node.crashed or node.frozen  # as the core says it (rule 41): the peer may lack writes
                 if not node.frozen:
                     node.uuids = new_current(node.uuids, self.number(), primary=True)
 
