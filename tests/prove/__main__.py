@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.prove import canary_hunt, fuzz, meetings, stories, torn
+from tests.prove import canary_hunt, fuzz, stories, torn
 from tests.prove.run import Outcome, Rung, run_in_processes
 
 __all__ = ["PROMISES", "RUNGS", "table"]
 
-RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *meetings.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
+RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
 
 PROMISES = {
     "A1": "reads and writes are linearizable", "A2": "acknowledged writes survive either node",
