@@ -26,6 +26,7 @@ from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
+from pydrbd.runtime.accepting import accept
 from pydrbd.runtime.adjust import adjust, set_options
 from pydrbd.runtime.control_arguments import wrong_arguments
 from pydrbd.runtime.watchers import TooManyWatchers
@@ -128,7 +129,7 @@ class ControlServer:
         assert self._listener is not None
         async with trio.open_nursery() as nursery:
             while True:
-                sock, _ = await self._listener.accept()
+                sock, _ = await accept(self._listener, "a command")
                 nursery.start_soon(self._serve_one, sock)
 
     async def _serve_one(self, sock: trio.socket.SocketType) -> None:

@@ -200,7 +200,7 @@ class Link:
                 async with trio.open_nursery() as pumps:
                     try:
                         pair = await meet(self._endpoints, self._times, self._rng, pumps)
-                    except (BusyError, ConfigError) as error:
+                    except (BusyError, ConfigError, OSError) as error:
                         if str(error) != missed:
                             missed = str(error)
                             _log.error("%s; it is tried again every %g s", error, self._times.connect_int_s)

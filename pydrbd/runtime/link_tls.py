@@ -7,6 +7,7 @@ shakes hands, and what has passed waits in line like a plain connection in the k
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from pydrbd.limits import LINK_TLS_HANDSHAKES_MAX
+from pydrbd.runtime.accepting import accept
 from pydrbd.runtime.tls import TlsFailed, TlsFiles, TlsIdentity, accept_tls, connect_tls
 
 __all__ = ["LinkTls", "PlainDoor", "TlsDoor"]
@@ -43,7 +45,7 @@ class PlainDoor:
 
     async def accept(self) -> _Accepted:
         """The next connection, and where it comes from."""
-        sock, address = await self._listener.accept()
+        sock, address = await accept(self._listener, "the peer")
         _no_delay(sock)
         return sock, address
 
@@ -97,7 +99,7 @@ class TlsDoor(PlainDoor):
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._busy.acquire()
-                    sock, address = await self._listener.accept()
+                    sock, address = await accept(self._listener, "the peer")
                     nursery.start_soon(self._let_in, sock, address)
 
     async def _let_in(self, sock: trio.socket.SocketType, address: tuple[str, int]) -> None:
@@ -131,4 +133,5 @@ class TlsDoor(PlainDoor):
 
 
 def _no_delay(sock: trio.socket.SocketType) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # it is dead already: the first read says so
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

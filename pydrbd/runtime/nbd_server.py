@@ -20,6 +20,7 @@ import trio
 
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import NBD_CONNECTIONS_MAX, TLS_CLOSE_TIMEOUT_S
+from pydrbd.runtime.accepting import accept_again
 from pydrbd.runtime.engine import Engine
 from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
 from pydrbd.runtime.nbd_handshake import Admission
@@ -29,11 +30,7 @@ __all__ = ["NbdServer"]
 
 _UNIX_PATH_BYTES_MAX: Final = 107  # sun_path without its closing NUL
 _BACKLOG: Final = 128
-_ACCEPT_RETRY_S: Final = 0.1
 _USUAL: Final = Admission()
-# What accept(2) may answer for a connection that died in the backlog, or for want of descriptors or memory.
-_ACCEPT_PASSING: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
-_ACCEPT_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger(__name__)
 
@@ -161,11 +158,7 @@ class NbdServer:
             except BlockingIOError:
                 continue
             except OSError as error:
-                if error.errno in _ACCEPT_SHORT:
-                    _log.error("can't accept an NBD client: %s; trying again", error)
-                    await trio.sleep(_ACCEPT_RETRY_S)
-                elif error.errno not in _ACCEPT_PASSING:
-                    raise
+                await accept_again(error, "an NBD client")
                 continue
             self._statistics.accepted += 1
             named = isinstance(address, tuple)

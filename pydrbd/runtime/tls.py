@@ -155,13 +155,16 @@ async def _begin(
     try:
         await outside.do_handshake()
         names = identity.check(outside.getpeercert())
+        inside, given = socket.socketpair()
     except trio.BrokenResourceError as broken:
         plain.close()
         raise TlsFailed(f"the TLS handshake failed: {_reason(broken.__cause__ or broken)}") from None
+    except OSError as error:
+        plain.close()
+        raise TlsFailed(f"it can't be served: {_reason(error)}") from None
     except BaseException:
         plain.close()
         raise
-    inside, given = socket.socketpair()
     given.setblocking(False)
     nursery.start_soon(_pump, outside, trio.SocketStream(trio.socket.from_stdlib_socket(inside)), half_close)
     return given, names
