@@ -250,7 +250,9 @@ class DiskEvents:
                 node.out.put(DetachDisk(volume.vnr))
             theirs = volume.peer.uuids
             volume.exposed = volume.uuids
-            volume.exposed_moves = volume.state.role == Role.Primary and volume.state.connected
+            # A peer that is not good has nothing to serve us with, and begins no generation.
+            serves = volume.state.connected and volume.state.pdsk is DiskState.UpToDate
+            volume.exposed_moves = volume.state.role == Role.Primary and serves
             if theirs is not None and (theirs.set.bitmap ^ volume.uuids.current) & ~1 == 0:
                 volume.exposed, volume.exposed_moves = theirs.set, False  # it has told us already
             was_good = MdFlag.WAS_UP_TO_DATE in volume.disk.superblock.flags

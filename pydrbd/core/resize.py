@@ -7,7 +7,7 @@ Each side computes the size by itself. The new area is out of sync until it has 
 that it is equal (--assume-clean).
 
 A device shrinks only if an operator asks for that very size, and says that he means it (--assume-peer-has-space): on
-the Primary, and not while anything is under way beyond the new end. A kernel shrinks for the size alone.
+the only Primary, and not while anything is under way beyond the new end. A kernel shrinks for the size alone.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ class Resizes:
         node, size_bytes = self._node, sectors_to_bytes(sectors)
         if volume.state.role is not Role.Primary:
             return failure(ERR_NO_PRIMARY, "a device that is in use is made smaller where it is Primary")
+        if volume.state.peer is Role.Primary:  # what its clients have under way is not known here
+            return failure(ERR_IMPLICIT_SHRINK, "the peer is Primary too: make it Secondary first")
         if volume.ranges.reaches_beyond(size_bytes) or node.log.reaches_beyond(volume, size_bytes):
             node.press_for_barrier()
             return failure(ERR_IMPLICIT_SHRINK, "writes beyond the new end are under way: stop them, and try again")

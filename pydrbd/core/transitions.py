@@ -150,11 +150,14 @@ def sanitize(old: State, new: State, rules: Rules, planned: Planned | None = Non
             disk, pdsk = fallback.disk, fallback.pdsk
     elif conn > ConnState.Connected and min(disk, pdsk) <= DiskState.Failed:
         conn = ConnState.Connected  # no resync and no verify without both disks
+        if disk <= DiskState.Failed and pdsk in _AGED:
+            pdsk = DiskState.Outdated  # it was to be synced from the disk that we lose, and is not
     if ConnState.Connected <= conn < ConnState.Ahead:
         # Unlike the kernel: a peer without a disk makes nobody's data newer, so Outdated stays Outdated beside it (C1).
         keeps_age = disk is DiskState.Outdated and pdsk < DiskState.Inconsistent
+        peer_keeps_age = pdsk is DiskState.Outdated and disk < DiskState.Inconsistent and conn is ConnState.Connected
         disk = DiskState.UpToDate if disk in _AGED and not keeps_age else disk
-        pdsk = DiskState.UpToDate if pdsk in _AGED else pdsk
+        pdsk = DiskState.UpToDate if pdsk in _AGED and not peer_keeps_age else pdsk
     disk, pdsk = _clamped(conn, disk, pdsk)
     paused = new.aftr_isp or peer_isp or new.user_isp
     conn = (_PAUSED if paused else _RESUMED).get(conn, conn)

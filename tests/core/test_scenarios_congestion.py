@@ -144,3 +144,26 @@ def test_a_resync_that_is_paused_stays_so_after_ahead() -> None:
     assert order(world, world.a, "resume-sync") == 1
     world.run_until(world.is_in_sync)
     assert world.copies_equal()
+
+
+@pytest.mark.parametrize("how", ["fails", "detached by force"])
+def test_a_primary_that_loses_its_disk_while_ahead_has_no_good_data(how: str) -> None:
+    """The peer stays Outdated, for both nodes: errors for clients, no old data and no endless wait."""
+    world, client, free = congested(1)
+    world.run(0.1)
+    assert write(client, 100 * BLOCK, b"a" * BLOCK) == 0
+    if how == "fails":
+        world.a.disks[0].fail_writes = True
+    else:
+        assert order(world, world.a, "detach") == -2
+        assert order(world, world.a, "detach", force=True) == 1
+    failed = client.write(200 * BLOCK, b"f" * BLOCK)
+    world.run(1)
+    free()
+    world.run(1)
+    assert state(world.a) == "Connected Primary/Secondary Diskless/Outdated"
+    assert state(world.b) == "Connected Secondary/Primary Outdated/Diskless"
+    later = client.write(0, b"w" * BLOCK), client.read(0, BLOCK), client.read(100 * BLOCK, BLOCK)
+    world.run(1)
+    assert [client.replies[cookie][0] for cookie in (failed, *later)] == [5] * 4
+    assert not world.protocol_errors

@@ -162,3 +162,16 @@ def test_numbers_that_never_come_end_the_connection() -> None:
     assert state(decider).startswith("Connected") and cookie not in other.replies
     world.run_until(lambda: not state(decider).startswith("Connected"))
     assert wait(other, cookie) == [0]
+
+
+def test_a_device_does_not_shrink_while_both_are_primary() -> None:
+    """What the other one's clients have under way beyond the new end is not known here."""
+    world, _one, two = both()
+    world.link_latency_s = 0.05
+    cookie = two.write(12 * MIB, b"z" * BLOCK)
+    before = world.a.volume.size_sectors
+    request = world.a.command("resize", size_sectors=8 * MIB // 512, assume_peer_has_space=True)
+    assert wait(two, cookie) == [0]
+    assert world.a.answers[request][0] == 0 and "the peer is Primary too" in world.a.answers[request][1]
+    assert world.a.volume.size_sectors == world.b.volume.size_sectors == before
+    assert world.copies_equal() and not world.protocol_errors

@@ -79,6 +79,16 @@ def test_resync_ends_when_a_disk_goes(lost):
     assert sanitize(source, replace(source, pdsk=lost), NO_RULES) == replace(source, conn=C.Connected, pdsk=lost)
 
 
+@pytest.mark.parametrize("conn", ["Ahead", "WFBitMapS", "PausedSyncS"])
+@pytest.mark.parametrize("lost", [D.Diskless, D.Failed])
+def test_a_peer_that_was_to_be_synced_from_a_lost_disk_stays_outdated(conn, lost):
+    """Nothing makes it newer, now or with the next change."""
+    source = connected("Primary", disk=lost.name, pdsk="Consistent", conn=conn)
+    state = sanitize(source, source, NO_RULES)
+    assert state == replace(source, conn=C.Connected, pdsk=D.Outdated)
+    assert sanitize(state, replace(state, disk=D.Diskless), NO_RULES).pdsk is D.Outdated
+
+
 def test_link_that_breaks_while_negotiating_falls_back_to_the_plan():
     """With the plan of the attach if the data is the known one, else the disk goes."""
     old = connected(conn="WFReportParams", disk="Negotiating")
