@@ -78,6 +78,12 @@ class Conflicts:
         """Whether it is this node that does."""
         return self.possible and self._node.resolve_conflicts
 
+    def begins(self, volume: Volume, batch: Batch, mask: int) -> None:
+        """Somebody writes. A resync holds no ranges for its answers here: both nodes would wait for each other."""
+        running = self._node.resync.progress(volume)
+        if running is not None:
+            running.void_overlapping(batch, mask)
+
     # --- the order of what comes on two sockets ---
 
     def see(self, volume: Volume, seq: int) -> None:
@@ -167,8 +173,9 @@ class Conflicts:
     def _answer(self, one: _Undecided) -> Packet | None:
         if one.write is None:
             # Ours, if there is one left, must be on its way: else the peer's would come again before it, and again.
+            # Unless it waits for the peer to confirm what may be waiting there for this one.
             here = self._at_gate(one.volume, one.batch, 1 << one.index)
-            return None if here else Packet.P_RETRY_WRITE
+            return None if here and not self._node.gate.starves(one.volume) else Packet.P_RETRY_WRITE
         write, member = one.write
         if write.local_busy & member:
             return None  # what its client is told is done must be on both disks: theirs has it, and then ours

@@ -230,7 +230,7 @@ class TransferLog:
     def last_unacked(self) -> int:
         """The newest epoch that waits for the peer; 0 if none does."""
         for epoch in reversed(self._epochs):
-            if epoch.sent_count and not epoch.acked:
+            if epoch.sent_count and not epoch.acked and not epoch.silent:
                 return epoch.number
         return 0
 

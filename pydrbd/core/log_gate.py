@@ -61,6 +61,10 @@ class LogGate:
         """Whether anything waits here, or a transaction is under way."""
         return bool(self._waiting or self._frozen or self._logging)
 
+    def starves(self, volume: Volume) -> bool:
+        """Whether all slots are taken, until the peer has confirmed more."""
+        return volume.vnr in self._starving
+
     def enter(self, volume: Volume, batch: Batch, mask: int, go: _Go, *, marked: bool = False) -> None:
         """Let members through, in parts perhaps, now or later.
 
@@ -175,6 +179,7 @@ class LogGate:
             found = plan()  # the current epoch has ended, and it may have waited for nothing else
         if found is None:
             self._starving.add(volume.vnr)
+            self._node.conflicts.check()
         return found
 
 

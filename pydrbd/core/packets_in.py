@@ -33,6 +33,10 @@ __all__ = ["PacketsIn"]
 _WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
 _WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
 _CONFLICTS = frozenset({Packet.P_SUPERSEDED, Packet.P_RETRY_WRITE})
+_NUMBERED = _WRITE_ACKS | _CONFLICTS | {
+    Packet.P_NEG_DREPLY, Packet.P_NEG_RS_DREPLY, Packet.P_OV_RESULT, Packet.P_RS_IS_IN_SYNC, Packet.P_RS_CANCEL,
+}  # fmt: skip
+"""Those on the meta socket that bear a sequence number."""
 _ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUIDS, Packet.P_STATE})
 _IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE})
 _SUMMED = frozenset({Packet.P_DATA, Packet.P_DATA_REPLY, Packet.P_RS_DATA_REPLY})
@@ -227,7 +231,7 @@ class PacketsIn:
         for index in range(batch.count):
             record = batch.records[index]
             command = record.command
-            if record.seq and conflicts.decides and record.volume in node.volumes:
+            if conflicts.decides and command in _NUMBERED and record.volume in node.volumes:
                 conflicts.see(node.volumes[record.volume], record.seq)
             if command in _CONFLICTS:
                 self._settle(touched)

@@ -137,6 +137,7 @@ class PeerWrites:
         volume.counters.received += native.records_length_sum(batch, mask) >> 9
         generation = self._generation
         if self._node.conflicts.possible:
+            self._node.conflicts.begins(volume, batch, mask)
             mask = self._node.conflicts.sift(volume, batch, mask, lambda: self._epoch_done(epoch, 1))
         count = mask.bit_count()
         epoch.received_count += count
@@ -159,6 +160,12 @@ class PeerWrites:
             def go(part: int) -> None:
                 weight_bytes = _weight_bytes(batch, part)
                 self.waiting_bytes -= weight_bytes
+                if not volume.has_disk:  # gone while this waited; it would be on no disk that anybody marks
+                    if generation == self._generation:
+                        self._node.send_acks(Packet.P_NEG_ACK, volume, batch, part)
+                        self._epoch_done(epoch, part.bit_count())
+                    self._leave(volume, hold, part)
+                    return
                 self.busy_bytes += weight_bytes
                 for effect, few in self._effects(volume, batch, part):
                     effect.then = self._written(volume, batch, few, hold, epoch, generation)  # type: ignore[union-attr]
@@ -213,14 +220,17 @@ class PeerWrites:
                 if failed:
                     self._node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
                 self._epoch_done(epoch, mask.bit_count())
-            volume.ranges.release(hold, mask)
-            self._node.resync.on_range_free(volume)
-            if self._settling:
-                self._settle()
-            if not self.unfinished:
-                self._node.operator.promotion.on_peer_writes_finished()
+            self._leave(volume, hold, mask)
 
         return done
+
+    def _leave(self, volume: Volume, hold: Hold, mask: int) -> None:
+        volume.ranges.release(hold, mask)
+        self._node.resync.on_range_free(volume)
+        if self._settling:
+            self._settle()
+        if not self.unfinished:
+            self._node.operator.promotion.on_peer_writes_finished()
 
     def _ack_written(self, volume: Volume, batch: Batch, mask: int) -> None:
         """The acknowledgement that each write asked for (WIRE 9.5); in protocols A and B most ask for none."""

@@ -204,7 +204,7 @@ class Resync:
         if not free:
             return
         hold = None
-        if volume.state.role == Role.Primary:
+        if volume.state.role == Role.Primary and not node.conflicts.possible:
             hold = volume.ranges.acquire(batch, free, lambda _hold, _members: None)
         packets = bytearray()
         for index in native.indices(free):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from pydrbd import native
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pace import Pace, Yielding
 from pydrbd.native import Batch
@@ -22,7 +23,8 @@ class Request:
     hold: Hold | None = None
     member: int = 0
     void: bool = False
-    """Asked for before this node became Primary: a client may have written there since, so the answer is dropped."""
+    """Asked for before this node became Primary: a client may have written there since, so the answer is dropped.
+    With two Primaries no range is held; somebody has written there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,3 +57,11 @@ class ResyncProgress:
     waits_for_ping: int = 0
     """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
     notified: bool = False
+
+    def void_overlapping(self, batch: Batch, mask: int) -> None:
+        """Somebody writes there: what the source has read may be older."""
+        for record in (batch.records[index] for index in native.indices(mask)):
+            first, end = record.offset, record.offset + record.length
+            for request in self.requests.values():
+                if request.offset_bytes < end and first < request.offset_bytes + request.length_bytes:
+                    request.void = True

@@ -73,7 +73,8 @@ class Writes:
     def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         """Take members that were checked (bounds, role) on their way."""
         self._waiting_count += mask.bit_count()
-
+        if self._node.conflicts.possible:
+            self._node.conflicts.begins(volume, batch, mask)
         volume.ranges.acquire(
             batch, mask, lambda hold, members: self._enter_gate(volume, session, batch, hold, members), yields=True
         )

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from pydrbd import native
 from pydrbd.core.handshake import NetOptions
+from pydrbd.native import Batch
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, state, wait, write
 from tests.harness.world import Client, World
@@ -175,3 +177,62 @@ def test_a_device_does_not_shrink_while_both_are_primary() -> None:
     assert world.a.answers[request][0] == 0 and "the peer is Primary too" in world.a.answers[request][1]
     assert world.a.volume.size_sectors == world.b.volume.size_sectors == before
     assert world.copies_equal() and not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", [0, 5, 17])
+def test_a_full_activity_log_keeps_nobody_waiting_for_the_other(seed: int) -> None:
+    """The slot that one side waits for may be freed by a write that waits there for the word of this side."""
+    world, one, two = both(seed, size_bytes=480 * MIB)
+    rng = random.Random(seed)
+    world.link_latency_s = rng.choice((0.001, 0.01))
+    cookies: list[tuple[Client, int]] = []
+    for n in range(500):
+        client = rng.choice((one, two))
+        border = rng.randrange(1, 112 if rng.random() < 0.5 else 4) * 4 * MIB
+        before, length = rng.choice((BLOCK, BLOCK, 0, 2 * BLOCK)), rng.choice((BLOCK, 2 * BLOCK, 3 * BLOCK))
+        cookies.append((client, client.write(border - before, bytes([n % 251 + 1]) * length)))
+        if n % 16 == 0:
+            world.run(rng.choice((0.0, 0.0005, 0.003)))
+    world.run(20)
+    assert not [cookie for client, cookie in cookies if cookie not in client.replies]
+    assert world.copies_equal() and not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_write_during_a_resync(seed: int) -> None:
+    """The target is Primary, too: an answer that came too late for a write is dropped, and asked for again."""
+    world, one = pair(seed, net=NetOptions(allow_two_primaries=True), size_bytes=64 * MIB)
+    world.link_allowed = False
+    world.cut()
+    world.run(1)
+    for n in range(64):
+        assert write(one, n * MIB // 2, bytes([n + 1]) * (256 * 1024)) == 0
+    world.link_latency_s, world.link_allowed = 0.002, True
+    world.try_link()
+    world.run_until(lambda: "SyncTarget" in state(world.b))
+    assert order(world, world.b, "primary") == 1
+    two, rng = Client(world, world.b), random.Random(seed)
+    cookies: list[tuple[Client, int]] = []
+    for n in range(300):
+        client = rng.choice((one, one, two))
+        cookies.append((client, client.write(rng.randrange(32 * MIB // BLOCK) * BLOCK, bytes([n % 251 + 1]) * BLOCK)))
+        world.run(0.0003)
+    world.run(10)
+    assert [client.replies[cookie][0] for client, cookie in cookies] == [0] * 300
+    assert world.copies_equal() and not world.protocol_errors
+
+
+def test_a_write_of_the_peers_that_has_waited_finds_no_disk() -> None:
+    """It is refused, so that the peer marks it: written to a disk that is being left, nobody would know of it."""
+    world, one, _two = both()
+    batch = Batch(bytearray(), native.new_records(1), 1)
+    batch.records[0].length = BLOCK
+    hold = world.b.volume.ranges.acquire(batch, 1, lambda _hold, _members: None)
+    cookie = one.write(0, b"1" * BLOCK)
+    world.run(0.1)
+    assert order(world, world.b, "detach", force=True) == 1
+    written = bytes(world.b.disks[0].data[:BLOCK])
+    world.b.volume.ranges.release(hold, 1)
+    world.run(1)
+    assert wait(one, cookie) == [0] and bytes(world.b.disks[0].data[:BLOCK]) == written
+    assert sent(world.b, Packet.P_NEG_ACK) and world.a.volume.out_of_sync_bits == 1
