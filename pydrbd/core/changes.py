@@ -221,7 +221,7 @@ class Changes:
 
     def bitmap_stage(self, volume: Volume, *, flush_data: bool) -> tuple[Stage, ...]:
         """The changed bitmap pages as a stage; with `flush_data` the data that cleared bits rest on goes first."""
-        flush_data = flush_data and volume.options.disk_flushes
+        flush_data = flush_data and volume.flushes_disk
         disk = volume.disk
         assert disk is not None
         pages = disk.bitmap.take_dirty_pages()
@@ -233,7 +233,7 @@ class Changes:
 
     def flush_stage(self, volume: Volume) -> tuple[Stage, ...]:
         """The data, durable, as a stage."""
-        return (Stage(True, ()),) if volume.options.disk_flushes else ()
+        return (Stage(True, ()),) if volume.flushes_disk else ()
 
     def write_bitmap(self, volume: Volume) -> None:
         """Put the changed bitmap pages behind a fence."""

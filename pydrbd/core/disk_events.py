@@ -101,6 +101,7 @@ class DiskEvents:
             planned,
             degraded=found.degraded,
             zeroes_fast=event.zeroes_fast,
+            held_back=event.held_back,
         )
 
     def _forget_full_sync(self, volume: Volume, disk: LocalDisk) -> None:

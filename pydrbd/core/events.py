@@ -106,6 +106,8 @@ class DiskOpened:
     applied_extents: int = 0
     zeroes_fast: bool = False
     """The disk can zero a range without writing it."""
+    held_back: bool = False
+    """What is written may be in this machine's memory only, until a flush."""
 
 
 @dataclass(slots=True, eq=False)

@@ -102,7 +102,7 @@ class PeerWrites:
         """
         epoch = self._epochs[-1]
         mine = all(vnr == volume.vnr and disk is volume.disk for vnr, disk in epoch.disks.items())
-        return epoch.received_count, mine and len(self._epochs) == 1 and volume.options.disk_flushes
+        return epoch.received_count, mine and len(self._epochs) == 1 and volume.flushes_disk
 
     def forget_flushed(self) -> None:
         """A lane has flushed and confirmed the only epoch that there was."""
@@ -305,7 +305,7 @@ class PeerWrites:
         if any(volume.disk is None or volume.disk is not disks[volume.vnr] for volume in flushes):
             self._give_up("the disk with what was acknowledged is gone")
             return
-        flushes = [volume for volume in flushes if volume.options.disk_flushes]
+        flushes = [volume for volume in flushes if volume.flushes_disk]
         generation = self._generation
         self._flushing = max(1, len(flushes))
 

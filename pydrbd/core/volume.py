@@ -47,7 +47,8 @@ class VolumeOptions:
     on_io_error: str = "detach"
     fencing: Fencing = Fencing.DONT_CARE
     disk_flushes: bool = True
-    """What is on the disk may not survive a power failure before a flush; else nobody flushes but clients."""
+    """What is on the disk may not survive a power failure before a flush; else nobody flushes but clients.
+    See `Volume.flushes_disk`."""
     read_balancing: str = "prefer-local"
     disk_timeout_s: float = 0.0
     max_bio_bytes: int = 1 << 20
@@ -74,6 +75,8 @@ class LocalDisk:
     """It was last in use by a Primary that was alone."""
     zeroes_fast: bool = False
     """It can zero a range without writing it."""
+    held_back: bool = False
+    """A crash of this machine, not only its power, takes what was written since the last flush: always flush."""
 
 
 @dataclass(slots=True)
@@ -189,6 +192,11 @@ class Volume:
     def has_disk(self) -> bool:
         """Whether the local disk takes reads and writes (its data may be out of date)."""
         return self.disk is not None and self.state.disk >= DiskState.Inconsistent
+
+    @property
+    def flushes_disk(self) -> bool:
+        """Whether what was written is flushed before others rely on it; `disk-flushes no` needs a disk that has it."""
+        return self.options.disk_flushes or self.disk is None or self.disk.held_back
 
     @property
     def replicates(self) -> bool:

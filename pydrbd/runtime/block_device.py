@@ -119,6 +119,12 @@ class FileDevice:
         self.is_direct = opened.is_direct
         self.buffered_reason = opened.buffered_reason
         self.is_block_device = opened.is_block_device
+        self.held_back_reason = ""
+        """Why a write that is done may be in this machine's memory only, until a flush; "": the disk itself has it."""
+        if not self.is_direct:
+            self.held_back_reason = "is used through the page cache"
+        elif not self.is_block_device:
+            self.held_back_reason = "is a file, and its file system may hold back where its blocks are"
         self._fd = opened.fd
         self._direct = DirectIo(self._fd, self.logical_block_bytes) if self.is_direct else None
         granularity_bytes = 0

@@ -44,7 +44,7 @@ from pydrbd.runtime.nbd_server import NbdServer
 from pydrbd.runtime.rendezvous import try_address
 from pydrbd.runtime.resync_after import ResyncAfter, dependencies
 from pydrbd.runtime.systemd import notify
-from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk
+from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk, unheeded
 from pydrbd.runtime.watchers import Watchers
 
 __all__ = ["Service"]
@@ -212,6 +212,8 @@ class Service:
             return
         if data.buffered_reason:
             _log.info("%s is used through the page cache: %s", place.path, data.buffered_reason)
+        if words := unheeded(place, data, meta, disk_flushes=self.node.volumes[vnr].options.disk_flushes):
+            _log.warning("%s: volume %d: %s", self.plan.resource.name, vnr, words)
         for note in opened.applied.notes:
             _log.info("%s: volume %d: %s", self.plan.resource.name, vnr, note)
         now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
@@ -228,6 +230,7 @@ class Service:
                 opened.capacity_sectors,
                 len(opened.applied.marked_extents),
                 data.zeroes_fast,
+                bool(data.held_back_reason),
             )
         )
 

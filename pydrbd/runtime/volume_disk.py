@@ -31,7 +31,7 @@ from pydrbd.runtime.disk_ops import (
 )
 from pydrbd.units import SECTOR_SIZE_BYTES
 
-__all__ = ["OnEnd", "VolumeDisk", "open_volume_disk"]
+__all__ = ["OnEnd", "VolumeDisk", "open_volume_disk", "unheeded"]
 
 OnEnd = Callable[[Any, int, int], None]
 """Called with (effect, failed_mask, errno) when an effect has ended."""
@@ -71,10 +71,23 @@ def open_volume_disk(
     return data, meta, opened
 
 
+def unheeded(place: DiskPlace, data: FileDevice, meta: FileDevice, *, disk_flushes: bool) -> str:
+    """What to tell whoever said `no` to flushes of a disk that needs them, whatever keeps its memory; "": nothing."""
+    said_no = (
+        ("disk-flushes", not disk_flushes, place.path, data),
+        ("md-flushes", not place.md_flushes, place.md_path, meta),
+    )
+    return "; ".join(
+        f"{option} no is not followed: {path} {device.held_back_reason}"
+        for option, no, path, device in said_no
+        if no and device.held_back_reason
+    )
+
+
 class VolumeDisk:
     """Starts effects on the disks; persists run one after the other, each stage durable before the next.
 
-    Without `md_flushes` a stage is only written: the disk's word is taken for it.
+    Without `md_flushes` a stage is only written: the disk's word is taken for it, if the disk is what has it then.
     """
 
     def __init__(self, data: FileDevice, meta: FileDevice, on_end: OnEnd, *, md_flushes: bool = True) -> None:
@@ -83,7 +96,7 @@ class VolumeDisk:
         self._data = Disk(data)
         self._meta = self._data if meta is data else Disk(meta)
         self._on_end = on_end
-        self._md_flushes = md_flushes
+        self._md_flushes = md_flushes or bool(meta.held_back_reason)
         self._persists: deque[fx.Persist] = deque()
         self._stages: deque[fx.Stage] = deque()
         self._persisting = False

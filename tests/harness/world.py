@@ -272,7 +272,7 @@ class Machine:
         self.feed(
             DiskOpened(
                 vnr, opened.layout, opened.superblock, opened.bitmap, opened.capacity_sectors,
-                len(opened.applied.marked_extents),
+                len(opened.applied.marked_extents), held_back=self.world.held_back,
             )
         )  # fmt: skip
 
@@ -409,6 +409,7 @@ class World:
         self, seed: object = 0, *, size_bytes: int = 16 << 20, net: NetOptions | None = None, al_extents: int = 67,
         volumes: int = 1, superblock: Superblock | None = None, fencing: Fencing = Fencing.DONT_CARE,
         handlers: Iterable[str] = (), lanes: bool = False, disk: Mapping[str, Any] = {}, suspends: bool = False,
+        held_back: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.lanes = lanes
@@ -419,6 +420,7 @@ class World:
         self.handlers = frozenset(handlers)
         self.disk_options = dict(disk)
         self.suspends = suspends
+        self.held_back = held_back
         self.now = 0.0
         self.commands = 0
         self.observer: Observer | None = None

@@ -69,6 +69,7 @@ def test_a_block_device_keeps_the_neighbours_of_what_is_written(
     device = FileDevice(loop(sector_bytes), io)  # type: ignore[arg-type]
     assert (device.size_bytes, device.logical_block_bytes) == (SIZE_BYTES, sector_bytes)
     assert device.is_direct == (io == "direct") and device.is_block_device
+    assert (not device.held_back_reason) == device.is_direct
     model = bytearray(device.read_at(0, SIZE_BYTES))
     assert model == b"\xa5" * SIZE_BYTES
     writes = [(512, b"a" * 512), (4096, b"b" * 8192), (12288, b"c" * 512), (100_001, b"d" * 9999)]

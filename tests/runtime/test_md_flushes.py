@@ -13,16 +13,28 @@ from pydrbd.runtime.volume_disk import VolumeDisk
 
 
 @pytest.mark.parametrize(
-    ("md_flushes", "flush_data", "expected"), [(True, False, 1), (False, False, 0), (False, True, 1)]
+    ("md_flushes", "held_back", "flush_data", "expected"),
+    [
+        (True, "", False, 1),
+        (False, "", False, 0),
+        (False, "", True, 1),
+        (False, "is used through the page cache", False, 1),
+    ],
 )
-def test_a_persist_flushes_as_it_is_told(tmp_path: Path, md_flushes: bool, flush_data: bool, expected: int) -> None:
-    """One stage, written in any case; with flush_data the disk of the data is flushed before."""
+def test_a_persist_flushes_as_it_is_told(
+    tmp_path: Path, md_flushes: bool, held_back: str, flush_data: bool, expected: int
+) -> None:
+    """One stage, written in any case; with flush_data the disk of the data is flushed before.
+
+    `md-flushes no` counts for nothing where a write that is done may be in the machine's memory only.
+    """
     path = tmp_path / "disk"
     path.write_bytes(bytes(1 << 20))
     ended: list[int] = []
 
     async def main() -> int:
         device = FileDevice(str(path), "buffered")
+        device.held_back_reason = held_back
         disk = VolumeDisk(device, device, lambda _effect, failed, _errno: ended.append(failed), md_flushes=md_flushes)
         stage = fx.Stage(flush_data, ((4096, b"m" * 4096),))
         async with trio.open_nursery() as nursery:

@@ -201,6 +201,19 @@ async def test_a_port_in_use_ends_the_start_with_its_reason(short_tmp: Path) -> 
             await Service(plan, short_tmp).serve()
 
 
+async def test_flushes_that_are_needed_are_not_left_out(short_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`no` with a file: the log says once that it is not followed, and why, and the core flushes."""
+    config = make_pair(short_tmp)
+    text = config.read_text()
+    config.write_text(text.replace("{ net {", "{ disk { disk-flushes no; md-flushes no; }\nnet {"))
+    async with running(config, short_tmp) as service:
+        volume = service.node.volumes[0]
+        assert not volume.options.disk_flushes and volume.flushes_disk
+    (said,) = (record.getMessage() for record in caplog.records if "is not followed" in record.getMessage())
+    for name in ("disk-flushes", "md-flushes"):
+        assert f"{name} no is not followed: {short_tmp}/a.img is " in said
+
+
 async def test_a_foreign_disk_is_not_attached(short_tmp: Path) -> None:
     """No meta-data, no disk: the node runs diskless and tells why."""
     config = make_pair(short_tmp)
