@@ -251,6 +251,7 @@ def test_a_frozen_primary_can_be_stopped(fenced_pair, tmp_path):
         primary.stop()
         with pytest.raises(ConnectionLost):  # not an error: a client that can wait tries another address
             client.drain()
+        client.abandon()
         assert 0 not in errors
     assert "I/O was frozen: what waited for it fails" in primary.log_path.read_text()
     (tmp_path / "verdict").write_text("1\n")
