@@ -188,6 +188,7 @@ class Changes:
             or (old.disk != new.disk and new.disk in (DiskState.Failed, DiskState.Diskless))
             or (old.disk == DiskState.UpToDate and new.disk == DiskState.Inconsistent)
             or (old.conn != new.conn and new.conn == ConnState.Ahead)
+            or (old.conn == ConnState.VerifyS and new.role == new.peer == Role.Primary)  # the verify is over
         )
 
     # --- what is written ---

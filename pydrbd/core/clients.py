@@ -47,7 +47,7 @@ _ALL_FLAGS = 0xFFFF
 class _LongRequest:
     """A TRIM or WRITE_ZEROES that is carried out piece by piece; one reply when all are done."""
 
-    __slots__ = ("batch", "failed", "member", "next_offset", "session", "volume")
+    __slots__ = ("batch", "end_offset", "failed", "member", "next_offset", "session", "volume")
 
     def __init__(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         self.volume = volume
@@ -55,6 +55,7 @@ class _LongRequest:
         self.batch = batch
         self.member = 1 << index
         self.next_offset = batch.records[index].offset
+        self.end_offset = self.next_offset + batch.records[index].length
         self.failed = 0
 
 
@@ -63,6 +64,7 @@ class Clients:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._long: set[_LongRequest] = set()
 
     def on_opened(self, event: SessionOpened) -> None:
         self._node.volumes[event.volume].sessions.add(event.session)
@@ -120,7 +122,9 @@ class Clients:
             elif batch.records[index].flags & nbd.CommandFlag.FAST_ZERO and not _zeroes_fast(volume, batch, index):
                 self.reply(volume, session, batch, 1 << index, _ENOTSUP)
             else:
-                self._advance(_LongRequest(volume, session, batch, index), 0)
+                long = _LongRequest(volume, session, batch, index)
+                self._long.add(long)
+                self._advance(long, 0)
 
     def _read_ahead(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         """CACHE is a hint: whatever comes of it, it is answered with success."""
@@ -172,16 +176,20 @@ class Clients:
 
     # --- TRIM and WRITE_ZEROES ---
 
+    def reaches_beyond(self, volume: Volume, size_bytes: int) -> bool:
+        """Whether a TRIM or WRITE_ZEROES is under way whose last piece does not end within so many bytes."""
+        return any(long.volume is volume and long.end_offset > size_bytes for long in self._long)
+
     def _advance(self, long: _LongRequest, failed: int) -> None:
         """The next piece, or the reply."""
         long.failed |= failed
         record = long.batch.records[long.member.bit_length() - 1]
-        end = record.offset + record.length
-        if long.failed or long.next_offset >= end:
+        if long.failed or long.next_offset >= long.end_offset:
+            self._long.discard(long)
             self.reply(long.volume, long.session, long.batch, long.member, nbd.NbdError.EIO if long.failed else 0)
             return
         border = (long.next_offset // DISCARD_CHUNK_BYTES + 1) * DISCARD_CHUNK_BYTES
-        length = min(end, border) - long.next_offset
+        length = min(long.end_offset, border) - long.next_offset
         piece = native.single_request(record.command, record.flags, long.next_offset, length)
         long.next_offset += length
         self._node.writes.submit(long.volume, _Piece(self, long), piece, 1)

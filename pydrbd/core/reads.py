@@ -3,6 +3,7 @@
     local disk UpToDate                    local, or the peer (core/read_balancing)
     local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
     anything else                          the peer if it is UpToDate, else EIO
+    beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Reads"]
 
 _EIO = 5
+_EINVAL = 22
 
 
 class _RemoteRead:
@@ -93,6 +95,10 @@ class Reads:
             self._issue(volume, session, batch, take)
 
     def _issue(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
+        outside = native.records_out_of_bounds(batch, mask, volume.size_bytes)
+        if outside:
+            self._node.reply(volume, session, batch, outside, _EINVAL)
+            mask &= ~outside
         local = self._local_members(volume, batch, mask)
         chosen = self._balancing.remote_members(volume, batch, local)
         if local & ~chosen:
@@ -176,6 +182,9 @@ class Reads:
         node = self._node
         if volume.state.pdsk != DiskState.UpToDate or volume.state.conn < ConnState.Connected:
             self._fail(volume, session, batch, index)
+            return
+        if native.records_out_of_bounds(batch, 1 << index, volume.size_bytes):
+            node.reply(volume, session, batch, 1 << index, _EINVAL)
             return
         read = _RemoteRead(volume, session, batch, index, by_choice)
         self._bytes += len(read.buffer)

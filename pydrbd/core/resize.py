@@ -128,7 +128,11 @@ class Resizes:
             return failure(ERR_NO_PRIMARY, "a device that is in use is made smaller where it is Primary")
         if volume.state.peer is Role.Primary:  # what its clients have under way is not known here
             return failure(ERR_IMPLICIT_SHRINK, "the peer is Primary too: make it Secondary first")
-        if volume.ranges.reaches_beyond(size_bytes) or node.log.reaches_beyond(volume, size_bytes):
+        if (
+            volume.ranges.reaches_beyond(size_bytes)
+            or node.clients.reaches_beyond(volume, size_bytes)
+            or node.log.reaches_beyond(volume, size_bytes)
+        ):
             node.press_for_barrier()
             return failure(ERR_IMPLICIT_SHRINK, "writes beyond the new end are under way: stop them, and try again")
         return ""

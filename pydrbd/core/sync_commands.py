@@ -23,6 +23,7 @@ __all__ = ["SyncCommands"]
 
 _IS_SET = "Sync-pause flag is already set"
 _IS_CLEAR = "Sync-pause flag is already cleared"
+_BOTH_PRIMARY = "State change failed: (-1) Online verify needs one of the two nodes to be Secondary"
 
 
 class _Answer(Protocol):
@@ -202,16 +203,18 @@ class SyncCommands:
         volume, rest = volumes[0], volumes[1:]
         code = self._may_verify(volume)
         if not code.granted:
-            self._answer(command, code)
+            self._refuse_verify(command, code)
             return
 
         def granted(code: StateCode) -> None:
             if code.granted:
                 code = self._may_verify(volume)  # as it is by now: a disk may be gone
-                if not code.granted:
+                if code is StateCode.SS_TWO_PRIMARIES:
+                    node.send_state(volume)  # the peer, promoted meanwhile, sees that nothing comes
+                elif not code.granted:
                     node.drop_link("could not do what the peer has agreed to")
             if not code.granted:
-                self._answer(command, code)
+                self._refuse_verify(command, code)
                 return
             node.change(volume, conn=ConnState.VerifyS)
             node.verify.begin_source(
@@ -221,8 +224,13 @@ class SyncCommands:
 
         node.operator.ask_peer(volume.vnr, Change(conn=ConnState.VerifyS), granted)
 
+    def _refuse_verify(self, command: Command, code: StateCode) -> None:
+        self._answer(command, code, _BOTH_PRIMARY if code is StateCode.SS_TWO_PRIMARIES else "")
+
     def _may_verify(self, volume: Volume) -> StateCode:
         code, state = self._check(volume, conn=ConnState.VerifyS), volume.state
+        if state.role is Role.Primary is state.peer:
+            return StateCode.SS_TWO_PRIMARIES
         if code is not StateCode.SS_NOTHING_TO_DO:
             return code
         if state.conn > ConnState.Connected:

@@ -152,6 +152,8 @@ def sanitize(old: State, new: State, rules: Rules, planned: Planned | None = Non
         conn = ConnState.Connected  # no resync and no verify without both disks
         if disk <= DiskState.Failed and pdsk in _AGED:
             pdsk = DiskState.Outdated  # it was to be synced from the disk that we lose, and is not
+    elif conn is ConnState.VerifyS and new.role is peer is Role.Primary:
+        conn = ConnState.Connected  # both would hold what is looked at, and each wait for the other's writes
     if ConnState.Connected <= conn < ConnState.Ahead:
         # Unlike the kernel: a peer without a disk makes nobody's data newer, so Outdated stays Outdated beside it (C1).
         keeps_age = disk is DiskState.Outdated and pdsk < DiskState.Inconsistent

@@ -7,6 +7,7 @@
 A difference is real only if nobody writes there between the two reads. A Primary holds the range of a block from before
 the first of them to the result; for its own writes that begins when both nodes have them. The Secondary only waits, at
 its read, for the writes that it is busy with: if it held more, its Primary would wait for it, and it for its Primary.
+So there is no verify while both are Primary; VerifyS ends one when the second is promoted.
 
 What differs is marked out of sync; the next resync, after disconnect and connect, repairs it.
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pydrbd.core import reads
 from pydrbd.core.states import ConnState
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, state, wait, write
@@ -309,3 +310,32 @@ def test_alone_a_device_shrinks_and_its_peer_follows() -> None:
     world.b.start()
     world.run(5)
     assert world.a.volume.size_sectors == sectors
+
+
+def test_a_shrink_is_refused_between_the_pieces_of_long_zeroes() -> None:
+    """What is still to be zeroed lies beyond the new end, though no piece does that is under way."""
+    world, client = pair(size_bytes=128 * MIB)
+    world.run(2)
+    world.link_latency_s = 0.05
+    cookie = client.zero(0, 100 * MIB)
+    world.run(0.01)
+    code, words = shrink(world, world.a, 64 * MIB // 512)
+    assert code == 0 and "try again" in words and cookie not in client.replies
+    assert wait(client, cookie) == [0]
+    world.run(2)
+    assert shrink(world, world.a, 64 * MIB // 512)[0] == 1
+    world.run(2)
+    assert world.is_in_sync() and not world.protocol_errors
+
+
+def test_reads_that_wait_while_the_device_shrinks_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one is under way to the peer when the end moves: the others are refused, as those that come later."""
+    world, client = pair(disk={"read_balancing": "prefer-remote"})
+    world.run(2)
+    world.link_latency_s = 0.02
+    monkeypatch.setattr(reads, "READ_BYTES_IN_FLIGHT_MAX", BLOCK)
+    cookies = [client.read(12 * MIB + n * BLOCK, BLOCK) for n in range(4)]
+    assert shrink(world, world.a, 8 * MIB // 512)[0] == 1
+    assert wait(client, *cookies)[1:] == [22] * 3
+    world.run(2)
+    assert world.is_in_sync() and not world.protocol_errors

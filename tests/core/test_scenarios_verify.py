@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -320,3 +321,51 @@ def test_a_peer_that_lies_in_a_verify_loses_the_link(command: Packet, lie: str) 
     assert lies
     harmless = command == Packet.P_OV_RESULT and lie == "length"  # the length is known without it
     assert bool(world.protocol_errors) != harmless
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_there_is_no_verify_while_both_are_primary(name: str) -> None:
+    """Each would hold what the other's clients write to: refused before, cut off by a promotion, and nobody waits."""
+    world, one = pair(size_bytes=SIZE, net=replace(NET, allow_two_primaries=True))
+    world.link_latency_s = 0.004
+    starter = getattr(world, name)
+    assert order(world, starter, "verify") == 1
+    world.run(0.02)
+    assert order(world, world.b, "primary") == 1
+    two, rng = Client(world, world.b), random.Random(1)
+    cookies = []
+    for n in range(100):
+        client = rng.choice((one, two))
+        cookies.append((client, client.write(rng.randrange(SIZE // BLOCK - 8) * BLOCK, bytes([n + 1]) * 8 * BLOCK)))
+        world.run(0.0005)
+    world.run_until(lambda: over(world))
+    assert all(wait(client, cookie) == [0] for client, cookie in cookies)
+    world.run(1)
+    assert lines(starter, "Online Verify reached sector") and state(world.a) == state(world.b)
+    assert not marked(world.a) and not marked(world.b)
+    request = starter.command("verify")
+    world.run(1)
+    assert starter.answers[request][0] == -1 and "to be Secondary" in starter.answers[request][1]
+    assert order(world, world.b, "secondary", force=True) == 1
+    world.run(1)
+    verify(world, starter)
+    assert world.copies_equal() and not marked(world.a) and not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_verify_and_a_promotion_at_the_same_time(seed: int) -> None:
+    """Whichever comes first, the connection stands, and no verify goes on."""
+    world, _client = pair(seed, size_bytes=SIZE, net=replace(NET, allow_two_primaries=True))
+    world.link_latency_s = 0.01
+    asked = getattr(world, "ab"[seed % 2])
+    before = len(world.a.log)
+    verify_request = asked.command("verify")
+    world.run(seed // 2 * 0.008)
+    promotion = world.b.command("primary")
+    world.run(2)
+    assert verify_request in asked.answers and promotion in world.b.answers
+    if world.b.answers[promotion][0] != 1:
+        assert order(world, world.b, "primary") == 1
+    world.run(1)
+    assert state(world.a) == state(world.b) == "Connected Primary/Primary UpToDate/UpToDate"
+    assert "WFConnection" not in "".join(world.a.log[before:]) and not world.protocol_errors
