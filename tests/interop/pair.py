@@ -23,7 +23,7 @@ QUICK = "protocol C; ping-int 1; ping-timeout 20; timeout 20; connect-int 1;"
 PEER_IS_GONE = (
     "PingAck did not arrive in time", "NetworkFailure", "BrokenPipe", "Timeout", "sock_\\w+ returned",
     "(meta|data) connection shut down by peer", "sock was shut down by peer",
-    "short read", "short sent", "error receiving", "Connection reset",
+    "short read", "short sent", "error receiving", "Connection reset", "sock_sendmsg time expired",
 )  # fmt: skip
 """What a node may say when its peer, or the wire, goes without a word."""
 

@@ -54,6 +54,7 @@ _EXPECTED = [
     r"uuid_compare\(\)=-?\d+ by rule \d+",
     r"No resync, but \d+ bits in bitmap!",
     # resync and generations
+    r"Retrying drbd_rs_del_all\(\) later\. refcnt=\d+",  # of a verify that has just ended
     r"Becoming sync (?:source|target) due to disk states\.",
     r"Writing the whole bitmap, full sync required after drbd_sync_handshake\.",
     r"(?:send|receive) bitmap stats \[Bytes\(packets\)\]: plain .*, RLE .*, total .*; compression: .*",
