@@ -111,7 +111,7 @@ def test_a_wire_that_is_cut_is_the_split_brain_that_the_page_warns_of(pair):
     machines.join("beta")
     for machine in (alpha, beta):
         until(machine, "pydrbd cstate r0", "StandAlone")
-        assert machine.run(f"nbdcopy '{NBD}' /srv/copy; cmp -n 1048576 /srv/word /srv/copy || true").stdout == ""
+        assert machine.run(f"nbdcopy '{NBD}' /srv/copy && cmp -n 1048576 /srv/word /srv/copy").returncode == 0
     for name in ("alpha", "beta"):
         keepalived.stop(name)
 
