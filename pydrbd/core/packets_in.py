@@ -225,13 +225,14 @@ class PacketsIn:
     def _on_meta(self, batch: Batch) -> None:
         node = self._node
         conflicts = node.conflicts
+        counts = conflicts.decides
         touched: dict[int, WriteBatch] = {}
         if node.links.handshake is None:
             return  # given up: what the sockets still held does not count any more
         for index in range(batch.count):
             record = batch.records[index]
             command = record.command
-            if conflicts.decides and command in _NUMBERED and record.volume in node.volumes:
+            if counts and command in _NUMBERED and record.volume in node.volumes:
                 conflicts.see(node.volumes[record.volume], record.seq)
             if command in _CONFLICTS:
                 self._settle(touched)
