@@ -19,6 +19,7 @@ __all__ = [
     "CONFIG_FILES_MAX",
     "CONFIG_FILE_BYTES_MAX",
     "CONFIG_NESTING_MAX",
+    "CONFLICT_RETRY_S",
     "CONTROL_CONNECTIONS_MAX",
     "CONTROL_REQUEST_BYTES_MAX",
     "CONTROL_RESPONSE_BYTES_MAX",
@@ -200,6 +201,9 @@ AHEAD_S: Final = 1.0
 
 BAD_DISK_MARK_S: Final = 5.0
 """A disk that had an error is marked as bad before it is closed, unless that takes it longer than this."""
+
+CONFLICT_RETRY_S: Final = 42.0
+"""With two Primaries: so long may the peer ask for one write again and again; as `timeout` times `ko-count`, unset."""
 
 SEQUENCE_WAIT_S: Final = 6.0
 """With two Primaries: so long may a write wait for what the peer has sent before it on the other socket."""

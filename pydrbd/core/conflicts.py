@@ -80,7 +80,7 @@ class Conflicts:
 
     def begins(self, volume: Volume, batch: Batch, mask: int) -> None:
         """Somebody writes. A resync holds no ranges for its answers here: both nodes would wait for each other."""
-        running = self._node.resync.progress(volume)
+        running = self._node.resync.progress(volume) if self.possible else None
         if running is not None:
             running.void_overlapping(batch, mask)
 

@@ -23,7 +23,7 @@ class WriteBatch:
     `peer_busy` can't be answered yet for the peer's sake. `receive_due` and `write_due` await P_RECV_ACK, P_WRITE_ACK.
     `again`: it has waited for good data (core/no_data), and is done anew rather than failed.
     `unconfirmed` (protocols A and B) are those that the peer has not said to have written. `durable` are FUA writes.
-    `retried` (two Primaries) must be sent again when our disk has them.
+    `retried` (two Primaries) must be sent again when our disk has them; `tried` is when that went on its way first.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class WriteBatch:
         "serial",
         "session",
         "started",
+        "tried",
         "unconfirmed",
         "volume",
         "write_due",
@@ -75,6 +76,7 @@ class WriteBatch:
         self.durable = 0
         self.counted_bytes = 0
         self.started = 0.0
+        self.tried = 0.0
         self.epoch: Epoch
 
     @property

@@ -22,6 +22,7 @@ from pydrbd.core.states import DiskState
 from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.core.write_batch import MEMBER_BITS, WriteBatch
 from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import CONFLICT_RETRY_S
 from pydrbd.native import Batch
 from pydrbd.wire import nbd
 
@@ -70,29 +71,28 @@ class Writes:
                 return write.started
         return None
 
-    def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
-        """Take members that were checked (bounds, role) on their way."""
+    def submit(self, volume: Volume, session: Any, batch: Batch, mask: int, tried: float = 0.0) -> None:
+        """Take members that were checked (bounds, role) on their way. `tried`: when that was done before, if it was."""
         self._waiting_count += mask.bit_count()
-        if self._node.conflicts.possible:
-            self._node.conflicts.begins(volume, batch, mask)
+        self._node.conflicts.begins(volume, batch, mask)
         volume.ranges.acquire(
-            batch, mask, lambda hold, members: self._enter_gate(volume, session, batch, hold, members), yields=True
+            batch, mask, lambda hold, few: self._enter_gate(volume, session, batch, hold, few, tried), yields=True
         )
 
-    def _enter_gate(self, volume: Volume, session: Any, batch: Batch, hold: Hold, members: int) -> None:
+    def _enter_gate(self, volume: Volume, session: Any, batch: Batch, hold: Hold, few: int, tried: float) -> None:
         def go(part: int) -> None:
             self._waiting_count -= part.bit_count()
             self._at_gate[hold] &= ~part
             if not self._at_gate[hold]:
                 del self._at_gate[hold]
-            self._issue(volume, session, batch, hold, part)
+            self._issue(volume, session, batch, hold, part, tried)
 
-        self._at_gate[hold] = self._at_gate.get(hold, 0) | members
-        self._node.gate.enter(volume, batch, members, go)
+        self._at_gate[hold] = self._at_gate.get(hold, 0) | few
+        self._node.gate.enter(volume, batch, few, go)
 
     # --- to both sides ---
 
-    def _issue(self, volume: Volume, session: Any, batch: Batch, hold: Hold, mask: int) -> None:
+    def _issue(self, volume: Volume, session: Any, batch: Batch, hold: Hold, mask: int, tried: float) -> None:
         node = self._node
         if self.refusing:
             node.reply(volume, session, batch, mask, _ESHUTDOWN)
@@ -100,7 +100,7 @@ class Writes:
             return
         node.congestion.before_write(volume)
         write = WriteBatch(self.next_serial, volume, session, batch, mask, hold)
-        write.started = node.now
+        write.started, write.tried = node.now, tried or node.now
         self._in_flight[write.serial] = write
         self.next_serial += 1
         send = volume.replicates
@@ -232,6 +232,8 @@ class Writes:
         if write is None or not write.write_due & member or not self._node.conflicts.possible:
             raise PeerProtocolError(f"the fate of a write that is in no conflict (block_id {block_id:#x})")
         self._hear(write, member)
+        if retry and self._node.now - write.tried > CONFLICT_RETRY_S:
+            raise PeerProtocolError(f"P_RETRY_WRITE for {CONFLICT_RETRY_S:.0f} s")
         write.retried |= member if retry else 0
         self._node.log.take_off(write.epoch, confirmed=self._node.peer_is_pydrbd)
         return write
@@ -239,12 +241,11 @@ class Writes:
     def _begin_again(self, write: WriteBatch, members: int) -> None:
         """As if they came now: what the peer has put before them is in the way of their range."""
         volume, session, batch = write.volume, write.session, write.batch
-        write.retried &= ~members
-        write.replied |= members
+        write.retried, write.replied = write.retried & ~members, write.replied | members
         self._waiting_count += 1  # it is not idle here between the two
         self._release(write, members)
         self._waiting_count -= 1
-        self.submit(volume, session, batch, members)
+        self.submit(volume, session, batch, members, write.tried)
 
     def _hear(self, write: WriteBatch, member: int) -> None:
         """The peer's last word on it."""
@@ -300,7 +301,7 @@ class Writes:
         write.released |= members
         if write.released == write.mask:
             self._finish(write)
-        self._enter_gate(volume, session, batch, hold, members)
+        self._enter_gate(volume, session, batch, hold, members, write.tried)
 
     def _answer(self, write: WriteBatch, done: int) -> None:
         """Tell the client."""

@@ -236,3 +236,17 @@ def test_a_write_of_the_peers_that_has_waited_finds_no_disk() -> None:
     world.run(1)
     assert wait(one, cookie) == [0] and bytes(world.b.disks[0].data[:BLOCK]) == written
     assert sent(world.b, Packet.P_NEG_ACK) and world.a.volume.out_of_sync_bits == 1
+
+
+def test_a_peer_that_asks_for_a_write_again_for_ever_is_left() -> None:
+    """P_RETRY_WRITE as often as the write comes: after a time the connection ends, and the client has its answer."""
+    world, one, two = both(3)
+    decider, other = (world.a, two) if world.a.node.resolve_conflicts else (world.b, one)  # type: ignore[union-attr]
+    assert decider.node is not None
+    decider.node.conflicts._unsettled = lambda _volume, _batch, mask: mask  # type: ignore[method-assign]
+    world.link_latency_s = 0.5
+    cookie = other.write(0, b"x" * BLOCK)
+    world.run(20)
+    assert cookie not in other.replies and len(sent(decider, Packet.P_RETRY_WRITE)) > 10
+    world.run_until(lambda: cookie in other.replies)
+    assert other.replies[cookie][0] == 0 and 40 < world.now < 60
