@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -88,15 +88,8 @@ class NbdServer:
         except socket.gaierror as error:
             raise UsageError(f"can't find the address {host!r} to serve NBD on: {error.strerror}") from error
         sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            if error.errno == errno.EADDRINUSE:
-                raise BusyError(f"can't serve NBD on {host}:{port}: another process listens there") from error
-            raise UsageError(f"can't serve NBD on {host}:{port}: {error.strerror}") from error
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _listen(sock, address, f"{host}:{port}")
         bound: tuple[str, int] = sock.getsockname()[:2]
         self._add_listener(sock, self._admission)
         return bound
@@ -107,14 +100,7 @@ class NbdServer:
             sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         except OSError as error:
             raise UsageError(f"can't serve NBD on vsock:{port}: this kernel has no vsock: {error.strerror}") from error
-        try:
-            sock.bind((socket.VMADDR_CID_ANY, port))
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            if error.errno == errno.EADDRINUSE:
-                raise BusyError(f"can't serve NBD on vsock:{port}: another process listens there") from error
-            raise UsageError(f"can't serve NBD on vsock:{port}: {error.strerror}") from error
+        _listen(sock, (socket.VMADDR_CID_ANY, port), f"vsock:{port}")
         self._add_listener(sock, self._admission)
 
     def take_over(self, sock: socket.socket) -> None:
@@ -198,6 +184,18 @@ def _set_tcp_options(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it is dead already: the first read says so
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _listen(sock: socket.socket, address: Any, place: str) -> None:
+    """Raises BusyError, UsageError; the socket is closed then."""
+    try:
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError(f"can't serve NBD on {place}: another process listens there") from error
+        raise UsageError(f"can't serve NBD on {place}: {error.strerror}") from error
 
 
 def _remove_stale_socket(path: Path) -> None:
