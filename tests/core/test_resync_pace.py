@@ -39,29 +39,30 @@ def test_the_controller_begins_with_resync_rate_and_settles_at_what_the_link_car
     assert all(abs(amount - MIB) < MIB // 10 for amount in asked[-50:])
 
 
-def test_the_controller_fills_up_to_its_target() -> None:
-    """With a source that is slower than asked, in flight is what c-fill-target says."""
-    options, pace, in_flight = PaceOptions(plan_steps=20, fill_target_bytes=4 * MIB), Pace(0.0), 0
+def under_way(options: PaceOptions, *, most_in_a_step: int) -> int:
+    """Bytes that are under way after 400 steps, with a source that sends no more than this in a step."""
+    pace, in_flight = Pace(0.0), 0
     for number in range(400):
         pace.step(options, number * 0.1001, in_flight)
         in_flight += max(0, pace.allowance_bytes)
         pace.asked(max(0, pace.allowance_bytes))
-        came_in = min(in_flight, 256 * KIB)
+        came_in = min(in_flight, most_in_a_step)
         in_flight -= came_in
         pace.came_in(came_in)
+    return in_flight
+
+
+def test_the_controller_fills_up_to_its_target() -> None:
+    """With a source that is slower than asked, in flight is what c-fill-target says."""
+    options = PaceOptions(plan_steps=20, fill_target_bytes=4 * MIB)
+    in_flight = under_way(options, most_in_a_step=256 * KIB)
     assert 3 * MIB < in_flight < 5 * MIB
 
 
 def test_the_controller_goes_by_delay_when_there_is_no_fill_target() -> None:
     """Under way is what c-delay-target's time brings in."""
-    options, pace, in_flight = PaceOptions(plan_steps=20, start_kib_s=20000, delay_target_steps=5), Pace(0.0), 0
-    for number in range(400):
-        pace.step(options, number * 0.1001, in_flight)
-        in_flight += max(0, pace.allowance_bytes)
-        pace.asked(max(0, pace.allowance_bytes))
-        came_in = min(in_flight, 512 * KIB)
-        in_flight -= came_in
-        pace.came_in(came_in)
+    options = PaceOptions(plan_steps=20, start_kib_s=20000, delay_target_steps=5)
+    in_flight = under_way(options, most_in_a_step=512 * KIB)
     assert 2 * MIB < in_flight < 3.5 * MIB
 
 
