@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import filecmp
+import json
+import os
 import random
 import shlex
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ from tests.chaos.conftest import assert_clean_logs
 
 pytestmark = pytest.mark.interop
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE_BYTES = 64 * MIB
 
 
@@ -154,3 +159,90 @@ def test_fio_verifies_what_it_wrote(export, run):
     run("fio", "--name=large", *common, "--rw=write", "--bs=4m", "--iodepth=4", "--offset=40m", "--size=8m",
         "--numjobs=2", "--offset_increment=8m")  # fmt: skip
     assert_same_on_both(pair, size_bytes)
+
+
+def test_fio_verifies_over_sixteen_connections(export, run):
+    """Each connection writes a place of its own at random, with flushes, and reads it back while the others write."""
+    pair, uri = export
+    said = run("fio", "--name=many", "--ioengine=nbd", f"--uri={uri}", "--numjobs=16", "--size=3m",
+        "--offset_increment=3m", "--rw=randwrite", "--bssplit=512/10:4k/60:64k/30", "--iodepth=8", "--fsync=32",
+        "--verify=crc32c", "--verify_fatal=1", "--output-format=json")  # fmt: skip
+    jobs = json.loads(said[said.index("{") :])["jobs"]
+    assert len(jobs) == 16
+    assert all(job["error"] == 0 and job["write"]["io_kbytes"] == job["read"]["io_kbytes"] == 3072 for job in jobs)
+    assert_same_on_both(pair, size_of(run, uri))
+
+
+NBDFUSE = """
+nbdfuse -P ready files/disk "$URI" &
+until [ -s ready ]; do kill -0 $!; sleep 0.05; done
+mkfs.ext4 -q -F files/disk
+mount -o loop files/disk mounted
+cp -a "$TREE" mounted/tree
+sync -f mounted
+rm -r mounted/tree/tests
+umount mounted
+e2fsck -fn files/disk
+mount -o loop,ro files/disk mounted
+diff -r --exclude=tests "$TREE" mounted/tree
+umount mounted
+umount files
+wait
+"""
+"""In a mount namespace: what a failure leaves mounted goes with it."""
+
+
+def test_a_file_system_lives_on_nbdfuse(export, run, short_tmp, need):
+    """The export as a file, a file system in it; both disks hold it, and the peer's is in order where it lies."""
+    need("nbdfuse", "mkfs.ext4", "e2fsck")
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("only root with /dev/fuse mounts it")
+    pair, uri = export
+    tree = short_tmp / "tree"
+    for place in ("pydrbd", "tests"):
+        shutil.copytree(ROOT / "tests" / "harness", tree / place, ignore=shutil.ignore_patterns("__pycache__"))
+    for place in ("files", "mounted"):
+        (short_tmp / place).mkdir()
+    run("env", f"URI={uri}", f"TREE={tree}", "unshare", "--mount", "sh", "-eu", "-c", NBDFUSE)
+    assert_same_on_both(pair, size_of(run, uri))
+    run("e2fsck", "-fn", pair.nodes[1].disk_path)
+
+
+def test_qemu_img_sees_both_contexts_and_keeps_an_image_of_its_own_there(export, run):
+    """Its map of holes, its map of a dirty bitmap that is ours, and a qcow2 image that its own check finds in order."""
+    pair, uri = export
+    size_bytes = size_of(run, uri)
+    run("qemu-img", "create", "-q", "-f", "qcow2", uri, "32M")
+    commands = ["write -P 0x44 0 4M", "write -z 1M 64k", "discard 2M 1M", "write -P 0x55 30M 1M", "flush"]
+    run("qemu-io", "-f", "qcow2", *(word for command in commands for word in ("-c", command)), uri)
+    run("qemu-img", "bench", "-q", "-f", "qcow2", "-w", "-c", "500", "-d", "32", "--flush-interval=50", uri)
+    assert "No errors were found" in run("qemu-img", "check", "-f", "qcow2", uri)
+    found = json.loads(run("qemu-img", "map", "--output=json", "-f", "raw", uri))
+    assert sum(extent["length"] for extent in found) == size_bytes
+    assert {extent["zero"] for extent in found} == {True, False}
+    pair.nodes[1].kill()
+    run("qemu-io", "-f", "raw", "-c", "write 20M 64k", "-c", "flush", uri)
+    dirty = "driver=nbd,server.type=unix,server.path=%s,export=r0,x-dirty-bitmap=pydrbd:out-of-sync"
+    found = json.loads(run("qemu-img", "map", "--output=json", "--image-opts", dirty % pair.nodes[0].nbd_socket))
+    # QEMU shows what is set in a bitmap as no data.
+    assert (20 * MIB, 64 * KIB) in [(one["start"], one["length"]) for one in found if not one["data"]]
+    pair.nodes[1].start()
+    assert_same_on_both(pair, size_bytes)
+
+
+@pytest.mark.slow
+def test_the_nbd_projects_own_tester_is_content(synced_pair, run, need):
+    """nbd-tester-client, and the recorded session that lies beside it in NBD's sources: `make -C tests/run` makes both.
+
+    Left out: -o, which asks for bytes that are no whole sectors, and waits for data behind the error.
+    """
+    tester = Path(need("nbd-tester-client")).resolve()
+    recorded = tester.with_name("integrity-test.tr")
+    if not recorded.exists():
+        pytest.skip(f"{recorded} is not there")
+    pair = synced_pair(size_bytes=SIZE_BYTES)
+    where = ("-u", pair.nodes[0].nbd_socket, "-N", "r0")
+    run(tester, "-i", "-t", recorded, *where)  # it takes a disk of zeroes for granted
+    for words in (["-h"], [], ["-w"], ["-w", "-f"]):
+        assert "complete" in run(tester, *words, *where)
+    assert_same_on_both(pair, SIZE_BYTES - MIB)
