@@ -89,7 +89,9 @@ __all__ = [
     "TLS_PIECE_BYTES",
     "TLS_SHOWN_NAMES_MAX",
     "VERIFY_IN_FLIGHT_BLOCKS_MAX",
+    "VERIFY_MAP_CELLS_MAX",
     "VERIFY_PEER_BLOCKS_MAX",
+    "VERIFY_RANGES_MAX",
     "VERIFY_READS_MAX",
 ]
 
@@ -244,6 +246,12 @@ VERIFY_IN_FLIGHT_BLOCKS_MAX: Final = 512
 VERIFY_PEER_BLOCKS_MAX: Final = 1 << 18
 """Blocks that the peer may have asked for in its online verify, and not told the result of; a kernel has up to
 max-buffers of them, at most 131072."""
+
+VERIFY_RANGES_MAX: Final = 10_000
+"""Ranges that differ in the report of a verify; of more it only says that there are more."""
+
+VERIFY_MAP_CELLS_MAX: Final = 1 << 14
+"""Letters in a verify's map of one device."""
 
 VERIFY_READS_MAX: Final = 1024
 """Such blocks that are read for the peer at a time; the others wait."""

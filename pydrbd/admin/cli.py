@@ -265,11 +265,8 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         return lambda target: verbs_wait.connect_tentatively(
             context, target.resource, discard_my_data=arguments.discard_my_data
         )
-    if verb == "verify":
-        from pydrbd.admin import verbs_verify
-
-        places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
-        return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
+    if verb in ("verify", "check"):
+        return _comparing(context, verb, arguments)
     if verb in ("create-md", "dump-md", "apply-al", "check-resize", "wipe-md", "get-gi", "show-gi", "set-gi"):
         return _on_meta_data(context, verb, arguments)
     from pydrbd.admin import verbs_state
@@ -296,6 +293,23 @@ def _waiting(context: Context, verb: str, arguments: Namespace) -> Callable[[Tar
         return lambda target: verbs_wait.wait_sync(context, target.resource, patience(target), quiet=arguments.quiet)
     wait = verbs_wait.wait_at_start if verb == "wait-con-int" else verbs_wait.wait_connect
     return lambda target: wait(context, target.resource, patience(target))
+
+
+def _comparing(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
+    places = {"start_sector": arguments.start_sector, "stop_sector": arguments.stop_sector}
+    if verb == "verify":
+        from pydrbd.admin import verbs_verify
+
+        return lambda target: verbs_verify.verify(context, target.resource, places, wait=arguments.wait)
+    from pydrbd.admin import verbs_check
+
+    if not arguments.against_peer:
+        raise UsageError("check compares with the peer's copy: say so, check --against-peer (doctor looks at the rest)")
+    if (arguments.map_path or arguments.json) and len(context.targets(arguments.names)) > 1:
+        raise UsageError("check: --json and --map are for one resource: name it")
+    return lambda target: verbs_check.check(
+        context, target.resource, places, arguments.map_path, as_json=arguments.json
+    )
 
 
 def _on_meta_data(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:

@@ -45,7 +45,7 @@ def usual_limit_s(limit: Limit) -> float:
 _UNHURRIED_S: Final = 1.0
 """Nearly all answers are there by then: only after it is the configuration read for how long to wait."""
 
-_LOOKS: Final = ("status", "show", "wait-connect", "wait-sync")
+_LOOKS: Final = ("status", "show", "wait-connect", "wait-sync", "verify-report")
 """What is no step of anything."""
 
 _CONNECT_TIMEOUT_S: Final = 5.0

@@ -29,7 +29,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     0: "done (also: there was nothing to do)",
     1: "the output could not be written",
     5: "wait-connect, wait-sync: the time is over; outdate: the data is worse than out of date",
-    6: "verify --wait: the copies differ",
+    6: "verify --wait, check: the copies differ",
     10: "the request failed or was not answered in time, for a reason that has no code",
     17: "the state change is refused, by this node or its peer",
     20: "the disk is in use by the running process of the resource",
@@ -65,7 +65,7 @@ class CommandFailed(PydrbdError):
 
 
 class CopiesDiffer(PydrbdError):
-    """An online verify has found differences."""
+    """An online verify, or a check, has found differences."""
 
     exit_code: ClassVar[int] = 6
 

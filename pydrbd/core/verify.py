@@ -48,6 +48,7 @@ class Verify:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._running: dict[int, Running] = {}
+        self._last: dict[int, VerifyProgress] = {}
         self.target = VerifyTarget(node, self)
         self._next_start: dict[int, int] = {}
         """Bit of each volume at which a verify that does not say where begins: where the last one was cut off."""
@@ -59,6 +60,10 @@ class Verify:
         running = self._running.get(volume.vnr)
         return running.progress if running is not None else None
 
+    def last(self, volume: Volume) -> VerifyProgress | None:
+        """The one that is running, else the one that ran last, with what it has found."""
+        return self._last.get(volume.vnr)
+
     # --- beginning and end ---
 
     def begin_source(self, volume: Volume, start_sector: int | None, stop_sector: int | None) -> None:
@@ -68,6 +73,7 @@ class Verify:
         first = min(first, bits - 1)
         stop = bits if stop_sector is None else min(bits, max(first + 1, ceil_div(stop_sector, SECTORS_PER_BIT)))
         progress = VerifyProgress(first, stop, bits, self._node.now)
+        self._last[volume.vnr] = progress
         self._running[volume.vnr] = Running(progress, first, next_persist=self._node.now + RESYNC_PERSIST_S)
         self.log(volume, f"Starting Online Verify from sector {first * SECTORS_PER_BIT}")
         self._ask_more(volume)
@@ -75,7 +81,7 @@ class Verify:
     def begin_target(self, volume: Volume) -> None:
         """The peer starts one here, as VerifyT; its first request will say from where."""
         bits = bits_for_sectors(volume.size_sectors)
-        progress = VerifyProgress(None, bits, bits, self._node.now)
+        self._last[volume.vnr] = progress = VerifyProgress(None, bits, bits, self._node.now)
         self._running[volume.vnr] = Running(progress, next_persist=self._node.now + RESYNC_PERSIST_S)
 
     def finish(self, volume: Volume) -> None:
@@ -230,7 +236,7 @@ class Verify:
         if offset_bytes in running.blocks and offset_bytes not in running.answered:
             group, member = running.blocks.pop(offset_bytes)
             group.open &= ~member
-            running.progress.skipped_bits += 1
+            running.progress.skipped.set_range(offset_bytes, 1)
             self._let_go(volume, group, member)
             self._ask_more(volume)
 

@@ -9,8 +9,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from pydrbd.core.ranges import Hold
+from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, SECTORS_PER_BIT
+from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT
 
 __all__ = ["Group", "Running", "VerifyProgress"]
 
@@ -19,7 +20,8 @@ __all__ = ["Group", "Running", "VerifyProgress"]
 class VerifyProgress:
     """One volume's verify, on either side. `start_bit` is None on VerifyT until the first request.
 
-    `stop_bit`: where it ends; VerifyT does not know of a stop sector, and takes the end of the device.
+    `stop_bit`: where it ends; VerifyT does not know of a stop sector, and takes the end of the device. `found`: the
+    blocks that differed, `skipped`: those that the peer could not read.
     """
 
     start_bit: int | None
@@ -27,13 +29,24 @@ class VerifyProgress:
     device_bits: int
     started: float
     settled_bits: int = 0
-    skipped_bits: int = 0
-    found_bits: int = 0
+    found: Bitmap = field(init=False)
+    skipped: Bitmap = field(init=False)
     _run_start: int = 0
     _run_sectors: int = 0
 
+    def __post_init__(self) -> None:
+        self.found, self.skipped = Bitmap(self.device_bits), Bitmap(self.device_bits)
+
     def start_at(self, bit: int) -> None:
         self.start_bit = bit
+
+    @property
+    def found_bits(self) -> int:
+        return self.found.count
+
+    @property
+    def skipped_bits(self) -> int:
+        return self.skipped.count
 
     @property
     def total_bits(self) -> int:
@@ -53,7 +66,7 @@ class VerifyProgress:
         self.settled_bits += 1
         if equal:
             return self.end_run()
-        self.found_bits += 1
+        self.found.set_range(sector * SECTOR_SIZE_BYTES, sector_count * SECTOR_SIZE_BYTES)
         if self._run_sectors and self._run_start + self._run_sectors == sector:
             self._run_sectors += sector_count
             return None

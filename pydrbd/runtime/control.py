@@ -24,6 +24,7 @@ from pydrbd.config.show import show_resource
 from pydrbd.core.events import Command
 from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
+from pydrbd.core.verify_report import verify_report
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
 from pydrbd.runtime.accepting import accept
@@ -186,6 +187,8 @@ class ControlServer:
             return await self.command_node(verb, dict(arguments))
         if verb == "status":
             return {"code": 1, "text": "", "data": self._status()}
+        if verb == "verify-report":
+            return {"code": 1, "text": "", "data": verify_report(service.node, int(arguments.get("cells", 1)))}
         if verb in ("wait-connect", "wait-sync"):
             return await self._wait(verb, arguments.get("timeout_s"))
         if verb == "adjust":

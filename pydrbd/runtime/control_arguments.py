@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from pydrbd.limits import VERIFY_MAP_CELLS_MAX
+
 __all__ = ["wrong_arguments"]
 
 
@@ -43,6 +45,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "stop_sector": (_is_number, "a number of sectors"),
     "volume": (_is_number, "a volume's number"),
     "timeout_s": (_is_seconds, "seconds"),
+    "cells": (lambda value: _is_number(value) and 1 <= value <= VERIFY_MAP_CELLS_MAX, "a number of parts"),
     "dry_run": (_is_flag, "true or false"),
     "defaults": (_is_flag, "true or false"),
     "section": (lambda value: value in ("net", "disk", "options"), "net, disk or options"),
@@ -57,6 +60,7 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
     "disconnect": frozenset({"force"}),
     "detach": frozenset({"force"}),
     "verify": frozenset({"start_sector", "stop_sector"}),
+    "verify-report": frozenset({"cells"}),
     "new-current-uuid": frozenset({"clear_bitmap", "volume"}),
     "resize": frozenset({"size_sectors", "assume_clean", "assume_peer_has_space", "volume"}),
     "adjust": frozenset({"config", "dry_run"}),

@@ -22,7 +22,7 @@ from pydrbd.errors import InternalError, PydrbdError, exit_code_of
 PROCESS = ["new-resource", "new-minor", "sh-new-minor", "del-minor", "del-resource"]
 PROCESS += ["serve", "up", "adjust", "adjust-with-progress", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
-SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify"]
+SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify", "check"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
 SHOW = ["role", "cstate", "dstate", "status", "events2", "proc-drbd", "wait-connect", "wait-sync", "dump"]
 SHOW += ["wait-con-int", "show", "dump-xml", "doctor", "metrics", "top", "state", "events"]
