@@ -12,10 +12,12 @@ MINUTES ?= 30
 SEED ?=
 PROVE ?= 1m
 ARGS ?=
-# Guests wait most of the time: two labs side by side. What fails there is played once more, alone: a machine that gives
-# a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
-GUESTS := tests/interop -n 2 --dist loadfile
-AGAIN := tests/interop --last-failed --last-failed-no-failures none
+# Two side by side: processes and guests wait most of the time. What fails is played once more, alone: a machine that
+# gives a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
+TWO := -n 2 --dist loadfile
+ALONE := --last-failed --last-failed-no-failures none
+PROCESSES := --ignore=tests/interop --ignore=tests/cluster
+GUESTS := tests/interop
 NO_TEST_CHOSEN := 5
 
 # Where make install puts things, below DESTDIR. Pacemaker looks for agents in fixed places, whatever PREFIX is.
@@ -44,15 +46,16 @@ demo: $(VENV)/run.stamp ## two nodes, a client, two crashes, and a comparison: s
 
 test: $(VENV)/dev.stamp ## all tests but the slow ones
 	@tools/setup packages test
-	@$(PY) -m pytest -m "not slow" --ignore=tests/interop --ignore=tests/cluster $(ARGS)
-	@$(PY) -m pytest -m "not slow" $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
-		$(PY) -m pytest -m "not slow" $(AGAIN) $(ARGS)
+	@$(PY) -m pytest -m "not slow" $(PROCESSES) $(TWO) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
+		$(PY) -m pytest -m "not slow" $(PROCESSES) $(ALONE) $(ARGS)
+	@$(PY) -m pytest -m "not slow" $(GUESTS) $(TWO) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || \
+		$(PY) -m pytest -m "not slow" $(GUESTS) $(ALONE) $(ARGS)
 	@$(PY) -m pytest -m "not slow" tests/cluster -o faulthandler_timeout=0 $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
 
 test-all: $(VENV)/dev.stamp ## all tests
 	@tools/setup packages test
 	@$(PY) -m pytest --ignore=tests/interop $(ARGS)
-	@$(PY) -m pytest $(GUESTS) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(AGAIN) $(ARGS)
+	@$(PY) -m pytest $(GUESTS) $(TWO) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(GUESTS) $(ALONE) $(ARGS)
 
 prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, and RELIABILITY.json
 	@nice $(PY) -m tests.prove --time $(PROVE) $(if $(SEED),--seed $(SEED)) $(ARGS)

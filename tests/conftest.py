@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROUNDS_DEFAULT = 3
 STOP_TIMEOUT_S = 10.0
@@ -26,8 +26,10 @@ SEED = pytest.StashKey[int]()
 MARK = "PYDRBD_TEST_PROCESS"
 """The environment variable by which a test's processes are found again, daemons and grandchildren too."""
 
-settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
-settings.register_profile("long", parent=settings.get_profile("ci"), max_examples=5000)
+# The same examples each time, and no check that asks how fast the machine is: a red run is a fault of the change.
+UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=UNHURRIED)
+settings.register_profile("long", parent=settings.get_profile("ci"), derandomize=False, max_examples=5000)
 settings.load_profile("ci")  # `--hypothesis-profile=long` chooses the other one
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 RUNTIME_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaks at its end
@@ -19,9 +19,15 @@ RUNTIME_OPTIONS = {
 }
 
 settings.register_profile(
-    "soak", max_examples=int(os.environ.get("PYDRBD_SOAK", "100")), deadline=None, database=None, print_blob=True
+    "unhurried",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("sanitized", max_examples=20, deadline=None, database=None, print_blob=True)
+UNHURRIED = settings.get_profile("unhurried")
+settings.register_profile("soak", parent=UNHURRIED, max_examples=int(os.environ.get("PYDRBD_SOAK", "100")))
+settings.register_profile("sanitized", parent=UNHURRIED, max_examples=20, derandomize=True)
 
 
 def load(path):
