@@ -17,7 +17,7 @@ from pydrbd import native
 from pydrbd.errors import DiskError
 from pydrbd.native import Batch, Buffer
 from pydrbd.runtime import block_zero
-from pydrbd.runtime.block_open import IoMode, current_size_bytes, open_disk
+from pydrbd.runtime.block_open import IoMode, current_size_bytes, open_disk, open_durable
 from pydrbd.runtime.direct_io import DirectIo
 
 __all__ = ["BlockDevice", "DiskIOError", "FileDevice"]
@@ -69,6 +69,10 @@ class BlockDevice(Protocol):
 
     def flush(self) -> None:
         """Make completed writes durable; raises DiskIOError, and after a failure always."""
+        ...
+
+    def write_durably(self, offset_bytes: int, data: Buffer) -> None:
+        """Write all of `data`, which alone is durable then for certain; raises DiskIOError as `flush` does."""
         ...
 
     def discard(self, offset_bytes: int, length: int) -> bool:
@@ -127,6 +131,10 @@ class FileDevice:
             self.held_back_reason = "is a file, and its file system may hold back where its blocks are"
         self._fd = opened.fd
         self._direct = DirectIo(self._fd, self.logical_block_bytes) if self.is_direct else None
+        # A descriptor tells of lost writes once. Had the durable writes not one of their own, they might hear of those
+        # of a flush that runs at the same time, which would then succeed.
+        self._durable_fd = -1 if read_only else open_durable(self._fd, direct=self.is_direct)
+        self._durable_direct = DirectIo(self._durable_fd, self.logical_block_bytes) if self.is_direct else None
         granularity_bytes = 0
         if self.is_block_device and discard_zeroes_if_aligned:
             granularity_bytes = block_zero.discard_granularity_bytes(self._fd)
@@ -204,6 +212,28 @@ class FileDevice:
                 raise DiskIOError(self._flush_errno, f"{self.path}: the flush failed: {error.strerror}") from error
             self._flushes_finished = self._flushes_started
 
+    def write_durably(self, offset_bytes: int, data: Buffer) -> None:
+        """See BlockDevice. What else is in the page cache stays there: that may be the work of seconds.
+
+        An error may mean other writes than this one, so it is as final as that of a flush.
+        """
+        if self._durable_fd < 0 or (self._direct is not None and (offset_bytes | len(data)) % self.logical_block_bytes):
+            self.write_at(offset_bytes, data)
+            self.flush()
+            return
+        self._check_range(offset_bytes, len(data))
+        if self._flush_errno:
+            raise DiskIOError(self._flush_errno, f"{self.path}: an earlier flush failed: writes may be lost")
+        try:
+            if self._durable_direct is not None:
+                self._durable_direct.write(offset_bytes, data)
+            else:
+                _write_fully(self._durable_fd, offset_bytes, data)
+            self._check_size()
+        except OSError as error:
+            self._flush_errno = error.errno or errno.EIO
+            raise self._failed("writing durably", offset_bytes, len(data), error) from error
+
     @property
     def lane_size_bytes(self) -> int:
         """What a file must have, at least, or it was cut off while in use; 0 for block devices."""
@@ -262,9 +292,10 @@ class FileDevice:
 
     def close(self) -> None:
         """Give the disk back. A second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        for fd in (self._durable_fd, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._durable_fd = self._fd = -1
 
     def _check_size(self) -> int:
         size_bytes = current_size_bytes(self._fd, is_block_device=self.is_block_device)

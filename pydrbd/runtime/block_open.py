@@ -19,7 +19,7 @@ from pydrbd.errors import BusyError, DiskError, DiskForbidden
 from pydrbd.runtime.block_lock import lock_bytes, lock_file
 from pydrbd.units import MD_BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
 
-__all__ = ["IoMode", "OpenedDisk", "current_size_bytes", "open_disk"]
+__all__ = ["IoMode", "OpenedDisk", "current_size_bytes", "open_disk", "open_durable"]
 
 IoMode = Literal["auto", "direct", "buffered"]
 """How to do I/O: past the page cache, through it, or past it if the disk lets us."""
@@ -77,6 +77,18 @@ def open_disk(path: str, io: IoMode, *, read_only: bool, ours: range | None = No
     except BaseException:
         os.close(fd)
         raise
+
+
+def open_durable(fd: int, *, direct: bool) -> int:
+    """A second descriptor of an open disk, on which each write is durable when it ends; -1 if it can't be had.
+
+    Of such a write the kernel flushes its own pages, and the disk's cache; not all that was ever written to the file.
+    """
+    flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC | os.O_NOCTTY | (os.O_DIRECT if direct else 0)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:  # no /proc, or rights that have been given up
+        return -1
 
 
 def current_size_bytes(fd: int, *, is_block_device: bool) -> int:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import EIO
 
 from pydrbd.native import Batch
@@ -60,9 +60,13 @@ class DiskOp(ABC):
         """What is left once all parts are done. May raise DiskIOError."""
 
     def _flush(self, device: BlockDevice) -> None:
+        self._make_durable(device.flush)
+
+    def _make_durable(self, call: Callable[..., None], *arguments: object) -> None:
+        """A flush, or a write that is durable when it ends: neither may fail without ending the disk."""
         self.flushes += 1
         try:
-            device.flush()
+            call(*arguments)
         except DiskIOError:
             self.flush_failed = True
             raise
@@ -217,6 +221,9 @@ class MetaWrite(DiskOp):
     def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
         if self.preflush:
             self._flush(device)
+        if self.flush_after and len(self.writes) == 1:
+            self._make_durable(device.write_durably, *self.writes[0])
+            return 0, 0
         for offset_bytes, data in self.writes:
             device.write_at(offset_bytes, data)
         if self.flush_after:

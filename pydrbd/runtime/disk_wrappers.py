@@ -87,6 +87,14 @@ class _ByRange(ABC):
                     view[record.data : record.data + record.length] = data
         return failed, number
 
+    @abstractmethod
+    def flush(self) -> None:
+        """See BlockDevice."""
+
+    def write_durably(self, offset_bytes: int, data: Buffer) -> None:
+        """See BlockDevice."""
+        self.write_at(offset_bytes, data)
+        self.flush()
 
     def flush_has_failed(self, number: int) -> None:  # noqa: B027 - only who flushes behind our back says so
         """See BlockDevice."""

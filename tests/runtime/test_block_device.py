@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pydrbd.errors import BusyError, DiskError
-from pydrbd.runtime import block_lock
+from pydrbd.runtime import block_device, block_lock
 from pydrbd.runtime.block_device import DiskIOError, FileDevice
 from pydrbd.runtime.direct_io import BOUNCE_BYTES, DirectIo
 from tests.runtime.disk_tools import assert_same, read_batch, write_batch
@@ -306,6 +306,54 @@ def test_a_failed_flush_is_final(device: FileDevice, monkeypatch: pytest.MonkeyP
         with pytest.raises(DiskIOError, match="the flush failed") as caught:
             device.flush()
     assert caught.value.errno == errno.EIO
+    with pytest.raises(DiskIOError, match="an earlier flush failed"):
+        device.flush()
+
+
+def test_a_durable_write_waits_for_itself_alone(device: FileDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to a descriptor with O_DSYNC: no flush of all that was ever written to the file comes with it."""
+    assert fcntl.fcntl(device._durable_fd, fcntl.F_GETFL) & os.O_DSYNC
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    device.write_at(4096, b"a" * 4096)
+    device.write_durably(8192, b"b" * 4096)
+    assert not synced and device.read_at(4096, 8192) == b"a" * 4096 + b"b" * 4096 == content(device)[4096:12288]
+
+
+def test_a_durable_write_without_such_a_descriptor_flushes(disk_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc is missing the disk can't be opened a second time: then it is a write and a flush."""
+    monkeypatch.setattr(block_device, "open_durable", lambda _fd, direct: -1)
+    device = FileDevice(disk_path)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    device.write_durably(100, b"c" * 5000)
+    assert synced == [device._fd] and content(device)[100:5100] == b"c" * 5000
+    device.close()
+
+
+def test_a_failed_durable_write_is_as_final_as_a_failed_flush(
+    device: FileDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error may be about what others have written: from then on no flush succeeds."""
+    refused = os.open(device.path, os.O_RDONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "_durable_fd", refused)
+        if device._durable_direct is not None:
+            patch.setattr(device._durable_direct, "_fd", refused)
+        with pytest.raises(DiskIOError, match="writing durably 4096 bytes at 0 failed") as caught:
+            device.write_durably(0, bytes(4096))
+    os.close(refused)
+    assert caught.value.errno == errno.EBADF
+    for again in (device.flush, lambda: device.write_durably(0, bytes(4096))):
+        with pytest.raises(DiskIOError, match="an earlier flush failed"):
+            again()
+
+
+def test_a_durable_write_finds_a_disk_that_was_cut_off(device: FileDevice) -> None:
+    """A file that others have made shorter would be made longer again by the write, silently."""
+    os.truncate(device.path, SIZE_BYTES - 8192)
+    with pytest.raises(DiskIOError, match="writing durably"):
+        device.write_durably(0, bytes(4096))
     with pytest.raises(DiskIOError, match="an earlier flush failed"):
         device.flush()
 
