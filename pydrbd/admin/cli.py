@@ -105,6 +105,10 @@ def _run(words: list[str]) -> int:
     arguments = parse(verb, before + after)
     if arguments.stacked:
         raise UsageError(f"{' '.join(arguments.names) or verb}: not available in stacked mode: nothing is stacked here")
+    if COMMANDS[verb].names == "handler":
+        from pydrbd.admin import verbs_snapshot
+
+        arguments.names = verbs_snapshot.names_of_handler(arguments.names)
     tell = say if arguments.verbose and COMMANDS[verb].changes else None
     context = Context(arguments.config_path, arguments.node, arguments.run_dir, arguments.peer, tell)
     if to_test := getattr(arguments, "config_to_test", None):
@@ -121,7 +125,7 @@ def _dry_run(context: Context, verb: str, names: list[str], words: list[str]) ->
     from pydrbd.admin.command_table import COMMANDS
 
     options = [word for word in words if word not in (*names, "-d", "--dry-run")]
-    for target in context.targets(names, volumes=COMMANDS[verb].names == "volumes"):
+    for target in context.targets(names, volumes=COMMANDS[verb].of_volumes):
         context.resource(target.resource)
         say(join(["pydrbd", verb, *options, str(target)]))
     return 0
@@ -175,7 +179,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
         from pydrbd.admin import verbs_gi
 
         arguments.gi, arguments.names = verbs_gi.identifiers_among(arguments.gi, arguments.names)
-    targets = context.targets(arguments.names, volumes=COMMANDS[verb].names == "volumes")
+    targets = context.targets(arguments.names, volumes=COMMANDS[verb].of_volumes)
     if COMMANDS[verb].group == "meta-data":
         context.tell(" ".join(["pydrbd", verb, *map(str, targets)]))
     return _for_each(targets, _action(context, verb, arguments))
@@ -265,6 +269,8 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         return lambda target: verbs_wait.connect_tentatively(
             context, target.resource, discard_my_data=arguments.discard_my_data
         )
+    if verb in ("snapshot-resync-target", "unsnapshot-resync-target"):
+        return _on_snapshots(context, verb, arguments)
     if verb in ("verify", "check"):
         return _comparing(context, verb, arguments)
     if verb in ("create-md", "dump-md", "apply-al", "check-resize", "wipe-md", "get-gi", "show-gi", "set-gi"):
@@ -276,7 +282,7 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
         return lambda target: verbs_state.outdate(context, target.resource)
     names = {"force", "discard_my_data", "clear_bitmap", "size_sectors", "assume_clean", "assume_peer_has_space"}
     options = {name: value for name, value in vars(arguments).items() if name in names}
-    if COMMANDS[verb].names == "volumes":
+    if COMMANDS[verb].of_volumes:
         return lambda target: verbs_state.request_of_volumes(context, target, verb, options)
     return lambda target: verbs_state.request(context, target.resource, verb, options)
 
@@ -309,6 +315,16 @@ def _comparing(context: Context, verb: str, arguments: Namespace) -> Callable[[T
         raise UsageError("check: --json and --map are for one resource: name it")
     return lambda target: verbs_check.check(
         context, target.resource, places, arguments.map_path, as_json=arguments.json
+    )
+
+
+def _on_snapshots(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:
+    from pydrbd.admin import verbs_snapshot
+
+    if verb == "unsnapshot-resync-target":
+        return lambda target: verbs_snapshot.unsnapshot(context, target, keep=arguments.keep)
+    return lambda target: verbs_snapshot.snapshot(
+        context, target, copies=arguments.copy, is_needed=not arguments.best_effort
     )
 
 

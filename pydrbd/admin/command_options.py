@@ -24,10 +24,12 @@ __all__ = [
     "serve",
     "set_gi",
     "show",
+    "snapshot",
     "status",
     "timeout",
     "to_test",
     "top",
+    "unsnapshot",
     "verify",
     "wait_sync",
 ]
@@ -146,6 +148,10 @@ def create_md(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -161,7 +167,7 @@ def _count(text: str) -> int:
 
 
 _seconds.__name__ = "number of seconds"
-_count.__name__ = "number"
+_count.__name__ = _count_or_none.__name__ = "number"
 
 
 def adjust(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +238,16 @@ def check(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--json", "as an object of JSON, with all ranges that differ")
     words = "a picture, .png or .svg: what is the same, out of sync, not compared"
     parser.add_argument("--map", dest="map_path", metavar="FILE", help=words)
+
+
+def snapshot(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--copy", "where a file system can't share blocks of files: a plain copy, however long it takes")
+    _flag(parser, "--best-effort", "if there can be none, say so, and don't forbid the resync")
+
+
+def unsnapshot(parser: argparse.ArgumentParser) -> None:
+    words = "leave the newest N there (0)"
+    parser.add_argument("--keep", type=_count_or_none, default=0, metavar="N", help=words)
 
 
 def _part(parser: argparse.ArgumentParser, default: str) -> None:

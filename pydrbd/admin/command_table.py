@@ -18,11 +18,16 @@ class Command:
     summary: str
     names: str
     """`one` resource, `some` (or all) of them, `volumes` (RES or RES/VNR), `any` (none means all), `none`,
-    `device` (RES or RES/VNR, and perhaps a device)."""
+    `device` (RES or RES/VNR, and perhaps a device), `handler` (as volumes; none means those of the handler)."""
     add_options: own.Adder = lambda _parser: None
     group: str = "state"
     reads: bool = False
     """It only looks, whatever its group."""
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether RES/VNR names one volume of a resource."""
+        return self.names in ("volumes", "handler")
 
     @property
     def changes(self) -> bool:
@@ -68,6 +73,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "resource-options": Command(
         "other options of the resource, until the next adjust", "some", own.section_options("options"), "run-time"
     ),
+    "snapshot-resync-target": Command(
+        "a snapshot of the disk, as handler before-resync-target", "handler", own.snapshot, "state"
+    ),
+    "unsnapshot-resync-target": Command("remove it, as after-resync-target", "handler", own.unsnapshot, "state"),
     "nbd-attach": Command("make its export /dev/nbdN, and keep it so", "device", own.nbd_attach, "nbd"),
     "nbd-detach": Command(
         "write what is buffered, detach it", "device", own.force("although it is in use, or can't be written"), "nbd"
@@ -133,6 +142,7 @@ NAMES: Final = {
     "some": "{all|RES...}",
     "volumes": "{all|RES[/VNR]...}",
     "any": "[all|RES...]",
+    "handler": "[RES[/VNR]...]",
     "device": "RES[/VNR] [/dev/nbdN]",
 }
 """What a command names, as it is shown."""

@@ -95,7 +95,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     elif command.names == "none":
         parser.set_defaults(names=[])
     else:
-        parser.add_argument("names", metavar="RES", nargs="*" if command.names == "any" else "+")
+        parser.add_argument("names", metavar="RES", nargs="*" if command.names in ("any", "handler") else "+")
     return parser
 
 

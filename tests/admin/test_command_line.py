@@ -23,6 +23,7 @@ PROCESS = ["new-resource", "new-minor", "sh-new-minor", "del-minor", "del-resour
 PROCESS += ["serve", "up", "adjust", "adjust-with-progress", "down", "demo"]
 STATE = ["attach", "detach", "connect", "disconnect", "primary", "secondary", "invalidate", "outdate"]
 SYNC = ["invalidate-remote", "pause-sync", "resume-sync", "verify", "check"]
+SYNC += ["snapshot-resync-target", "unsnapshot-resync-target"]
 STATE += ["new-current-uuid", "resize", "suspend-io", "resume-io"]
 SHOW = ["role", "cstate", "dstate", "status", "events2", "proc-drbd", "wait-connect", "wait-sync", "dump"]
 SHOW += ["wait-con-int", "show", "dump-xml", "doctor", "metrics", "top", "state", "events"]
