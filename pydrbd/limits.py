@@ -57,7 +57,10 @@ __all__ = [
     "LINK_RETRY_S",
     "LINK_SEND_BYTES",
     "LINK_TLS_HANDSHAKES_MAX",
+    "LINK_UNREAD_ACKS_BYTES_MAX",
+    "LINK_UNREAD_ANSWERS_BYTES_MAX",
     "LOG_FILE_BYTES_MAX",
+    "NBD_ALL_IN_FLIGHT_BYTES_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
     "NBD_HANDSHAKE_TIMEOUT_S",
@@ -118,6 +121,9 @@ NBD_REQUEST_BYTES_MAX: Final = 32 * MIB
 
 NBD_IN_FLIGHT_BYTES_MAX: Final = 128 * MIB
 """Payload of one client's requests in flight and of replies it has not read; beyond it the client is not read from."""
+
+NBD_ALL_IN_FLIGHT_BYTES_MAX: Final = 1024 * MIB
+"""The same for all clients of one node together: each has an equal share of it, and always room for one request."""
 
 NBD_DISCONNECT_TIMEOUT_S: Final = 30.0
 """How long a client that said DISC is given the replies it still has coming."""
@@ -280,6 +286,13 @@ LINK_SEND_BYTES: Final = 256 * KIB
 
 LINK_RETRY_S: Final = 1.0
 """A link that ended sooner than this is tried again only after as long."""
+
+LINK_UNREAD_ANSWERS_BYTES_MAX: Final = 128 * MIB
+"""Data that the peer asked for and does not read; beyond it the data socket is not read. More than a node asks for:
+READ_BYTES_IN_FLIGHT_MAX and RESYNC_IN_FLIGHT_BYTES_MAX."""
+
+LINK_UNREAD_ACKS_BYTES_MAX: Final = 64 * MIB
+"""Acknowledgements that the peer does not read; one that leaves more is left."""
 
 PEER_BACKLOG_BYTES_MAX: Final = 64 * MIB
 """The peer's writes that wait for our disk; beyond it the data socket is not read."""

@@ -21,6 +21,7 @@ from pydrbd.admin.nbd_device import BACKEND_PREFIX, NbdDevice, find_backend
 from pydrbd.admin.nbd_handshake import NbdClientError
 from pydrbd.admin.output import say
 from pydrbd.errors import BusyError, DiskError, NotRunningError, PydrbdError, UsageError
+from pydrbd.runtime.run_directory import make_run_directory
 
 if TYPE_CHECKING:
     from pydrbd.admin.nbd_keeper import Wish
@@ -69,7 +70,7 @@ def attach(
             return 0
     if device is None and not force:
         _refuse_swap(wish)
-    context.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_run_directory(context.run_dir)
     if foreground:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
         _keep(wish, device, lambda found: say(f"{export} is {found.path}"))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.verbs_adjust import say_changes
-from pydrbd.config.options import SECTIONS
+from pydrbd.config.options import SECRET_OPTION, SECTIONS
 from pydrbd.errors import UsageError
 
 __all__ = ["set_options"]
@@ -21,6 +21,11 @@ def set_options(context: Context, target: Target, verb: str, given: Mapping[str,
     options = {name: given[name] for name in SECTIONS[section] if given.get(name) is not None}
     if not options:
         raise UsageError(f"{verb}: which option? As in pydrbd {verb} --{next(iter(SECTIONS[section]))}=VALUE {target}")
+    if SECRET_OPTION in options:
+        raise UsageError(
+            f"{verb}: --{SECRET_OPTION} on a command line can be read by every user of this machine: "
+            f"set it in the configuration, then pydrbd adjust {target}"
+        )
     context.ask_running(target.resource)
     client = context.client(target.resource)
     arguments: dict[str, Any] = {"section": section, "options": options}

@@ -17,6 +17,7 @@ from pydrbd.admin.exit_codes import CommandFailed
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.verbs_adjust import take_over
 from pydrbd.errors import NotRunningError, PydrbdError
+from pydrbd.runtime.run_directory import make_run_directory
 
 __all__ = ["down", "new_resource", "serve", "stop", "up"]
 
@@ -134,7 +135,7 @@ class _Start:
         # The same pydrbd as this one, wherever we are: -P keeps the current directory out of the search.
         package = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        context.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_run_directory(context.run_dir)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self._log_path, flags, 0o600), "ab") as log:  # noqa: PTH123 - a descriptor, not a path
             self._begin = log.seek(0, os.SEEK_END)

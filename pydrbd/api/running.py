@@ -15,6 +15,7 @@ from pydrbd.api.status import Status
 from pydrbd.errors import InternalError
 from pydrbd.runtime.build import blueprint
 from pydrbd.runtime.process import first_of
+from pydrbd.runtime.run_directory import make_run_directory
 from pydrbd.runtime.service import Service
 
 __all__ = ["Node", "open_node"]
@@ -69,7 +70,7 @@ async def open_node(
         owns_process=False,
         serves_nbd=serves_nbd,
     )
-    service.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_run_directory(service.run_dir)
     ready = trio.Event()
     raised: BaseException | None = None
 

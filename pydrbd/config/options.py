@@ -15,6 +15,7 @@ from typing import Final
 
 __all__ = [
     "OPTIONS",
+    "SECRET_OPTION",
     "SECTIONS",
     "Kind",
     "Option",
@@ -22,6 +23,10 @@ __all__ = [
     "find_option",
     "section_of",
 ]
+
+
+SECRET_OPTION: Final = "shared-secret"
+"""Its value is shown to nobody."""
 
 
 class Kind(Enum):

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from pydrbd.config.dump import quote_word
 from pydrbd.config.model import Host, Resource, VolumeConfig
-from pydrbd.config.options import SECTIONS, Kind, Option
+from pydrbd.config.options import SECRET_OPTION, SECTIONS, Kind, Option
 
 __all__ = ["show_resource"]
 
 _INDENT = "    "
+_SECRET = '"(not shown)"'
+"""What is shown may be read by more people than the configuration."""
 
 
 def show_resource(resource: Resource, me: Host, peer: Host, *, defaults: bool = False) -> str:
@@ -55,7 +57,8 @@ def _options(section: str, options: object, defaults: bool) -> Iterator[str]:
     for option in SECTIONS[section].values():
         value = getattr(options, option.attribute)
         if value != option.default:
-            yield f"{option.name:<16} {_word(option, value)};"
+            word = _SECRET if option.name == SECRET_OPTION else _word(option, value)
+            yield f"{option.name:<16} {word};"
         elif defaults:
             yield f"{option.name:<16} {_word(option, value)}; # default"
 

@@ -68,6 +68,8 @@ class Send:
 
     socket: Socket
     parts: list[Part]
+    answer: bool = False
+    """Data that the peer asked for: how much of it is made depends on whether the peer reads it."""
 
 
 @dataclass(slots=True, eq=False)

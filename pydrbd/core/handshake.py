@@ -13,7 +13,7 @@ trying again would not mend a configuration.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class NetOptions:
     rr_conflict: str = "disconnect"
     allow_two_primaries: bool = False
     cram_hmac_alg: str = ""
-    shared_secret: str = ""
+    shared_secret: str = field(default="", repr=False)
     use_rle: bool = True
     csums_alg: str = ""
     csums_after_crash_only: bool = False

@@ -326,7 +326,7 @@ class Node:
         """P_DATA_REPLY or P_RS_DATA_REPLY for each member, with its data."""
         parts = self.barrier_parts() + block_parts(self, packet, volume, batch, mask, buffer)
         volume.counters.sent += native.records_length_sum(batch, mask) >> 9
-        self.out.put(Send(Socket.DATA, parts))
+        self.out.put(Send(Socket.DATA, parts, answer=True))
 
     def send_acks(self, packet: Packet, volume: Volume, batch: Batch, mask: int) -> None:
         """A block acknowledgement for each member, on the meta socket."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from pydrbd.config.model import Host
-from pydrbd.config.options import SECTIONS, Option
+from pydrbd.config.options import SECRET_OPTION, SECTIONS, Option
 from pydrbd.core.reconfigure import AT_ATTACH, AT_MEETING
 from pydrbd.core.states import ConnState
 from pydrbd.errors import PydrbdError
@@ -52,7 +52,6 @@ class Difference:
 
 _NET_AT_MEETING: Final = {*AT_MEETING, "sndbuf_size_bytes", "rcvbuf_size_bytes"}
 _DISK_AT_ATTACH: Final = ("discard-zeroes-if-aligned", "md-flushes")
-_SECRET: Final = "shared-secret"
 
 
 def differences(old: Blueprint, new: Blueprint) -> list[Difference]:
@@ -87,7 +86,7 @@ def _options(section: str, old: object, new: object) -> Iterator[tuple[Option, s
     for option in SECTIONS[section].values():
         before, after = getattr(old, option.attribute), getattr(new, option.attribute)
         if before != after and option.effective:
-            values = "changed" if option.name == _SECRET else f"{_word(before)} -> {_word(after)}"
+            values = "changed" if option.name == SECRET_OPTION else f"{_word(before)} -> {_word(after)}"
             yield option, f"{section}: {option.name} {values}"
 
 

@@ -77,7 +77,7 @@ class ControlServer:
         self._service = service
         self._path = path
         self._listener: trio.socket.SocketType | None = None
-        self._limit = trio.CapacityLimiter(CONTROL_CONNECTIONS_MAX)
+        self._room = trio.Semaphore(CONTROL_CONNECTIONS_MAX)
 
     def listen(self) -> None:
         """Bind the socket, mode 0600; replaces one whose process is gone. Raises BusyError, UsageError."""
@@ -130,16 +130,18 @@ class ControlServer:
         assert self._listener is not None
         async with trio.open_nursery() as nursery:
             while True:
+                await self._room.acquire()  # first: who is not served has no descriptor of ours
                 sock, _ = await accept(self._listener, "a command")
                 nursery.start_soon(self._serve_one, sock)
 
     async def _serve_one(self, sock: trio.socket.SocketType) -> None:
-        async with self._limit:
+        try:
             with sock:
-                try:
-                    await self._requests(sock)
-                except (OSError, trio.BrokenResourceError) as error:
-                    _log.debug("control connection: %s", error)
+                await self._requests(sock)
+        except (OSError, trio.BrokenResourceError) as error:
+            _log.debug("control connection: %s", error)
+        finally:
+            self._room.release()
 
     async def _requests(self, sock: trio.socket.SocketType) -> None:
         pending = b""

@@ -17,6 +17,7 @@ from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.runtime.build import Blueprint
 from pydrbd.runtime.control import Response
 from pydrbd.runtime.process import first_of
+from pydrbd.runtime.run_directory import make_run_directory
 from pydrbd.runtime.service import Service
 from pydrbd.runtime.threads_client import ThreadsClient, ThreadsWakeup
 from pydrbd.wire.nbd import ExportInfo, ExportUnavailable, ReplyType
@@ -57,7 +58,7 @@ class EmbeddedNode:
 
         `on_death` is called, from its thread, when it ends later without having been told to.
         """
-        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_run_directory(self._run_dir)
         self._on_death = on_death
         self._thread.start()
         self._started.wait()

@@ -35,6 +35,7 @@ from pydrbd.limits import (
 from pydrbd.native import LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.lane import Lane
+from pydrbd.runtime.link_unread import Unread
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
 
@@ -95,8 +96,8 @@ class Link:
         self._need = dict.fromkeys(Socket, _HEADER_BYTES)
         self._heard = dict.fromkeys(Socket, 0.0)
         self._hold_reading: trio.Event | None = None
-        self._progress = trio.Event()
-        self._agreed = trio.Event()
+        self._unread = Unread()
+        self._progress, self._agreed = trio.Event(), trio.Event()
         self.wakeups = self.packets = 0
 
     # --- what the service calls ---
@@ -119,14 +120,16 @@ class Link:
         if changed and self._senders is None and self._scope is not None:
             self._scope.cancel()
 
-    def send(self, which: Socket, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+    def send(self, which: Socket, parts: Sequence[bytes | bytearray | memoryview], *, answer: bool = False) -> None:
         """Queue bytes; `flush` sends what one event brought together.
 
         A lot is sent at once: the peer can work on it while the rest of the event's work is being done here.
         """
         if self._senders is not None:
             self._pending[which].extend(parts)
-            self._pending_bytes += sum(map(len, parts))
+            self._pending_bytes += (byte_count := sum(map(len, parts)))
+            if which is Socket.DATA:
+                self._unread.say(byte_count, answer=answer)
             if self._pending_bytes >= LINK_SEND_BYTES:
                 self.flush()
 
@@ -140,11 +143,17 @@ class Link:
             if parts:
                 self._senders[which].send(list(parts))  # type: ignore[arg-type]
                 parts.clear()
+        if self._unread.too_many_acks(self._senders[Socket.META].queued_bytes):
+            self._finish(_End(ConnState.Timeout, "the peer does not read its acknowledgements"))
 
     def resume_reading(self) -> None:
         """Read on if the local disk has caught up (after every event)."""
-        if self._hold_reading is not None and not self._owner.node.holds_data:
+        if self._hold_reading is not None and not self._must_hold():
             self._hold_reading.set()
+
+    def _must_hold(self) -> bool:
+        queued_bytes = self._senders[Socket.DATA].queued_bytes if self._senders is not None else 0
+        return self._owner.node.holds_data or self._unread.too_many_answers(queued_bytes)
 
     # --- lanes (runtime/lane.py) ---
 
@@ -227,14 +236,13 @@ class Link:
 
     async def _serve(self, pair: SocketPair) -> None:
         """One pair of sockets, from LinkUp to LinkDown."""
-        self._end = None
-        self._lingering = False
-        data, meta = _raw(pair.data), _raw(pair.meta)
+        self._end, self._lingering = None, False
+        data, meta = pair.raw()
         self._senders = (
             ReplySender(data, self._on_progress, self._on_lost),
             ReplySender(meta, self._on_progress, self._on_lost),
         )
-        self._agreed = trio.Event()
+        self._agreed, self._unread = trio.Event(), Unread()
         self._sockets = {Socket.DATA: data, Socket.META: meta}
         self._buffers = {which: ReceiveBuffer() for which in Socket}
         self._need = dict.fromkeys(Socket, _HEADER_BYTES)
@@ -254,8 +262,7 @@ class Link:
         finally:
             for sender in self._senders:
                 sender.close()
-            self._senders = None
-            self._scope = None
+            self._senders = self._scope = None
             for parts in self._pending:
                 parts.clear()
             pair.close()
@@ -283,6 +290,7 @@ class Link:
 
     def _on_progress(self) -> None:
         self._progress.set()
+        self.resume_reading()
 
     def _on_lost(self, error: OSError) -> None:
         self._finish(_End(ConnState.BrokenPipe, str(error)))
@@ -306,7 +314,7 @@ class Link:
             if lane.reads(which):
                 await lane.wait_ended()
                 continue
-            if which is Socket.DATA and self._owner.node.holds_data:
+            if which is Socket.DATA and self._must_hold():
                 self._hold_reading = trio.Event()
                 await self._hold_reading.wait()
                 self._hold_reading = None
@@ -390,8 +398,3 @@ async def _discard(sock: socket.socket) -> bool:
         return bool(sock.recv(RECEIVE_BUFFER_BYTES))
     except BlockingIOError:
         return True
-
-
-def _raw(sock: trio.socket.SocketType) -> socket.socket:
-    raw: socket.socket = sock._sock  # type: ignore[attr-defined]
-    return raw

@@ -4,8 +4,8 @@ One wake-up of the reader is one recv, one split, and as many batches of at most
 once: a lone request never waits for company. Replies leave through runtime.nbd_sender.
 
 What one client may hold is bounded: while its requests in flight and its unread replies would exceed
-NBD_IN_FLIGHT_BYTES_MAX it is not read from, and the socket's own buffers hold it back. A lone request is let through
-whatever its size. Nothing here waits for one client on behalf of another.
+NBD_IN_FLIGHT_BYTES_MAX, or its share of what all may hold, it is not read from, and the socket's own buffers hold it
+back. A lone request is let through whatever its size. Nothing here waits for one client on behalf of another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ import trio
 
 from pydrbd import native
 from pydrbd.errors import ClientProtocolError
-from pydrbd.limits import LANE_REPLY_BYTES, NBD_DISCONNECT_TIMEOUT_S, NBD_IN_FLIGHT_BYTES_MAX, NBD_REQUEST_BYTES_MAX
+from pydrbd.limits import (
+    LANE_REPLY_BYTES,
+    NBD_ALL_IN_FLIGHT_BYTES_MAX,
+    NBD_DISCONNECT_TIMEOUT_S,
+    NBD_IN_FLIGHT_BYTES_MAX,
+    NBD_REQUEST_BYTES_MAX,
+)
 from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.engine import Engine, ReplyPart, Session
@@ -130,6 +136,11 @@ class NbdConnection:
         """See engine.Client."""
         self._in_flight_bytes -= self._costs.pop(batch)
         self._on_progress()
+
+    @property
+    def shakes_hands(self) -> bool:
+        """Whether it has opened nothing yet."""
+        return self._opener.session is None
 
     @property
     def fits_lane(self) -> bool:
@@ -289,12 +300,13 @@ class NbdConnection:
         return True
 
     def _allowance_bytes(self) -> int:
-        return NBD_IN_FLIGHT_BYTES_MAX - self._in_flight_bytes - self._sender.queued_bytes
+        share_bytes = NBD_ALL_IN_FLIGHT_BYTES_MAX // max(1, self._statistics.connections)
+        return min(NBD_IN_FLIGHT_BYTES_MAX, share_bytes) - self._in_flight_bytes - self._sender.queued_bytes
 
     def _admit(self, batch: Batch) -> tuple[int, int]:
         """How many of the first requests may go on, and their cost: up to DISC, as far as the allowance goes."""
         allowance_bytes = self._allowance_bytes()
-        alone = allowance_bytes == NBD_IN_FLIGHT_BYTES_MAX
+        alone = not self._in_flight_bytes and not self._sender.queued_bytes
         total_bytes = 0
         for index in range(batch.count):
             record = batch.records[index]

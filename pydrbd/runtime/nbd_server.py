@@ -51,6 +51,7 @@ class NbdServer:
         self._listeners: list[tuple[socket.socket, Admission]] = []
         self._unix_paths: list[tuple[Path, int]] = []  # with their inode numbers
         self._statistics = NbdStatistics()
+        self._clients: dict[NbdConnection, trio.CancelScope] = {}  # the oldest first
 
     def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket that only this user may connect to.
@@ -149,7 +150,7 @@ class NbdServer:
             self._statistics.accepted += 1
             named = isinstance(address, tuple)
             peer = f"{address[0]}:{address[1]}" if named else f"#{self._statistics.accepted}"
-            if self._statistics.connections >= self._connections_max:
+            if self._statistics.connections >= self._connections_max and not self._make_room():
                 self._statistics.refused += 1
                 sock.close()
                 _log.warning("NBD client %s refused: %d are connected already", peer, self._connections_max)
@@ -157,13 +158,27 @@ class NbdServer:
             self._statistics.connections += 1
             nursery.start_soon(self._serve_one, sock, peer, admission)
 
+    def _make_room(self) -> bool:
+        """Drop whoever has been shaking hands the longest: who is silent must not keep others out."""
+        for connection, scope in self._clients.items():
+            if connection.shakes_hands:
+                del self._clients[connection]
+                connection.abort("others want its place, and it has opened nothing yet")
+                scope.cancel()
+                return True
+        return False
+
     async def _serve_one(self, sock: socket.socket, peer: str, admission: Admission) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 sock.setblocking(False)
                 _set_tcp_options(sock)
                 connection = NbdConnection(sock, peer, self._engine, self._statistics, admission)
-                await connection.run(nursery)
+                self._clients[connection] = nursery.cancel_scope
+                try:
+                    await connection.run(nursery)
+                finally:
+                    self._clients.pop(connection, None)
                 # A client that does not read what is left is not waited for.
                 nursery.cancel_scope.deadline = trio.current_time() + TLS_CLOSE_TIMEOUT_S
         finally:

@@ -12,6 +12,7 @@ import trio
 from pydrbd.errors import BusyError, InternalError
 from pydrbd.runtime.build import blueprint
 from pydrbd.runtime.log_file import LogFile
+from pydrbd.runtime.run_directory import make_run_directory
 from pydrbd.runtime.service import Service
 from pydrbd.runtime.systemd import notify
 
@@ -39,7 +40,7 @@ def run(
     for notice in plan.config.notices:
         _log.warning("%s", notice)
     directory = Path(run_dir)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_run_directory(directory)
     pid_file = directory / f"{resource_name}.pid"
 
     def ready() -> None:

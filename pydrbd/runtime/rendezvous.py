@@ -83,6 +83,10 @@ class SocketPair:
     meta: trio.socket.SocketType
     resolve_conflicts: bool
 
+    def raw(self) -> tuple[socket.socket, socket.socket]:
+        """What native code can read and write: data, meta."""
+        return _raw(self.data), _raw(self.meta)
+
     def close(self) -> None:
         self.data.close()
         self.meta.close()
@@ -286,10 +290,14 @@ def _forget_dead(data: _Slot, meta: _Slot) -> bool:
 
 
 def _is_alive(sock: trio.socket.SocketType) -> bool:
-    raw: socket.socket = sock._sock  # type: ignore[attr-defined]
     try:
-        return bool(raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return bool(_raw(sock).recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except BlockingIOError:
         return True
     except OSError:
         return False
+
+
+def _raw(sock: trio.socket.SocketType) -> socket.socket:
+    raw: socket.socket = sock._sock  # type: ignore[attr-defined]
+    return raw

@@ -103,7 +103,7 @@ class Service:
         self._rearm = trio.Event()
         self._armed = math.inf  # when the clock's task wakes up at the latest
         self._starters: dict[type[Any], Callable[[Any], None]] = {
-            fx.Send: lambda effect: self.link.send(effect.socket, effect.parts),
+            fx.Send: lambda effect: self.link.send(effect.socket, effect.parts, answer=effect.answer),
             fx.Reply: self._reply,
             fx.Answer: lambda effect: effect.request(effect.code, effect.text),
             fx.OpenLink: lambda _effect: self.link.open(),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pydrbd.core.handshake import NetOptions
+from pydrbd.core.handshake import Handshake, NetOptions, Phase
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.wire.packet_numbers import WireProtocol
-from pydrbd.wire.packets import Packet
+from pydrbd.wire.packets import AuthChallenge, Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, sent_bytes, state, wait, write
 from tests.harness.world import Client, World
 
@@ -157,6 +159,16 @@ def test_only_the_right_secret_connects(theirs: NetOptions) -> None:
         assert world.is_linked() and not world.protocol_errors
     else:
         assert world.a.volume.state.conn == ConnState.StandAlone and not world.is_linked()
+
+
+def test_a_peer_that_sends_our_own_challenge_back_is_refused() -> None:
+    """Else it would let us answer it ourselves, by a second connection, and need no secret."""
+    reasons: list[str] = []
+    node: Any = SimpleNamespace(net=AUTH, give_up_connection=reasons.append)
+    handshake = Handshake(node, b"c" * 64, discard_my_data=False)
+    handshake.phase = Phase.CHALLENGE
+    handshake.on_packet(Packet.P_AUTH_CHALLENGE, AuthChallenge(b"c" * 64).encode())
+    assert len(reasons) == 1 and "reflection" in reasons[0] and handshake.phase is Phase.DONE
 
 
 @pytest.mark.parametrize(

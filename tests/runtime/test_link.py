@@ -159,7 +159,7 @@ def test_a_lot_for_the_peer_is_sent_before_its_event_is_worked_in() -> None:
     """The peer works on it meanwhile; a little waits for the rest of the event, and leaves with it."""
     link = Link(Notes(behind_after=1), endpoints()[0], TIMES, lambda count: bytes(count))
     sent: list[int] = []
-    sender: Any = SimpleNamespace(send=lambda parts: sent.append(sum(map(len, parts))))
+    sender: Any = SimpleNamespace(send=lambda parts: sent.append(sum(map(len, parts))), queued_bytes=0)
     link._senders = (sender, sender)
     link.send(Socket.DATA, [bytes(LINK_SEND_BYTES - 1)])
     assert not sent
