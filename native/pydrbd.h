@@ -99,6 +99,8 @@ uint32_t pydrbd_records_extents(const struct pydrbd_record *records, uint32_t co
                                 uint32_t *out, uint32_t room);
 uint64_t pydrbd_records_dirty(const uint8_t *bits, size_t bit_count, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask);
+uint64_t pydrbd_records_zero(const uint8_t *buffer, const struct pydrbd_record *records, uint32_t count,
+                             uint64_t mask);
 
 /* --- io.c: one system call a record, errors as a mask --- */
 uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, const struct pydrbd_record *records,

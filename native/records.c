@@ -206,3 +206,29 @@ uint64_t pydrbd_records_dirty(const uint8_t *bits, size_t bit_count, const struc
     }
     return dirty;
 }
+
+static int is_zero(const uint8_t *bytes, size_t length) {
+    for (; length >= 32; length -= 32, bytes += 32) {
+        if ((get_le(bytes, 8) | get_le(bytes + 8, 8) | get_le(bytes + 16, 8) | get_le(bytes + 24, 8)) != 0) {
+            return 0;
+        }
+    }
+    for (; length > 0; length--, bytes++) {
+        if (*bytes != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+uint64_t pydrbd_records_zero(const uint8_t *buffer, const struct pydrbd_record *records, uint32_t count,
+                             uint64_t mask) {
+    uint64_t zero = 0;
+
+    for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
+        const struct pydrbd_record *record = records + lowest(mask);
+
+        zero |= is_zero(buffer + record->data, record->length) ? mask & -mask : 0;
+    }
+    return zero;
+}

@@ -201,7 +201,7 @@ _DISK: Final = (
         *(f"{size}-striping" for size in ("32K", "64K", "128K", "256K", "512K", "1M")),
         effective=True,
     ),
-    _number("disk", "rs-discard-granularity", 0, 0, 1048576, Unit.BYTES),
+    _number("disk", "rs-discard-granularity", 0, 0, 1048576, Unit.BYTES, effective=True),
 )
 
 _RESOURCE: Final = (

@@ -18,7 +18,7 @@ from pydrbd.wire.packets import BlockDesc, Data, Packet
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["block_parts", "out_of_sync_parts", "write_parts"]
+__all__ = ["block_parts", "deallocated_parts", "out_of_sync_parts", "write_parts"]
 
 _COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 
@@ -82,6 +82,15 @@ def out_of_sync_parts(node: Node, volume: Volume, batch: Batch, mask: int) -> li
         count = -(-(record.offset + record.length) // SECTOR_SIZE_BYTES) - first
         note = BlockDesc(first, count * SECTOR_SIZE_BYTES)
         parts.append(node.packet(Packet.P_OUT_OF_SYNC, note.encode(), volume.vnr))
+    return parts
+
+
+def deallocated_parts(node: Node, volume: Volume, batch: Batch, mask: int) -> list[Part]:
+    """P_RS_DEALLOCATED for each member."""
+    parts: list[Part] = []
+    for record in (batch.records[index] for index in native.indices(mask)):
+        note = BlockDesc(record.offset // SECTOR_SIZE_BYTES, record.length)
+        parts.append(node.packet(Packet.P_RS_DEALLOCATED, note.encode(), volume.vnr))
     return parts
 
 

@@ -104,12 +104,16 @@ class DiskFlush:
 
 @dataclass(slots=True, eq=False)
 class DiskDiscard:
-    """Give the range back; it may read as anything afterwards, and ours reads as zeros where the disk can."""
+    """Give the range back; it may read as anything afterwards, and ours reads as zeros where the disk can.
+
+    `resync`: it is what a sync source has there, and nobody's write.
+    """
 
     volume: int
     offset_bytes: int
     length_bytes: int
     then: Then
+    resync: bool = False
 
 
 @dataclass(slots=True, eq=False)

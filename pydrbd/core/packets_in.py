@@ -41,6 +41,7 @@ _ABOUT_A_VOLUME = frozenset({Packet.P_SYNC_PARAM89, Packet.P_SIZES, Packet.P_UUI
 _IGNORED = frozenset({Packet.P_UNPLUG_REMOTE, Packet.P_DELAY_PROBE})
 _SUMMED = frozenset({Packet.P_DATA, Packet.P_DATA_REPLY, Packet.P_RS_DATA_REPLY})
 _RS_REQUESTS = frozenset({Packet.P_RS_DATA_REQUEST, Packet.P_RS_THIN_REQ, Packet.P_CSUM_RS_REQUEST})
+_RS_ANSWERS = frozenset({Packet.P_RS_DATA_REPLY, Packet.P_RS_DEALLOCATED})
 
 _OfRecord = Callable[[Volume, Batch, int], None]
 """Called with the place of one record, or with the mask of a run."""
@@ -75,7 +76,7 @@ class PacketsIn:
 
         kinds = (
             (_WRITES, node.peer_writes.on_data),
-            (frozenset({Packet.P_RS_DATA_REPLY}), node.resync.on_data),
+            (_RS_ANSWERS, node.resync.on_data),
             (_RS_REQUESTS, node.resync_source.on_requests),
             (frozenset({Packet.P_OV_REQUEST}), node.verify.target.on_requests),
             (frozenset({Packet.P_OV_REPLY}), node.verify.on_replies),

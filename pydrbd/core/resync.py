@@ -16,29 +16,25 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
-from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist, Send, Socket
+from pydrbd.core.effects import DiskFlush, DiskWrite, Level, Persist
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pace import Pace, Yielding
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.resync_progress import Request, ResyncProgress
+from pydrbd.core.resync_requests import ResyncRequests
 from pydrbd.core.states import ConnState, DiskState, Role
+from pydrbd.core.thin_resync import ThinResync
 from pydrbd.core.uuids import PeerUuids
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import (
-    BATCH_RECORDS_MAX,
-    CSUMS_REQUEST_BYTES_MAX,
-    DRBD_IO_BYTES_MAX,
-    RESYNC_BUSY_BYTES_MAX,
-    RESYNC_IN_FLIGHT_BYTES_MAX,
     RESYNC_PERSIST_S,
-    RESYNC_PIECE_BYTES,
     RESYNC_WRITE_OUT_BYTES,
 )
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
+from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, ceil_div
 from pydrbd.wire.packet_numbers import ID_SYNCER
-from pydrbd.wire.packets import BlockReq, Packet
+from pydrbd.wire.packets import Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
@@ -55,6 +51,8 @@ class Resync:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._running: dict[int, ResyncProgress] = {}
+        self.thin = ThinResync(node)
+        self._requests = ResyncRequests(node, self.thin)
 
     def progress(self, volume: Volume) -> ResyncProgress | None:
         return self._running.get(volume.vnr)
@@ -119,26 +117,16 @@ class Resync:
         if running is None or disk is None or volume.state.conn not in _TARGET or running.finishing:
             return
         restarted = False
-        while volume.state.conn == ConnState.SyncTarget and self._room_bytes(volume, running) > 0:
-            pieces = self._next_pieces(volume, running)
+        while volume.state.conn == ConnState.SyncTarget and self._requests.room_bytes(volume, running) > 0:
+            pieces = self._requests.next_pieces(volume, running)
             if pieces:
-                self._ask(volume, running, pieces)
+                self._requests.ask(volume, running, pieces)
             elif running.in_flight_bytes or restarted:
                 break
             else:
                 restarted, running.next_bit = True, 0  # what was passed over, because it was being written
         if not running.in_flight_bytes and disk.bitmap.count <= running.failed_bits:
             self._finish_target(volume, running)
-
-    def _room_bytes(self, volume: Volume, running: ResyncProgress) -> int:
-        """How much may be asked for now."""
-        options, used = volume.options.pace, volume.counters.read + volume.counters.written - running.own_sectors
-        is_busy = running.yielding.is_busy(options, self._node.now, used)
-        room = (RESYNC_BUSY_BYTES_MAX if is_busy else RESYNC_IN_FLIGHT_BYTES_MAX) - running.in_flight_bytes
-        if not options.bounds:
-            return room
-        running.pace.step(options, self._node.now, running.in_flight_bytes)
-        return min(room, running.pace.allowance_bytes)
 
     def _waits_for_pace(self) -> Iterator[tuple[Volume, ResyncProgress]]:
         for vnr, running in self._running.items():
@@ -164,74 +152,19 @@ class Resync:
         if volume.vnr in self._running:
             self.advance(volume)
 
-    def _next_pieces(self, volume: Volume, running: ResyncProgress) -> list[tuple[int, int]]:
-        """(offset, length) of the next requests, as many as there is room for."""
-        assert volume.disk is not None
-        room = self._room_bytes(volume, running)
-        most = min(volume.peer.request_bytes_max, RESYNC_PIECE_BYTES)
-        if volume.options.pace.bounds:
-            most = min(most, max(BIT_SIZE_BYTES, room // BIT_SIZE_BYTES * BIT_SIZE_BYTES))
-        if running.csums:
-            most = min(most, CSUMS_REQUEST_BYTES_MAX)
-        pieces: list[tuple[int, int]] = []
-        while room > 0 and len(pieces) < BATCH_RECORDS_MAX:
-            found = volume.disk.bitmap.find_next(running.next_bit)
-            if found is None:
-                break
-            offset, length = self._run_at(volume, found, most)
-            running.next_bit = found + ceil_div(length, BIT_SIZE_BYTES)
-            pieces.append((offset, length))
-            room -= length
-        return pieces
-
-    def _run_at(self, volume: Volume, first_bit: int, most: int) -> tuple[int, int]:
-        """(offset, length) of one request: adjacent set bits, aligned to its power of two, inside 16 MiB."""
-        assert volume.disk is not None
-        offset = first_bit * BIT_SIZE_BYTES
-        end = volume.disk.bitmap.run_end(first_bit, DRBD_IO_BYTES_MAX // BIT_SIZE_BYTES) * BIT_SIZE_BYTES
-        align = offset & -offset if offset else DRBD_IO_BYTES_MAX
-        border = (offset // _RESYNC_EXTENT_BYTES + 1) * _RESYNC_EXTENT_BYTES
-        limit = min(most, max(BIT_SIZE_BYTES, align), border - offset)
-        return offset, min(end, volume.size_bytes, offset + limit) - offset
-
-    def _ask(self, volume: Volume, running: ResyncProgress, pieces: list[tuple[int, int]]) -> None:
-        """One packet for each piece that nobody is writing right now; the others are come by again."""
-        node = self._node
-        batch = Batch(bytearray(), native.new_records(len(pieces)), len(pieces))
-        for index, (offset, length) in enumerate(pieces):
-            batch.records[index].offset, batch.records[index].length = offset, length
-        free = batch.all & ~volume.ranges.busy(batch, batch.all)
-        if not free:
-            return
-        hold = None
-        if volume.state.role == Role.Primary and not node.conflicts.possible:
-            hold = volume.ranges.acquire(batch, free, lambda _hold, _members: None)
-        packets = bytearray()
-        for index in native.indices(free):
-            offset, length = pieces[index]
-            assert offset not in running.requests, "asked for one place twice"
-            running.requests[offset] = Request(offset, length, hold, 1 << index)
-            running.in_flight_bytes += length
-            running.pace.asked(length)
-            if running.csums:
-                continue
-            wire = BlockReq(offset // SECTOR_SIZE_BYTES, ID_SYNCER, length)
-            packets += node.packet(Packet.P_RS_DATA_REQUEST, wire.encode(), volume.vnr)
-        if running.csums:
-            node.csums.ask(volume, running, batch, free)
-        else:
-            node.out.put(Send(Socket.DATA, [packets]))
-
     # --- answers ---
 
     def on_data(self, volume: Volume, batch: Batch, mask: int) -> None:
-        """A run of P_RS_DATA_REPLY: write them, then clear their bits and acknowledge."""
+        """A run of P_RS_DATA_REPLY and P_RS_DEALLOCATED: write, or discard, then clear bits and acknowledge."""
         running = self._running.get(volume.vnr)
         if running is None:
             if volume.state.conn in _TARGET:
                 raise PeerProtocolError(f"volume {volume.vnr}: resync data that was never asked for")
             return  # a resync that has just been ended: the bits are still set
-        for members in read_groups(batch, mask):
+        holes = native.records_with_command(batch, mask, Packet.P_RS_DEALLOCATED)
+        groups = [holes] if holes else []
+        groups += read_groups(batch, mask & ~holes) if mask & ~holes else []
+        for members in groups:
             self._take(volume, running, batch, members)
         self.advance(volume)
 
@@ -258,19 +191,21 @@ class Resync:
         if loose:
             volume.ranges.acquire(batch, loose, start)
 
-    def _take_requests(
-        self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int
-    ) -> dict[int, Request]:
-        """The requests that these members of the batch answer, by member."""
+    def _take_requests(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> dict[int, Request]:
+        """The requests that these members of the batch answer, by member: all data, or all holes."""
+        are_holes = bool(native.records_with_command(batch, mask, Packet.P_RS_DEALLOCATED))
         taken: dict[int, Request] = {}
         offsets: set[int] = set()
         for index in native.indices(mask):
             record = batch.records[index]
             request = running.requests.get(record.offset)
+            if are_holes:
+                record.id = ID_SYNCER  # which the packet has no room for, and its acknowledgement must bear
             if (
                 request is None
                 or request.length_bytes != record.length
                 or record.id != ID_SYNCER
+                or (are_holes and not request.thin)
                 or record.offset in offsets
             ):
                 raise PeerProtocolError(
@@ -282,7 +217,7 @@ class Resync:
             del running.requests[offset]
         byte_count = native.records_length_sum(batch, mask)
         running.pace.came_in(byte_count)
-        volume.counters.received += byte_count >> 9
+        volume.counters.received += 0 if are_holes else byte_count >> 9
         return taken
 
     def _write(
@@ -302,7 +237,10 @@ class Resync:
         sectors = native.records_length_sum(batch, members) >> 9
         running.own_sectors += sectors
         volume.counters.written += sectors
-        self._node.out.put(DiskWrite(volume.vnr, batch, members, False, written))
+        if native.records_with_command(batch, members, Packet.P_RS_DEALLOCATED):
+            self.thin.discard(volume, batch, members, written)
+        else:
+            self._node.out.put(DiskWrite(volume.vnr, batch, members, False, written))
 
     def _account(self, volume: Volume, running: ResyncProgress, batch: Batch, good: int, failed: int) -> None:
         """Clear the bits of what has been written, and tell the source of it and of what has not."""

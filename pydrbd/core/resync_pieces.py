@@ -29,7 +29,7 @@ class PieceBuffers:
         for record, index in zip(records, native.indices(mask), strict=True):
             asked = batch.records[index]
             record.offset, record.length, record.id, record.volume = asked.offset, asked.length, asked.id, asked.volume
-            record.data = position
+            record.data, record.command = position, asked.command
             position += asked.length
         buffer = self._take(position)
         return Batch(buffer, records, count), buffer

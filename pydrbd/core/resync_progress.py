@@ -25,6 +25,8 @@ class Request:
     void: bool = False
     """Asked for before this node became Primary: a client may have written there since, so the answer is dropped.
     With two Primaries no range is held; somebody has written there."""
+    thin: bool = False
+    """The source may answer that it has zeroes there (thin_resync.py)."""
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
-from pydrbd.core.effects import DiskRead
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.resync_progress import ResyncProgress
@@ -83,7 +82,7 @@ class ResyncSource:
     # --- requests ---
 
     def on_requests(self, volume: Volume, batch: Batch, mask: int) -> None:
-        """A run of P_RS_DATA_REQUEST and P_CSUM_RS_REQUEST."""
+        """A run of P_RS_DATA_REQUEST, P_RS_THIN_REQ and P_CSUM_RS_REQUEST."""
         if (
             native.records_out_of_bounds(batch, mask, volume.size_bytes)
             or native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES)
@@ -142,14 +141,14 @@ class ResyncSource:
         generation, disk = node.link_generation, volume.disk
 
         def start(hold: Hold, members: int) -> None:
-            def done(failed: int, errno: int) -> None:
-                failed &= members
+            def done(holes: int, failed: int, errno: int) -> None:
                 if failed:
                     node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
                 running.served -= members.bit_count()
                 running.served_bytes -= native.records_length_sum(request, members)
                 if generation == node.link_generation:
                     good = members & ~failed
+                    good &= ~node.resync.thin.send_empty(volume, request, good, holes)
                     if digests:
                         good &= ~node.csums.settle_equal(volume, running, request, good, digests)
                     if good:
@@ -159,7 +158,7 @@ class ResyncSource:
                 volume.ranges.release(hold, members)
                 self.check_end(volume)
 
-            node.out.put(DiskRead(volume.vnr, request, members, buffer, done))
+            node.resync.thin.read(volume, request, members, buffer, done)
 
         volume.counters.read += byte_count >> 9
         volume.ranges.acquire(request, request.all, start)

@@ -56,6 +56,8 @@ class VolumeOptions:
     controller: ResyncController = _CONTROLLER
     """A kernel as our sync target goes by this and the rate: it takes over what its peer says."""
     pace: PaceOptions = _AS_FAST_AS_IT_CAN_BE
+    rs_discard_granularity_bytes: int = 0
+    """How long a range of zeroes must be for a resync to leave a hole there; 0: it writes them as any data."""
 
 
 @dataclass(slots=True)

@@ -78,6 +78,7 @@ from pydrbd.native.records import (
     records_unaligned,
     records_with_command,
     records_with_flags,
+    records_zero,
 )
 
 __all__ = [
@@ -137,6 +138,7 @@ __all__ = [
     "records_unaligned",
     "records_with_command",
     "records_with_flags",
+    "records_zero",
     "single_read",
     "single_request",
     "vli_decode",

@@ -26,6 +26,7 @@ __all__ = [
     "records_unaligned",
     "records_with_command",
     "records_with_flags",
+    "records_zero",
 ]
 
 _EXTENTS_USUAL: Final = 4 * BATCH_RECORDS_MAX
@@ -110,6 +111,13 @@ def records_dirty(bits: Buffer, bit_count: int, batch: Batch, mask: int) -> int:
     pointer = readable(bits)
     assert 0 <= bit_count <= 8 * len(bits), f"{bit_count} bits in {len(bits)} bytes"
     found: int = lib.pydrbd_records_dirty(pointer, bit_count, batch.records, batch.count, mask)
+    return found
+
+
+def records_zero(batch: Batch, mask: int) -> int:
+    """The members whose payload is nothing but zeroes."""
+    _assert_inside(batch, mask, batch.size_bytes)
+    found: int = lib.pydrbd_records_zero(batch.pointer, batch.records, batch.count, mask)
     return found
 
 

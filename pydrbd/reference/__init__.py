@@ -41,6 +41,7 @@ from pydrbd.reference.records import (
     records_unaligned,
     records_with_command,
     records_with_flags,
+    records_zero,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "records_unaligned",
     "records_with_command",
     "records_with_flags",
+    "records_zero",
     "vli_code",
     "vli_decode",
     "vli_encode",

@@ -22,6 +22,7 @@ __all__ = [
     "records_unaligned",
     "records_with_command",
     "records_with_flags",
+    "records_zero",
     "touched_bits",
 ]
 
@@ -134,3 +135,8 @@ def records_dirty(bits: bytes | bytearray, bit_count: int, records: Sequence[Rec
     return mask_where(
         records, mask, lambda record: any(bits[bit // 8] >> bit % 8 & 1 for bit in touched_bits(record, bit_count))
     )
+
+
+def records_zero(buffer: bytes, records: Sequence[Record], mask: int) -> int:
+    """The members whose payload is nothing but zeroes."""
+    return mask_where(records, mask, lambda record: not any(buffer[record.data : record.data + record.length]))

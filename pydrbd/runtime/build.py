@@ -178,6 +178,7 @@ def _volume_options(volume: VolumeConfig) -> VolumeOptions:
             disk.c_plan_ahead_ds, disk.c_delay_target_ds, disk.c_fill_target_sectors, disk.c_max_rate_kib_s
         ),
         pace=_pace(volume),
+        rs_discard_granularity_bytes=disk.rs_discard_granularity_bytes,
     )
 
 

@@ -17,7 +17,7 @@ from pydrbd.core.peer_writes import PeerWrites
 from pydrbd.core.ranges import Hold, Ranges
 from pydrbd.core.reads import Reads
 from pydrbd.core.refusals import StateCode
-from pydrbd.core.resync import Resync
+from pydrbd.core.resync_requests import ResyncRequests
 from pydrbd.core.states import DiskState
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import Volume
@@ -67,14 +67,14 @@ def forget_an_extent_before_its_barrier(patch: pytest.MonkeyPatch) -> None:
 
 
 def clear_a_bit_when_asking_for_its_block(patch: pytest.MonkeyPatch) -> None:
-    ask = Resync._ask
+    ask = ResyncRequests.ask
 
     def early(self, volume, running, pieces):
         ask(self, volume, running, pieces)
         for offset, length in pieces:
             volume.disk.bitmap.clear_range(offset, length)
 
-    patch.setattr(Resync, "_ask", early)
+    patch.setattr(ResyncRequests, "ask", early)
 
 
 def speak_before_the_superblock_is_durable(patch: pytest.MonkeyPatch) -> None:

@@ -389,9 +389,9 @@ class Oracle:
                 if record.command == _NBD_WRITE:
                     self._check_logged(machine, [effect.batch.records[i] for i in native.indices(effect.mask)])
                 elif record.command == _RS_DATA_REPLY:
-                    self._count("B7")
-                    if MdFlag.CONSISTENT in machine.disks[effect.volume].superblock().flags:
-                        self._fail("B7", f"{machine.name} writes resync data and is not Inconsistent on disk")
+                    self._check_target(machine, effect.volume)
+            case fx.DiskDiscard(resync=True):
+                self._check_target(machine, effect.volume)
             case fx.DiskZero() | fx.DiskDiscard() if machine.volume.state.role == Role.Primary:
                 self._check_logged(machine, [_Range(effect.offset_bytes, effect.length_bytes)])
             case fx.Reply() if effect.speaks:
@@ -399,6 +399,11 @@ class Oracle:
                 self._check_generation(machine, effect)
             case fx.RunHelper():
                 self._asked[effect] = self._meetings.get(machine, 0)
+
+    def _check_target(self, machine: Machine, vnr: int) -> None:
+        self._count("B7")
+        if MdFlag.CONSISTENT in machine.disks[vnr].superblock().flags:
+            self._fail("B7", f"{machine.name} writes resync data and is not Inconsistent on disk")
 
     def _check_logged(self, machine: Machine, records: list[Any]) -> None:
         self._count("B3")

@@ -45,6 +45,8 @@ class MemoryDisk:
         self.may_fail: Callable[[], bool] = lambda: True
         self.on_error: Callable[[], None] = lambda: None
         self.ignores_flush = False
+        self.has_holes = False
+        """Whether it knows where it has zeroes."""
         for offset, data in plan_create(self.layout, superblock=superblock):
             self.image[offset : offset + len(data)] = data
 
@@ -129,6 +131,19 @@ class MemoryDisk:
         self.layout = Layout.internal(self.sectors)
         self.data_bytes = self.layout.usable_sectors * SECTOR_SIZE_BYTES
         self.meta_generation += 1
+
+    def extents(self, offset: int, length: int, extents_max: int) -> list[tuple[int, bool]]:
+        """(length, is a hole) one behind the other, at most so many."""
+        found: list[tuple[int, bool]] = []
+        for start in range(offset, offset + length, SECTOR_SIZE_BYTES):
+            is_hole = not any(self.image[start : start + SECTOR_SIZE_BYTES])
+            if found and found[-1][1] == is_hole:
+                found[-1] = found[-1][0] + SECTOR_SIZE_BYTES, is_hole
+            elif len(found) == extents_max:
+                break
+            else:
+                found.append((SECTOR_SIZE_BYTES, is_hole))
+        return found
 
     def lose_power(self, rng: random.Random) -> None:
         """Of what was not flushed keep nothing, everything, or a mixture, sector by sector and age by age."""

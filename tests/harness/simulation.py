@@ -109,7 +109,7 @@ class Simulation:
 
     def __init__(
         self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C,
-        lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE,
+        lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE, thin: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
@@ -122,6 +122,7 @@ class Simulation:
             net=NetOptions(protocol, max_epoch_size=rng.choice((4, 20, 2048)), use_rle=rng.random() < 0.7),
             superblock=None if self.virgin else fresh_pair_superblock(_SIZE_BYTES), lanes=lanes,
             fencing=fencing, handlers=() if fencing is Fencing.DONT_CARE else ("fence-peer", "unfence-peer"),
+            disk={"rs_discard_granularity_bytes": 16384} if thin else {},
         )  # fmt: skip
         world = self.world
         self.cluster = Cluster(world, seed, lambda machine: self._kill(machine, power=True)) if fencing else None
@@ -144,6 +145,7 @@ class Simulation:
         )
         for machine in self.machines:
             machine.disks[0].may_fail = world.is_in_sync
+            machine.disks[0].has_holes = thin
             machine.disks[0].on_error = lambda machine=machine: self.oracle.disk_failed(machine)
         self._next_op = 0
         self.switching: Machine | None = None

@@ -319,6 +319,8 @@ class Machine:
                 disk.write(effect.offset_bytes, bytes(effect.length_bytes))
                 if isinstance(effect, fx.DiskZero) and effect.fua:
                     disk.settle(effect.offset_bytes, effect.length_bytes)
+            case fx.MapDisk() if disk.has_holes:
+                effect.extents = disk.extents(effect.offset_bytes, effect.length_bytes, effect.extents_max)
             case fx.MeasureDisk():
                 effect.backing_sectors = effect.md_sectors = disk.sectors
             case fx.Persist():

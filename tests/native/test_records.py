@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pydrbd import native, reference
-from pydrbd.native import new_records
+from pydrbd.native import Batch, new_records
 from pydrbd.reference import Record
 from tests.native.strategies import (
     U64,
@@ -128,3 +128,16 @@ def test_a_batch_has_1_to_64_records(count):
 def test_indices_of_a_mask():
     """Ascending, up to the last."""
     assert list(native.indices(1 << 63 | 0b1010)) == [1, 3, 63]
+
+
+PAYLOADS = [b"", b"\0", b"x", b"\0" * 64, b"\0" * 63 + b"x", b"x" + b"\0" * 63]
+
+
+@given(st.lists(st.sampled_from(PAYLOADS), max_size=64), masks)
+def test_zeroes_are_found_as_by_the_twin(payloads, mask):
+    """The last byte counts as the first does; nothing at all is zeroes."""
+    buffer, members = b"".join(payloads), []
+    for payload in payloads:
+        members.append(Record(data=sum(one.length for one in members), length=len(payload)))
+    mask, batch = within(mask, members), Batch(bytearray(buffer), batch_of(members).records, len(members))
+    assert native.records_zero(batch, mask) == reference.records_zero(buffer, members, mask)

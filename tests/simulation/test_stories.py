@@ -49,6 +49,15 @@ def test_stories_with_lanes(seed: int, rounds: int) -> None:
     assert totals["served by lanes"] > 10
 
 
+def test_stories_with_thin_resyncs(seed: int, rounds: int) -> None:
+    """The same promises where a resync leaves holes, which disks know of."""
+    totals: Counter[str] = Counter()
+    for story in range(seed, seed + 2 * max(1, rounds)):
+        totals += Simulation(story, thin=True).run()
+    print(f"stories with thin resyncs from seed {seed}: {dict(sorted(totals.items()))}")
+    assert totals["checked B7"]
+
+
 @pytest.mark.parametrize("fencing", [Fencing.RESOURCE_AND_STONITH, Fencing.RESOURCE_ONLY])
 def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
     """C8, and the same promises, while a cluster manager says who is dead: late, wrongly never, sometimes nothing."""
