@@ -146,7 +146,7 @@ class ResyncSource:
                     node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
                 running.served -= members.bit_count()
                 running.served_bytes -= native.records_length_sum(request, members)
-                if generation == node.link_generation:
+                if generation == node.link_generation and node.resync.progress(volume) is running:
                     good = members & ~failed
                     good &= ~node.resync.thin.send_empty(volume, request, good, holes)
                     if digests:
@@ -188,15 +188,16 @@ class ResyncSource:
         From then on the target may be UpToDate without our knowing it, and be promoted when the link breaks. So our
         side of the generation ends before the ping is answered: with the sync UUID in the history, whatever we write
         alone afterwards belongs to a new generation, and a split brain is seen as one. If the target does not get to
-        its end after all, it costs a full sync.
+        its end after all, it costs a full sync. Our data goes to disk with it: what a Secondary has written for a
+        diskless Primary may be in the cache only, and no bit would tell that power has taken it here and not there.
         """
-        ending = False
+        ending, changes = False, self._node.changes
         for volume in self._node.volumes.values():
             running = volume.state.conn in (ConnState.SyncSource, ConnState.PausedSyncS)
             if running and volume.disk is not None and not volume.disk.bitmap.count:
                 ending = True
                 volume.uuids = uuids.finish_sync_source(volume.uuids)
-                self._node.changes.write_superblock(volume)
+                changes.write_superblock(volume, changes.flush_stage(volume))
         return ending
 
     def on_end_notice(self, volume: Volume) -> None:

@@ -38,7 +38,7 @@ from tests.harness.disk import MemoryDisk
 from tests.harness.lane import SimulatedLane
 from tests.harness.link import Link
 
-__all__ = ["Client", "Machine", "Observer", "World"]
+__all__ = ["Client", "Machine", "Observer", "Observers", "World"]
 
 _EIO = 5
 _ALL = (1 << 64) - 1
@@ -51,6 +51,21 @@ class Observer(Protocol):
     def on_effect(self, machine: Machine, effect: Any) -> None: ...
 
     def on_event(self, machine: Machine, event: Event) -> None: ...
+
+
+class Observers:
+    """Several, one after the other."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def on_effect(self, machine: Machine, effect: Any) -> None:
+        for observer in self._observers:
+            observer.on_effect(machine, effect)
+
+    def on_event(self, machine: Machine, event: Event) -> None:
+        for observer in self._observers:
+            observer.on_event(machine, event)
 
 
 class _Pending:
@@ -83,6 +98,8 @@ class Machine:
         """The handlers that were started: event and volume."""
         self.handler: Callable[[str], tuple[int | Callable[[], int | None] | None, float]] = lambda _name: (0, 0.01)
         """What the handler of an event says (or who will say it then), and after how many seconds."""
+        self.slow_s = 0.0
+        """Each of its disk's operations takes so much longer."""
         self._attachments = dict.fromkeys(disks, 0)
         self._pending: dict[_Pending, None] = {}
         self._persist_ends: dict[int, float] = {}
@@ -93,6 +110,10 @@ class Machine:
     def volume(self) -> Volume:
         assert self.node is not None
         return self.node.volumes[0]
+
+    def is_working_on(self, kind: type) -> bool:
+        """Whether a disk of this machine is carrying out an effect of this kind."""
+        return any(isinstance(pending.effect, kind) for pending in self._pending)
 
     # --- power ---
 
@@ -255,7 +276,7 @@ class Machine:
         world, vnr = self.world, effect.volume
         pending = _Pending(effect, self._attachments[vnr], self.disks[vnr].sequence)
         self._pending[pending] = None
-        when = world.now + world.disk_latency()
+        when = world.now + self.slow_s + world.disk_latency()
         if isinstance(effect, fx.Persist):  # one after the other, as the shell does it
             when = max(when, self._persist_ends.get(vnr, 0.0) + 0.00001)
             self._persist_ends[vnr] = when
@@ -324,7 +345,7 @@ class Machine:
             case fx.MeasureDisk():
                 effect.backing_sectors = effect.md_sectors = disk.sectors
             case fx.Persist():
-                if disk.fails("write"):
+                if disk.fails("meta") or disk.fails("write"):
                     self._tear(effect, rng)
                     return _ALL
                 for stage in effect.stages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from pydrbd.core import effects as fx
@@ -560,3 +562,64 @@ def test_what_the_peer_said_before_it_knew_of_a_disk_is_no_answer_to_it(seed: in
     world.run_until(lambda: min(machine.volume.state.disk for machine in (world.a, world.b)) > DiskState.Negotiating)
     world.run(2.0)
     assert world.is_in_sync() and same_generation(world)
+
+
+class KeepsNothing(random.Random):
+    """A power failure that takes everything that was not flushed."""
+
+    def randrange(self, *limits: int) -> int:
+        return 0
+
+    def random(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_source_has_its_data_on_disk_before_its_target_is_good(seed: int) -> None:
+    """B5: a Secondary has written for a diskless Primary, unflushed, and is the source of the resync that follows. Once
+    the target is UpToDate nothing is marked any more: power failure at the source must not take a block from it."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.run(3.0)
+    world.b.slow_s = 1.0
+    client.write(0, bytes([2]) * 4096)
+    world.run(0.1)
+    world.b.slow_s = 0.0
+    world.link_allowed = False
+    world.cut()  # what the loss of the link writes comes before this write, and no barrier comes after it
+    world.run(2.0)
+    assert world.b.disks[0].unflushed
+    world.a.volume.sessions.clear()
+    assert granted(world, world.a, "secondary")
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_linked)
+    world.link_latency_s = 0.05
+    world.a.command("attach")
+    world.run_until(lambda: world.a.disks[0].superblock().flags & MdFlag.WAS_UP_TO_DATE)
+    world.run_until(lambda: same_generation(world))
+    assert world.b.volume.state.conn.name == "SyncSource"
+    world.b.lose_power(KeepsNothing())
+    world.b.start()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_source_answers_nothing_of_a_resync_that_is_over(seed: int) -> None:
+    """B6: the target has let go of its disk and has it again; what the source still reads for the first resync would be
+    taken for an answer in the second one, and may be older than what was written meanwhile."""
+    world = pair(seed)
+    world.link_latency_s = 0.0002
+    world.b.command("invalidate")
+    world.run_until(lambda: world.b.volume.state.conn.name == "SyncTarget")
+    world.a.slow_s = 0.2
+    world.run(0.003)
+    world.b.command("detach")
+    world.run_until(lambda: world.b.volume.state.disk == DiskState.Diskless)
+    world.a.slow_s = 0.0
+    assert granted(world, world.b, "attach")
+    world.run_until(world.is_in_sync)
+    assert not world.protocol_errors and world.copies_equal()
