@@ -12,6 +12,7 @@ from pydrbd.core import changes, fencing, peer_state, transitions, uuids
 from pydrbd.core.effects import Persist, Reply
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.log_gate import LogGate
+from pydrbd.core.node import Node
 from pydrbd.core.outbox import Outbox
 from pydrbd.core.peer_writes import PeerWrites
 from pydrbd.core.ranges import Hold, Ranges
@@ -197,8 +198,6 @@ def take_an_unreachable_peer_for_dead(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fencing, "_UNREACHABLE", -1)
 
 
-
-
 def forget_what_the_activity_log_says(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(opening, "apply_al", lambda superblock, layout, _log, _bitmap: _without_log(superblock, layout))
 
@@ -221,7 +220,26 @@ def take_old_news_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(peer_state, "_is_no_answer", lambda mine, peer: False)
 
 
-COPIES = {"A1", "A2", "B1", "B2"}
+def write_a_bitmap_before_its_data(patch: pytest.MonkeyPatch) -> None:
+    stage = changes.Changes.bitmap_stage
+
+    def hasty(self, volume, *, flush_data):
+        return stage(self, volume, flush_data=False)
+
+    patch.setattr(changes.Changes, "bitmap_stage", hasty)
+
+
+def go_on_after_a_failed_flush(patch: pytest.MonkeyPatch) -> None:
+    on_disk_error = Node.on_disk_error
+
+    def lenient(self, volume, disk, text, **words):
+        if not text.startswith("flush"):
+            on_disk_error(self, volume, disk, text, **words)
+
+    patch.setattr(Node, "on_disk_error", lenient)
+
+
+COPIES = {"A1", "A2", "B1", "B2", "B4", "B5", "B6"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,17 +276,17 @@ def _canary(mutant: Mutant, promises: set[str], first: int, **options: Any) -> C
 _STONITH = Fencing.RESOURCE_AND_STONITH
 
 CANARIES = (
-    _canary(reply_before_the_peer_has_it, COPIES | {"C6"}, 5),
+    _canary(reply_before_the_peer_has_it, COPIES | {"C6"}, 15),
     _canary(write_before_the_activity_log, {"B3"}, 0),
-    _canary(forget_an_extent_before_its_barrier, {"B2"}, 4),
-    _canary(clear_a_bit_when_asking_for_its_block, COPIES | {"C6", "D5"}, 27),
+    _canary(forget_an_extent_before_its_barrier, {"B2", "B4"}, 4),
+    _canary(clear_a_bit_when_asking_for_its_block, COPIES | {"C6", "D5"}, 30),
     _canary(speak_before_the_superblock_is_durable, {"B7", "C6"}, 0),
     _canary(reply_past_the_fences, {"C6"}, 0),
     _canary(confirm_a_barrier_without_a_flush, COPIES, 0, ending=LOSES_POWER),
     _canary(answer_a_flush_after_the_local_one, {"A1"}, 0, ending=LOSES_POWER),
     _canary(ignore_every_flush, COPIES, 0, ending=LOSES_POWER),
     _canary(sync_from_the_old_to_the_new, {"C5"}, 0),
-    _canary(read_what_is_out_of_sync, {"A1"}, 14),
+    _canary(read_what_is_out_of_sync, {"A1", "A3"}, 14),
     _canary(mark_nothing_when_the_peer_is_lost, COPIES, 1),
     _canary(let_overlapping_writes_run_together, {"A1", "B1"}, 5),
     _canary(call_a_sync_target_consistent, {"B7"}, 0),
@@ -279,6 +297,8 @@ CANARIES = (
     _canary(keep_the_generation_when_the_peer_is_lost, {"C6", "C5", "C1"} | COPIES, 0),
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
+    _canary(write_a_bitmap_before_its_data, {"B5"}, 50),
+    _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),
     _canary(answer_what_was_under_way_when_io_froze, {"C8"}, 3, fencing=_STONITH),
     _canary(go_on_although_the_peer_is_active, {"C8"}, 15, fencing=_STONITH),

@@ -1,11 +1,14 @@
 """The promises of pydrbd as checks, each under its id, by somebody who sees both disks and everything that is said.
 
-    A1 A3 A5   every read, against a register per block (register.py)      B1  copies equal at quiet points
+    A1 A5      every read, against a register per block (register.py)      B1  copies equal at quiet points
     A2 A4+     the same registers: what loss may take is decided here      B2  a crash now would lose no difference
     B3         extent in the durable activity log before the data write    B7  sync target durably Inconsistent
     C1 C5      who serves, and who is sync source, has all that counts     C2  one Primary
     C8         nothing is answered, and no peer taken for outdated, without a verdict that counts
     C6         the new generation is durable before a solo write's reply   D7  nothing is left when all is quiet
+    B4 B5      power failure now, too, would lose no difference            C4  both ends find the same verdict
+
+What needs only a look at one disk and its node (A3, A9, B6, B8, B10) is in disk_checks.py.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from pydrbd.metadata.activity_log import replay
 from pydrbd.metadata.apply_al import split_blocks
 from pydrbd.metadata.opening import OpenedMetaData
 from pydrbd.metadata.superblock import MdFlag, Superblock
-from pydrbd.units import EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES
+from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.disk import MemoryDisk
+from tests.harness.generations import RULE_PAIRS
 from tests.harness.register import History, NotLinearizable
 from tests.harness.world import Machine, World
 
@@ -42,6 +46,9 @@ _NBD_WRITE = 1
 _RS_DATA_REPLY = 2
 _GOOD_VERDICTS, _UNREACHABLE = (3, 4, 5, 7), 5
 _GOOD = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE
+_DIRECTED = 2
+"""Verdicts up to here are a direction, the others (split brain, unrelated) the same for both."""
+_VOLATILE_SECTORS_MAX = 4096
 
 
 class Violation(AssertionError):
@@ -119,6 +126,18 @@ class Oracle:
         """Handlers that run: how often the peer had been met when they were started."""
         self._peeked: dict[MemoryDisk, tuple[int, OpenedMetaData]] = {}
         self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
+        self._zeroed: set[int] = set()
+        """Blocks in which a TRIM or WRITE_ZEROES was answered, and nothing written since (A10)."""
+        self.retired = 0
+        """How often an extent has left an activity log."""
+        self.flushed: Machine | None = None
+        """Its cache is taken for empty: a flush is the first part of what is looked at."""
+        self.overlapped = False
+        """Requests have overlapped since the copies were compared (A7)."""
+        self.after_power_loss = False
+        """What is read now comes from a disk whose cache was lost (A6)."""
+        self._resynced: dict[Machine, set[int]] = {world.a: set(), world.b: set()}
+        """Blocks that a resync has written there and that may not be durable (B5)."""
         world.observer = self
 
     def _count(self, promise: str) -> None:
@@ -131,8 +150,14 @@ class Oracle:
 
     def begin_write(self, op: int, sector: int, count: int, value: int) -> None:
         self.clock += 1
+        if self._zeroed and value:
+            self._zeroed.difference_update(range(sector // 8, (sector + count + 7) // 8))
         for register, _ in self.history.cells(sector, count):
             register.begin_write(op, value, self.clock)
+
+    def end_zeroes(self, sector: int, count: int) -> None:
+        """A TRIM or WRITE_ZEROES was answered."""
+        self._zeroed.update(range(sector // 8, (sector + count + 7) // 8))
 
     def end_write(self, op: int, sector: int, count: int, *, durable: bool) -> None:
         self.clock += 1
@@ -151,6 +176,10 @@ class Oracle:
         """A read was answered: what it returned must be explicable (A1, A3, A5)."""
         self._count("A1")
         for index, value, register in self._values(sector, data):
+            if not value and (sector + index) // 8 in self._zeroed:
+                self._count("A10")
+            if self.after_power_loss:
+                self._count("A6")
             try:
                 register.end_read(op, value)
             except NotLinearizable as error:
@@ -179,6 +208,8 @@ class Oracle:
         for block in list(self.history.blocks):
             data = image[block * 4096 : (block + 1) * 4096]
             for index, value, register in self._values(block * 8, data):
+                if register.has_open_write(lambda op: op < self.dead_below):
+                    self._count("A11")
                 try:
                     register.settle(value, lambda op: op < self.dead_below)
                 except NotLinearizable as error:
@@ -389,9 +420,10 @@ class Oracle:
                 if record.command == _NBD_WRITE:
                     self._check_logged(machine, [effect.batch.records[i] for i in native.indices(effect.mask)])
                 elif record.command == _RS_DATA_REPLY:
-                    self._check_target(machine, effect.volume)
+                    records = (effect.batch.records[i] for i in native.indices(effect.mask))
+                    self._check_target(machine, [_Range(record.offset, record.length) for record in records])
             case fx.DiskDiscard(resync=True):
-                self._check_target(machine, effect.volume)
+                self._check_target(machine, [_Range(effect.offset_bytes, effect.length_bytes)])
             case fx.DiskZero() | fx.DiskDiscard() if machine.volume.state.role == Role.Primary:
                 self._check_logged(machine, [_Range(effect.offset_bytes, effect.length_bytes)])
             case fx.Reply() if effect.speaks:
@@ -400,9 +432,12 @@ class Oracle:
             case fx.RunHelper():
                 self._asked[effect] = self._meetings.get(machine, 0)
 
-    def _check_target(self, machine: Machine, vnr: int) -> None:
+    def _check_target(self, machine: Machine, pieces: list[_Range]) -> None:
+        for piece in pieces:
+            first = piece.offset // BIT_SIZE_BYTES
+            self._resynced[machine].update(range(first, first + ceil_div(piece.length, BIT_SIZE_BYTES)))
         self._count("B7")
-        if MdFlag.CONSISTENT in machine.disks[vnr].superblock().flags:
+        if MdFlag.CONSISTENT in machine.disks[0].superblock().flags:
             self._fail("B7", f"{machine.name} writes resync data and is not Inconsistent on disk")
 
     def _check_logged(self, machine: Machine, records: list[Any]) -> None:
@@ -420,7 +455,8 @@ class Oracle:
         if generation != disk.meta_generation:
             layout = disk.layout
             area = disk.image[layout.al_offset_bytes : layout.al_offset_bytes + layout.al_size_bytes]
-            hot = frozenset(replay(split_blocks(area), True, layout.al_stripes).extents)
+            before, hot = hot, frozenset(replay(split_blocks(area), True, layout.al_stripes).extents)
+            self.retired += bool(before - hot)
             self._hot[machine] = disk.meta_generation, hot
         return hot
 
@@ -461,30 +497,70 @@ class Oracle:
     def check_copies(self) -> None:
         """B1: connected, in sync, nothing in flight."""
         self._count("B1")
+        if self.overlapped:
+            self._count("A7")
+            self.overlapped = False
         differing = self.world.differing_blocks()
         if differing:
             self._fail("B1", f"in sync and quiet, but blocks {differing[:8]} differ")
 
     def check_coverage(self) -> None:
-        """B2: if both processes were killed now, the next connection would know of every block that differs."""
+        """B2: if both processes were killed now, the next connection would know of every block that differs.
+
+        B4, B5: if the power failed, of every block, too, that may differ then: what a disk holds in its cache only, a
+        Primary's log or a bitmap must cover.
+        """
+        if self.tainted or self.split_brain:
+            return
         differing = self.world.differing_blocks()
-        if not differing or self.tainted or self.split_brain:
+        volatile = self._volatile()
+        if not differing and not volatile:
             return
         self._count("B2")
         a, b = self._peek(self.world.a), self._peek(self.world.b)
-        decision = decide(_verdict(a.superblock, b.superblock), _situation(a.superblock, b.superblock))
-        outcome = decision.outcome
+        verdict = _verdict(a.superblock, b.superblock)
+        self._check_mirror(verdict, _verdict(b.superblock, a.superblock, resolves=False))
+        outcome = decide(verdict, _situation(a.superblock, b.superblock)).outcome
         if isinstance(outcome, Abort):
             self._fail("B2", f"after a crash the nodes could not connect: {outcome.reason}")
         full = MdFlag.FULL_SYNC in a.superblock.flags | b.superblock.flags or getattr(outcome, "full", False)
         if full:
             return
         if isinstance(outcome, NoSync):
-            self._fail("B2", f"blocks {differing[:8]} differ, and after a crash there would be no resync")
+            self._fail("B2", f"blocks {(differing or sorted(volatile))[:8]} differ, and there would be no resync")
         lost = [block for block in differing if not (a.bitmap.test(block) or b.bitmap.test(block))]
         if lost:
             self._fail("B2", f"blocks {lost[:8]} differ, and neither bitmaps nor activity logs on disk know of it")
+        self._check_volatile(volatile, a, b)
 
+    def _volatile(self) -> set[int]:
+        """Blocks that power failure could change on either disk; nothing while there are very many."""
+        found: set[int] = set()
+        for machine in (self.world.a, self.world.b):
+            disk = machine.disks[0]
+            if disk.unflushed > _VOLATILE_SECTORS_MAX:
+                return set()
+            blocks = disk.unflushed_blocks()
+            self._resynced[machine] &= blocks
+            if machine is not self.flushed:
+                found |= blocks
+        return found
+
+    def _check_volatile(self, volatile: set[int], a: OpenedMetaData, b: OpenedMetaData) -> None:
+        resynced = self._resynced[self.world.a] | self._resynced[self.world.b]
+        for promise, blocks in (("B5", volatile & resynced), ("B4", volatile - resynced)):
+            if blocks:
+                self._count(promise)
+            lost = [block for block in blocks if not (a.bitmap.test(block) or b.bitmap.test(block))]
+            if lost:
+                self._fail(promise, f"blocks {sorted(lost)[:8]} may differ when power fails, and nothing would tell")
+
+    def _check_mirror(self, here: uuids.Verdict, there: uuids.Verdict) -> None:
+        """C4: both ends come to the same end."""
+        self._count("C4")
+        opposite = -here.result if abs(here.result) <= _DIRECTED else here.result
+        if there.result != opposite or there.rule != RULE_PAIRS.get(here.rule, here.rule):
+            self._fail("C4", f"rule {here.rule} says {here.result}, the peer's rule {there.rule} says {there.result}")
 
     def _peek(self, machine: Machine) -> OpenedMetaData:
         disk = machine.disks[0]
@@ -494,11 +570,11 @@ class Oracle:
         return known[1]
 
 
-def _verdict(mine: Superblock, theirs: Superblock) -> uuids.Verdict:
+def _verdict(mine: Superblock, theirs: Superblock, *, resolves: bool = True) -> uuids.Verdict:
     return uuids.compare(
         _set(mine), _set(theirs), i_crashed=mine.attach_state().crashed_primary,
         peer_crashed=theirs.attach_state().crashed_primary, my_role=Role.Secondary, peer_role=Role.Secondary,
-        resolve_conflicts=True, apv=101, features_wsame=True,
+        resolve_conflicts=resolves, apv=101, features_wsame=True,
     )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class MemoryDisk:
         self.fail_flushes = False
         self.fail_once: set[str] = set()
         self.had_error = False
+        self.failed_last = ""
+        """The kind of the last operation, if it went wrong: write, read, flush, meta."""
         self.may_fail: Callable[[], bool] = lambda: True
         self.on_error: Callable[[], None] = lambda: None
         self.ignores_flush = False
@@ -60,12 +62,18 @@ class MemoryDisk:
         """How many sectors power failure could change."""
         return len(self._versions)
 
+    def unflushed_blocks(self) -> set[int]:
+        """The 4 KiB blocks of the data area that power failure could change."""
+        return {sector // 8 for sector in self._versions if sector * SECTOR_SIZE_BYTES < self.data_bytes}
+
     def fails(self, kind: str) -> bool:
-        """Whether the next operation of a kind (write, read, flush) goes wrong; a single error is used up."""
-        lasting = {"write": self.fail_writes, "read": self.fail_reads, "flush": self.fail_flushes}[kind]
+        """Whether the next operation of a kind (write, read, flush, meta) goes wrong; a single error is used up."""
+        lasting = {"write": self.fail_writes, "read": self.fail_reads, "flush": self.fail_flushes}.get(kind, False)
+        self.failed_last = kind if lasting else ""
         if kind in self.fail_once and self.may_fail():
             self.fail_once.discard(kind)
             self.had_error = True
+            self.failed_last = kind
             self.on_error()
             return True
         return lasting

@@ -2,6 +2,10 @@
 
 Not random uuids but those that can arise: promotions, writes, lost links, frozen Primaries, crashes, resyncs broken off
 at every step. The nodes also hold data: an observer who sees both disks checks that no resync leaves a difference.
+
+How a resync ends differs. A kernel's target ends first, its source when it hears of that (rules 34, 35 mend what is
+lost between); a source that then loses the link may be rolled back by a later promotion of the target, and nothing
+tells. Our source ends first, durably (ARCHITECTURE, notes on the wire); `kernel_ends` reaches those two rules.
 """
 
 from __future__ import annotations
@@ -50,7 +54,8 @@ class Node:
 class Pair:
     """Two nodes and the link between them: None, "up", or the stage of a resync."""
 
-    def __init__(self, seed, apv):
+    def __init__(self, seed, apv, kernel_ends=False):
+        self.kernel_ends = kernel_ends
         self.random = Random(seed)
         self.apv = apv
         self.nodes = (Node(), Node())
@@ -227,7 +232,10 @@ class Pair:
                 self.target.data[block] = self.source.data[block]
                 self.source.bits.discard(block)
                 self.target.bits.discard(block)
-        elif self.link == "copying":
+        elif self.link == "copying" and not self.kernel_ends:
+            self.source.uuids = finish_sync_source(self.source.uuids)
+            self.link = "ending"
+        elif self.link in ("copying", "ending"):
             assert self.source.data == self.target.data
             self.target.uuids = finish_sync_target(self.target.uuids, self.target.peers, self.target.primary)
             self.finish(self.target, "finished")

@@ -146,6 +146,10 @@ class Register:
             (value, frozenset(), hidden, frozenset()) for value in {write.value for write in self._past.values()}
         ]
 
+    def has_open_write(self, dead: Callable[[int], bool]) -> bool:
+        """Whether a write of a client that is gone may still have happened or not."""
+        return any(map(dead, self._pending))
+
     def settle(self, value: Hashable, dead: Callable[[int], bool]) -> None:
         """Both copies hold `value` and nothing is under way: writes of dead clients have happened or never will."""
         self._reads.add(-2)

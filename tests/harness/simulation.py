@@ -21,7 +21,10 @@ from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Oracle, Violation, fill, leftovers
 from tests.harness.cluster import Cluster
-from tests.harness.world import Client, Machine, World
+from tests.harness.disk_checks import DiskChecks
+from tests.harness.moments import Moments
+from tests.harness.situations import SOMETIMES, Sightings
+from tests.harness.world import Client, Machine, Observers, World
 
 __all__ = ["Simulation", "SimulationFailed", "fresh_pair_superblock"]
 
@@ -31,6 +34,14 @@ _SIZE_BYTES = 24 << 20
 _FAULTS = ("sever", "late", "kill", "power", "both_power", "clog", "write_error", "read_error", "flush_error")
 _OPERATIONS = ("switch", "disconnect", "invalidate", "detach", "demote", "forbidden_promote", "clean_restart")
 _LIVENESS_S = 120.0
+_COUNTED = {
+    "error replies": "an error is answered", "served by lanes": "a lane serves writes",
+    "flushed by lanes": "a lane serves a flush", "switches": "a service moves to the other node",
+    "clean restarts": "a clean restart", "disks replaced": "a disk is replaced",
+    "bad disks synced": "a disk marked as bad is synced again",
+    "heard of newer data too late": "news of newer data comes too late",
+}  # fmt: skip
+"""Figures of a story that are situations, too."""
 _CROSSED = ("a bitmap came in state WFSyncUUID",)
 """Attach, detach and attach again before the peer has answered the first: the connection begins anew, nothing more."""
 
@@ -66,9 +77,15 @@ class _SimClient(Client):
         super().__init__(simulation.world, machine)
 
     def begin(self, cookies: list[int], requests: tuple[tuple[int, int, int, bytes], ...]) -> None:
-        oracle = self.simulation.oracle
+        oracle, sightings = self.simulation.oracle, self.simulation.sightings
+        places = [(sector, count) for command, _, sector, count, _ in self.waiting.values() if command != _FLUSH]
         for cookie, (command, flags, offset, payload), op in zip(cookies, requests, self.next_ops, strict=True):
             sector, count, begun = offset >> 9, len(payload) >> 9, 0
+            if command != _FLUSH:
+                overlaps = any(sector < first + length and first < sector + count for first, length in places)
+                sightings.on_request(offset, len(payload), fua=bool(flags & _FUA), overlaps=overlaps)
+                oracle.overlapped |= overlaps
+                places.append((sector, count))
             if command in (_WRITE, _TRIM, _ZEROES):
                 oracle.begin_write(op, sector, count, op if command == _WRITE else 0)
             elif command == _READ:
@@ -91,12 +108,17 @@ class _SimClient(Client):
             oracle.end_read(op, sector, data)
         elif command == _FLUSH:
             oracle.end_flush(op)
+            simulation.saw_flush(self.machine)
         else:
             oracle.end_write(op, sector, count, durable=bool(flags & _FUA))
+            if command != _WRITE:
+                oracle.end_zeroes(sector, count)
 
     def close(self) -> None:
         """The client is gone: what it waits for will never be answered."""
         self.closed = True
+        if self.waiting:
+            self.simulation.sightings.saw("a client goes while its requests are under way")
         for command, _, sector, count, op in self.waiting.values():
             if command == _READ:
                 self.simulation.oracle.abandon_read(op, sector, count)
@@ -131,6 +153,8 @@ class Simulation:
         world.disk_stall_probability = rng.choice((0.0, 0.0, 0.02))
         world.split_probability = rng.choice((0.0, 0.2))
         self.oracle = Oracle(world)
+        self.disk_checks = DiskChecks(self.oracle)
+        self.sightings = Sightings(world)
         self.machines = (world.a, world.b)
         self.client: _SimClient | None = None
         self.faults = {name: 10 ** rng.uniform(-2.3, -0.7) for name in _FAULTS if rng.random() < 0.4}
@@ -143,8 +167,15 @@ class Simulation:
         self.blocks = sorted(
             {rng.choice((border - 1, border, border + 1, rng.randrange(6000))) for border in borders for _ in range(2)}
         )
+        more = random.Random(f"more/{seed}")  # its own draws: what is not drawn leaves a story as it was
+        moments = 10 ** more.uniform(-2.0, -0.7) if more.random() < 0.3 else 0.0
+        self.moments = Moments(world, more, self._strike)
+        self._moments_probability = moments
+        self.both_part = more.random() < 0.1
+        self.meta_errors = more.random() < 0.2
+        world.observer = Observers(self.oracle, self.disk_checks, self.sightings, self.moments)
         for machine in self.machines:
-            machine.disks[0].may_fail = world.is_in_sync
+            machine.disks[0].may_fail = lambda machine=machine: self._can_spare(machine)
             machine.disks[0].has_holes = thin
             machine.disks[0].on_error = lambda machine=machine: self.oracle.disk_failed(machine)
         self._next_op = 0
@@ -157,20 +188,37 @@ class Simulation:
         """Tell it. Raises SimulationFailed."""
         try:
             self._open()
+            self.moments.probability = self._moments_probability
             for _ in range(self.steps):
                 self._step()
             self._end()
+            self.stats["served by lanes"] += sum(machine.lane.taken for machine in self.machines if machine.lane)
+            self.stats["flushed by lanes"] += sum(machine.lane.flushed for machine in self.machines if machine.lane)
+            self._note_sightings()
         except Exception as error:  # whatever breaks, the seed and the trace must be seen
             raise SimulationFailed(self.seed, error, self.world.report()) from error
         self.stats["seeds"] += 1
-        self.stats["served by lanes"] += sum(machine.lane.taken for machine in self.machines if machine.lane)
-        self.stats["flushed by lanes"] += sum(machine.lane.flushed for machine in self.machines if machine.lane)
+        self.stats["cuts"] += self.moments.cuts
         self.stats["virtual_ms"] += int(self.world.now * 1000)
-        for code in self.cluster.said if self.cluster is not None else ():
-            self.stats[f"verdict {code}"] += 1
         for promise, count in self.oracle.checks.items():
             self.stats[f"checked {promise}"] += count
         return self.stats
+
+    def _note_sightings(self) -> None:
+        """What the stories of this seed have met, for the table of `make prove`."""
+        stats, saw = self.stats, self.sightings.saw
+        for counter, situation in _COUNTED.items():
+            if stats[counter]:
+                saw(situation)
+        if self.oracle.retired:
+            saw("an extent leaves the activity log")
+        for situation in self.sightings.seen:
+            stats[SOMETIMES + situation] += 1
+
+    def saw_flush(self, machine: Machine) -> None:
+        """A FLUSH was answered with success."""
+        together = machine.node is not None and machine.volume.state.connected
+        self.sightings.saw(f"a flush is answered by {'two nodes' if together else 'one node alone'}")
 
     def _open(self) -> None:
         if self.virgin:
@@ -277,13 +325,14 @@ class Simulation:
         machine = rng.choice(self.machines)
         match name:
             case "sever":
-                self.stats["cuts"] += int(world.linked)
+                self._note_cut()
                 world.sever()
             case "late":
-                self.stats["cuts"] += int(world.linked)
+                self._note_cut(late=True)
                 world.sever(rng.choice((0.01, 0.5, 3.0)))
             case "clog":
                 if world.link is not None:
+                    self.sightings.saw("the network stalls")
                     world.link.clogged_until = world.now + rng.uniform(0.0, 0.5)
             case "kill":
                 self._kill(machine)
@@ -294,14 +343,32 @@ class Simulation:
                     for one in self.machines:
                         self._kill(one, power=True)
             case "write_error" | "read_error" | "flush_error":
-                if rng.random() < 0.3 and machine.node is not None and self._may_lose_disk(machine):
-                    machine.disks[0].fail_once.add(name.split("_")[0])
+                if rng.random() < 0.3 and machine.node is not None and self._can_spare(machine):
+                    kind = "meta" if self.meta_errors and name == "write_error" else name.split("_")[0]
+                    machine.disks[0].fail_once.add(kind)
                     self.stats["disk errors"] += 1
                     world.trace(machine, f"its disk will have a {name}")
 
-    def _may_lose_disk(self, machine: Machine) -> bool:
+    def _note_cut(self, *, late: bool = False) -> None:
+        if not self.world.linked:
+            return
+        self.stats["cuts"] += 1
+        if late:
+            self.sightings.saw("one side sees late that the link has broken")
+        if any(machine.node is not None and machine.node.flushes.busy for machine in self.machines):
+            self.sightings.saw("a link breaks while a flush waits")
+
+    def _can_spare(self, machine: Machine) -> bool:
+        """Whether the disk of this machine may fail: the other one has everything, and stays."""
         other = self.world.other(machine)
-        return self.world.is_in_sync() and other not in self.oracle.tainted
+        if other in self.oracle.tainted:
+            return False
+        target = machine.node is not None and machine.volume.state.conn == ConnState.SyncTarget
+        return self.world.is_in_sync() or (target and machine not in self.oracle.fresh and other in self.oracle.fresh)
+
+    def _strike(self, machine: Machine) -> None:
+        """Something has just changed in its state: kill it, or the other one."""
+        self._kill(self.rng.choice((machine, self.world.other(machine))), power=self.rng.random() < 0.5)
 
     def _kill(self, machine: Machine, *, power: bool = False) -> None:
         if machine.node is None:
@@ -309,6 +376,8 @@ class Simulation:
         rng = self.rng
         if machine in self.oracle.fresh and self.world.other(machine) in self.oracle.tainted:
             return  # the only good disk, and the other one is not to be trusted: nothing is promised
+        was_primary = machine.volume.state.role == Role.Primary
+        self.sightings.on_death(machine, power=power)
         if self.client is not None and self.client.machine is machine:
             self._drop_client()
         late = rng.choice((0.0, 0.001, 0.5, 3.0)) if power else rng.choice((0.0, 0.0005))
@@ -321,6 +390,9 @@ class Simulation:
             self.stats["kills"] += 1
         machine.disks[0].fail_once.clear()
         self.oracle.forget(machine)
+        self.disk_checks.forget(machine)
+        if was_primary and machine not in self.oracle.tainted:
+            self.disk_checks.on_crash(machine)
         self.down_until[machine] = self.world.now + rng.choice((0.0, 0.05, 1.0, 4.0))
 
     def _drop_client(self) -> None:
@@ -346,6 +418,9 @@ class Simulation:
             case "disconnect":
                 if state.conn >= ConnState.WFConnection:
                     machine.command("disconnect")
+                    other = self.world.other(machine)
+                    if self.both_part and other.node is not None:
+                        other.command("disconnect")
             case "invalidate":
                 if self.world.is_in_sync() and state.role == Role.Secondary:
                     machine.command("invalidate")
@@ -484,6 +559,7 @@ class Simulation:
         self.world.disk_stall_probability = 0.0
         self.faults.clear()
         self.operations.clear()
+        self.moments.probability = 0.0
 
     def check_liveness(self) -> None:
         """D5, then A1, B1 and D7: when faults stop, all is well soon."""
@@ -572,6 +648,7 @@ class Simulation:
                 return
             if state.role == Role.Primary and state.susp_fen:
                 self.oracle.answered_for.add(kept)  # whoever runs this cluster knows what has happened
+                self.sightings.saw("I/O is resumed by an operator")
                 kept.command("resume-io")
             elif state.role == Role.Primary:
                 if self.client is None:
@@ -580,6 +657,7 @@ class Simulation:
                 kept.command("attach")
             else:
                 self._promote_survivor(kept)
+        oracle.after_power_loss = power_of_both
         self._read_all()
 
     def _last_requests(self, *, flush: bool) -> None:
@@ -634,6 +712,7 @@ class Simulation:
                         break
             machine.stop()
             self.oracle.forget(machine)
+            self.disk_checks.forget(machine)
         before = [len(machine.log) for machine in self.machines]
         for machine in self.machines:
             machine.start()

@@ -7,6 +7,7 @@ import random
 from pydrbd.core.states import ConnState
 from tests.harness.checkers import Violation, fill
 from tests.harness.simulation import SimulationFailed, fresh_pair_superblock
+from tests.harness.situations import Sightings
 from tests.harness.world import Client, Machine, World
 
 __all__ = ["SplitBrainStory"]
@@ -22,6 +23,8 @@ class SplitBrainStory:
         self.seed = seed
         self.rng = random.Random(f"split brain/{seed}")
         self.world = World(seed, size_bytes=_SIZE_BYTES, al_extents=67, superblock=fresh_pair_superblock(_SIZE_BYTES))
+        self.sightings = Sightings(self.world)
+        self.world.observer = self.sightings
         self._op = 0
 
     def run(self) -> None:

@@ -9,27 +9,38 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.prove import canary_hunt, fuzz, stories, torn
+from tests.harness.situations import SITUATIONS, SOMETIMES
+from tests.prove import canary_hunt, fuzz, meetings, pieces, stories, torn
 from tests.prove.run import Outcome, Rung, run_in_processes
 
 __all__ = ["PROMISES", "RUNGS", "table"]
 
-RUNGS: tuple[Rung, ...] = (*stories.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS)
+RUNGS: tuple[Rung, ...] = (
+    *stories.RUNGS, *meetings.RUNGS, *pieces.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS,
+)  # fmt: skip
 
 PROMISES = {
     "A1": "reads and writes are linearizable", "A2": "acknowledged writes survive either node",
-    "A4": "what was flushed survives the power of both", "A5": "no sector holds what nobody wrote",
-    "A8": "errors are honest", "B1": "the copies are equal", "B2": "every difference is known of",
-    "B3": "the log before the data", "B7": "a sync target is Inconsistent on disk", "C1": "no old data is served",
-    "C2": "one Primary", "C3": "a split brain is never merged", "C5": "resync goes from new to old",
-    "C6": "a new generation before a lone write's answer", "C8": "frozen until a verdict counts",
-    "D1": "any bytes are taken or refused", "D2": "what we say is understood",
+    "A3": "no read goes back", "A4": "what was flushed survives the power of both",
+    "A5": "no sector holds what nobody wrote", "A6": "what was flushed is whole after a crash",
+    "A7": "overlapping writes end the same on both", "A8": "errors are honest", "A9": "a failed flush is final",
+    "A10": "what was zeroed reads as zeros", "A11": "a client's last writes happen once or never",
+    "B1": "the copies are equal", "B2": "every difference is known of", "B3": "the log before the data",
+    "B4": "an extent is forgotten late", "B5": "a bit is cleared late", "B6": "a resync ends with equal copies",
+    "B7": "a sync target is Inconsistent on disk", "B8": "a resync broken off loses no bit",
+    "B9": "a verify finds what differs, nothing else", "B10": "a crash marks what was hot, nothing else",
+    "C1": "no old data is served", "C2": "one Primary", "C3": "a split brain is never merged",
+    "C4": "both ends come to the same verdict", "C5": "resync goes from new to old",
+    "C6": "a new generation before a lone write's answer", "C7": "strangers are refused",
+    "C8": "frozen until a verdict counts", "C11": "a disk set back takes the newer data, or is refused",
+    "D1": "any bytes are taken or refused", "D2": "what we say is understood", "D4": "C does as its Python twin",
     "D5": "when faults stop, all is well soon", "D7": "nothing is left over", "D8": "a clean stop resyncs nothing",
-    "D10": "a torn write of meta-data is the old or the new",
+    "D9": "a seed tells one story", "D10": "a torn write of meta-data is the old or the new",
 }  # fmt: skip
 """Those that are checked here; other promises have tests of their own, with kernels or real processes."""
 
@@ -58,11 +69,36 @@ def table(outcome: Outcome, elapsed_s: float) -> str:
         f"{figures['cuts']} cuts, {figures['disk errors']} disk errors, {figures['crash states']} crash states, "
         f"{figures['fuzz inputs']} inputs, in {elapsed_s:.0f} s",
         *canary_hunt.describe(outcome),
+        *situations(outcome),
     ]
     for failure in outcome.failures:
         lines.append(f"FAIL {failure.promise} {failure.rung} seed={failure.seed}: {failure.text}")
         lines.append(f"     replay: {failure.replay}")
     return "\n".join(lines)
+
+
+def sightings(outcome: Outcome) -> dict[str, int]:
+    """How many stories have met each situation."""
+    return {name: outcome.figures[SOMETIMES + name] for name in SITUATIONS}
+
+
+def situations(outcome: Outcome) -> list[str]:
+    """The same as lines; those that none has met come last, as never."""
+    counts = sightings(outcome)
+    seen = sum(map(bool, counts.values()))
+    lines = ["", f"{'situation':64} {'stories':>8}   ({seen} of {len(counts)} seen)"]
+    for name, count in sorted(counts.items(), key=lambda item: -item[1]):
+        lines.append(f"{name:64} {count or 'never':>8}")
+    return lines
+
+
+def commit() -> str:
+    """Which state of the sources this is, or nothing where git can't tell."""
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
 
 
 def main() -> int:
@@ -86,7 +122,10 @@ def main() -> int:
     outcome = run_in_processes(rungs, words.time, first, words.jobs)
     elapsed_s = time.monotonic() - began
     print(table(outcome, elapsed_s))
-    words.json.write_text(outcome.as_json(first_seed=first, seconds=round(elapsed_s), jobs=words.jobs))
+    report = outcome.as_json(
+        first_seed=first, seconds=round(elapsed_s), jobs=words.jobs, commit=commit(), situations=sightings(outcome)
+    )
+    words.json.write_text(report)
     return 1 if outcome.failures else 0
 
 

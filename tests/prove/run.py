@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.harness.situations import SOMETIMES
+
 __all__ = ["Broken", "Failure", "Outcome", "Rung", "run", "run_in_processes"]
 
 FAILURES_MAX = 50
@@ -72,6 +74,7 @@ class Outcome:
     def as_json(self, **about: Any) -> str:
         """RELIABILITY.json."""
         failed = Counter(failure.promise for failure in self.failures)
+        figures = {name: n for name, n in self.figures.items() if not name.startswith((CHECKED, SOMETIMES))}
         names = sorted(self.checked().keys() | failed.keys())
         report = {
             **about,
@@ -80,7 +83,7 @@ class Outcome:
                 name: {"seeds": self.seeds[name], "seconds": round(self.seconds[name], 1)} for name in self.seeds
             },
             "promises": {name: {"checked": self.checked().get(name, 0), "failed": failed[name]} for name in names},
-            "figures": {name: n for name, n in sorted(self.figures.items()) if not name.startswith(CHECKED)},
+            "figures": dict(sorted(figures.items())),
             "failures": [vars(failure) for failure in self.failures],
         }
         return json.dumps(report, indent=1) + "\n"

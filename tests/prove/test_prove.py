@@ -9,8 +9,10 @@ import pytest
 
 from pydrbd.metadata import al_transaction
 from pydrbd.wire.framing import PacketReader
-from tests.prove import canary_hunt, fuzz, torn
-from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, table
+from tests.harness.situations import SITUATIONS, SOMETIMES, Sightings
+from tests.harness.world import World
+from tests.prove import canary_hunt, fuzz, meetings, pieces, torn
+from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, sightings, situations, table
 from tests.prove.run import Broken, Outcome, Rung, run
 
 
@@ -89,7 +91,24 @@ def test_times_have_units() -> None:
 def test_every_promise_that_is_counted_is_in_the_table() -> None:
     """And the other way round: what the table names is checked by these rungs, seldom perhaps."""
     figures: Counter[str] = Counter()
-    for rung in RUNGS[:2]:
+    for rung in (*RUNGS[:2], *meetings.RUNGS, *pieces.RUNGS):
         rung.work(2, figures)
     counted = {name.removeprefix("checked ") for name in figures if name.startswith("checked ")}
     assert counted <= PROMISES.keys()
+
+
+def test_what_no_story_has_met_is_said() -> None:
+    """A situation that is never reached stands in the table, and in the report; one that has no name can't be seen."""
+    outcome = Outcome()
+    outcome.figures[SOMETIMES + "a full sync begins"] = 7
+    lines = situations(outcome)
+    assert f"(1 of {len(SITUATIONS)} seen)" in lines[1] and lines[2].split()[-1] == "7"
+    assert {line.split()[-1] for line in lines[3:]} == {"never"}
+    assert json.loads(outcome.as_json(situations=sightings(outcome)))["situations"]["a full sync begins"] == 7
+    with pytest.raises(AssertionError, match="a comet"):
+        Sightings(World(1, size_bytes=1 << 20)).saw("a comet")
+
+
+def test_every_situation_has_one_name() -> None:
+    """So that no two count as one."""
+    assert len(set(SITUATIONS)) == len(SITUATIONS) >= 60

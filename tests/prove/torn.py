@@ -59,12 +59,15 @@ class TornStory(Simulation):
         allowed = [_essence(disk, before)]
         for stage in effect.stages:
             changed = _changed(disk, before, stage.writes)
+            if stage.flush_data:
+                self.oracle.flushed = machine
             allowed.append(_essence(disk, before | changed))
             if changed and not (stage.flush_data and disk.unflushed):
                 # A stage that flushes first changes what a crash before it leaves of the data: that is for its time.
                 for arrived in _subsets(sorted(changed), self._draw):
                     self._look(machine, before | {sector: changed[sector] for sector in arrived}, allowed[-2:])
             before |= changed
+        self.oracle.flushed = None
 
     def _look(self, machine: Machine, sectors: Sectors, allowed: list[tuple[Any, Any]]) -> None:
         self.states += 1
