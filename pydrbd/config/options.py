@@ -204,9 +204,16 @@ _DISK: Final = (
     _number("disk", "rs-discard-granularity", 0, 0, 1048576, Unit.BYTES, effective=True),
 )
 
+_DRBD_9: Final = (
+    _bool("options", "auto-promote", False, effective=True),
+    _number("options", "auto-promote-timeout", 0, 20, 600, Unit.DECISECONDS, effective=True),
+)
+"""Options of DRBD 9 that pydrbd has, too; drbdadm 8.4 refuses a file with them."""
+
 _RESOURCE: Final = (
     _string("options", "cpu-mask", 31, effective=True),
     _enum("options", "on-no-data-accessible", "io-error", "suspend-io", effective=True),
+    *_DRBD_9,
 )
 
 _STARTUP: Final = (

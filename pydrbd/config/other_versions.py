@@ -32,8 +32,6 @@ _ANY: Final = "*"
 DRBD9_OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
     {
         "options": {
-            "auto-promote": ("no",),
-            "auto-promote-timeout": (_ANY,),
             "quorum": ("off",),
             "quorum-minimum-redundancy": ("off",),
             "on-no-quorum": (_ANY,),

@@ -27,6 +27,8 @@ class ResourceOptions:
 
     cpu_mask: str = ""
     on_no_data_accessible: str = "io-error"
+    auto_promote: bool = False
+    auto_promote_timeout_ds: int = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class Clients:
 
     def on_closed(self, event: SessionClosed) -> None:
         self._node.volumes[event.volume].sessions.discard(event.session)
+        self._node.operator.auto_promote.review()
 
     def on_batch(self, event: ClientBatch) -> None:
         """One wake-up's requests of one client."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pydrbd.core.auto_promote import CLIENT_COMES, CLIENT_SETTLED, AutoPromote
 from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
@@ -43,11 +44,14 @@ class Operator:
         self._demotions: list[Command] = []
         self.syncs = SyncCommands(node, self.answer, self.check)
         self.promotion = Promotion(node)
+        self.auto_promote = AutoPromote(node, self._secondary)
         self.parting = Parting(node)
         self.reconfigure = Reconfigure(node)
         self._verbs: dict[str, Callable[[Command], None]] = {
             "primary": self.promotion.on_command,
             "secondary": self._secondary,
+            CLIENT_COMES: self.auto_promote.on_comes,
+            CLIENT_SETTLED: self.auto_promote.on_settled,
             "connect": self._connect,
             "disconnect": self.parting.on_command,
             "attach": self._attach,
@@ -100,6 +104,8 @@ class Operator:
         A Secondary that loses its peer has no generation of its own to tell that the peer may lack something.
         """
         node = self._node
+        if self.auto_promote.postponed:
+            self.auto_promote.review()
         if not self._demotions or node.writes.busy:
             return
         if node.log.last_unacked():
@@ -113,6 +119,7 @@ class Operator:
         node.writes.refusing = False
         for command in commands:
             self.answer(command, StateCode.SS_SUCCESS)
+        self.auto_promote.on_demoted()
 
     # --- connection ---
 
@@ -227,6 +234,7 @@ class Operator:
             self._node.no_data.thaw(again=False)
         for volume in self._node.volumes.values():
             self._node.change(volume, susp=False)
+        self.on_idle()
         self.answer(command, StateCode.SS_SUCCESS)
 
     # --- agreeing with the peer ---

@@ -5,6 +5,8 @@
                     fence-peer is asked once. Only with its word does data that is merely Consistent count as good.
     --force         bad data is called good; a peer that could not be fenced is taken for outdated
 
+Besides the operator's `primary` there is the client that wants to write (core/auto_promote): the same, without force.
+
 What a lost peer has sent is on our disk first: in protocol B its clients may have been answered for it, and ours would
 read what was there before.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pydrbd.core.auto_promote import CLIENT_COMES
 from pydrbd.core.effects import Level
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.states import Change, ConnState, DiskState, Role
@@ -31,11 +34,13 @@ _FORCEABLE = (DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent)
 
 
 class Promotion:
-    """The verb `primary`."""
+    """The verb `primary`, and a client that comes."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._waiting: list[Command] = []
+        self.by_client = False
+        """Whether the node is Primary, if it is, because of a client and not by an operator's word."""
 
     def on_command(self, command: Command) -> None:
         peer_is_primary = any(volume.state.peer is Role.Primary for volume in self._node.volumes.values())
@@ -60,7 +65,7 @@ class Promotion:
                 node.fence.ask(lambda good: self._begin(command, good))
                 return
             if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
-                node.operator.answer(command, code)
+                self._end(command, code)
                 return
         self._promote_next(command, list(node.volumes.values()), fenced)
 
@@ -90,7 +95,9 @@ class Promotion:
         """Promote the volumes one after the other: each asks the peer first, if there is one."""
         node = self._node
         if not volumes:
-            node.operator.answer(command, StateCode.SS_SUCCESS)
+            if command.verb != CLIENT_COMES:
+                self.by_client = False
+            self._end(command, StateCode.SS_SUCCESS)
             return
         volume, rest = volumes[0], volumes[1:]
         if volume.state.role is Role.Primary:
@@ -104,8 +111,10 @@ class Promotion:
 
         def granted(code: StateCode) -> None:
             if not code.granted:
-                node.operator.answer(command, code)
+                self._end(command, code)
                 return
+            if volume.state.role is not Role.Primary:
+                self.by_client = command.verb == CLIENT_COMES
             node.change(volume, role=Role.Primary, **wish, new_generation=forced)
             if not forced:
                 # The peer serves us from now on, in a generation that it will tell us of.
@@ -116,6 +125,10 @@ class Promotion:
             node.operator.ask_peer(volume.vnr, Change(role=Role.Primary, disk=wish.get("disk")), granted)
         else:
             granted(StateCode.SS_SUCCESS)
+
+    def _end(self, command: Command, code: StateCode) -> None:
+        self._node.operator.answer(command, code)
+        self._node.operator.auto_promote.review()  # the client may have gone meanwhile
 
 
 def _is_about_the_peer(volume: Volume, code: StateCode) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -86,20 +86,20 @@ class EmbeddedNode:
         """
         running = self._alive()
 
-        def begin() -> ThreadsClient:
+        async def begin() -> ThreadsClient:
             client = ThreadsClient(running.wakeup)
-            client.attach(running.service.exports.open(name, client))
+            client.attach(await running.service.exports.open_when_ready(name, client))
             return client
 
         try:
-            return self._in_trio(running, begin)
+            return self._wait_in_trio(running, begin)
         except ExportUnavailable as error:
             if not promote or error.code is not ReplyType.ERR_POLICY:
                 raise
         answer = self._command("primary")
         if answer["code"] < 1:
             raise StateRefused(answer["code"], answer["text"])
-        return self._in_trio(running, begin)
+        return self._wait_in_trio(running, begin)
 
     def close(self, client: ThreadsClient) -> None:
         """The last request has been answered."""
@@ -125,6 +125,12 @@ class EmbeddedNode:
         try:
             return trio.from_thread.run_sync(what, trio_token=running.token)
         except trio.RunFinishedError as error:
+            raise _ended() from error
+
+    def _wait_in_trio(self, running: _Running, what: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        try:
+            return trio.from_thread.run(what, trio_token=running.token)
+        except (trio.RunFinishedError, trio.Cancelled) as error:
             raise _ended() from error
 
     # --- its own thread ---

@@ -1,18 +1,20 @@
 """What lies between the NBD server and whatever stores the bytes: three small protocols.
 
 The server (runtime.nbd_server) frames, batches, sends and limits; the engine answers. Everything here is called in
-one Trio thread and returns at once; no call may block or raise, except where it says so.
+one Trio thread and returns at once; no call may block or raise, except where it says so. What takes time before an
+export can be opened is `Engine.make_ready`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from pydrbd.native import Batch, LaneStream
-from pydrbd.wire.nbd import ExportInfo, ExportUnavailable
+from pydrbd.wire.nbd import ExportInfo, ExportNotReady, ExportUnavailable
 
-__all__ = ["Client", "Engine", "ExportInfo", "ExportUnavailable", "LaneDoor", "ReplyPart", "Session"]
+__all__ = ["Client", "Engine", "ExportInfo", "ExportNotReady", "ExportUnavailable", "LaneDoor", "ReplyPart", "Session"]
 
 ReplyPart = bytes | bytearray | memoryview
 
@@ -121,6 +123,10 @@ class Engine(Protocol):
         """Open an export for a client; the empty name is the default export.
 
         Raises ExportUnavailable with the reason for humans, e.g. on a Secondary: "r0 is Secondary here: promote it
-        (pydrbd primary r0) or connect to its peer".
+        (pydrbd primary r0) or connect to its peer". Raises ExportNotReady where `make_ready` may help.
         """
+        ...
+
+    def make_ready(self, name: str) -> AbstractAsyncContextManager[ExportUnavailable | None]:
+        """Do what `open` said it needs; gives why that can't be done. While it is open, it is not undone."""
         ...

@@ -1,12 +1,13 @@
 """The volumes as NBD exports: what the NBD server asks, answered by the node.
 
-Export names are RES (volume 0) and RES/N. Only a Primary lets clients in; a client that is in when the node stops
-being Primary gets errors for what it asks, never stale data.
+Export names are RES (volume 0) and RES/N. Only a Primary lets clients in, or with `auto-promote` a node that can become
+one; a client that is in when the node stops being Primary gets errors for what it asks, never stale data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pydrbd.core.block_status import CONTEXTS
@@ -15,7 +16,8 @@ from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
 from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
 from pydrbd.native import Batch, LaneStream
-from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable, LaneDoor
+from pydrbd.runtime.auto_promote import promoted
+from pydrbd.runtime.engine import Client, ExportInfo, ExportNotReady, ExportUnavailable, LaneDoor
 from pydrbd.runtime.latency import Stopwatch
 from pydrbd.wire.nbd import ReplyType
 
@@ -55,14 +57,25 @@ class Exports:
         )
 
     def describe(self, name: str) -> ExportInfo:
-        return self._info(*self._find(name))
+        full, volume = self._find(name)
+        if not self._promotes(volume):
+            self._check(full, volume)
+        return self._info(full, volume)
 
     def _find(self, name: str) -> tuple[str, Volume]:
         names = self.names()
         full = name or next(iter(names))
         if full not in names:
             raise ExportUnavailable(f"no export '{name}' here; there is {', '.join(names)}", ReplyType.ERR_UNKNOWN)
-        volume = self._service.node.volumes[names[full]]
+        return full, self._service.node.volumes[names[full]]
+
+    def _promotes(self, volume: Volume) -> bool:
+        """Whether the role is given to whoever opens this now."""
+        leaving = volume.state.role != Role.Primary or self._service.node.operator.demoting
+        return leaving and self._service.plan.me.options.auto_promote
+
+    def _check(self, full: str, volume: Volume) -> None:
+        """Raises ExportUnavailable."""
         plan = self._service.plan
         if volume.state.role != Role.Primary:
             raise ExportUnavailable(
@@ -72,10 +85,30 @@ class Exports:
             )
         if not volume.serves:
             raise ExportUnavailable(f"{full} has no UpToDate disk in reach", ReplyType.ERR_SHUTDOWN)
-        return full, volume
+
+    @asynccontextmanager
+    async def make_ready(self, name: str) -> AsyncIterator[ExportUnavailable | None]:
+        full, _volume = self._find(name)
+        async with promoted(self._service) as refusal:
+            words = f"{full} is not Primary on {self._service.plan.me.name}, and can't be: {refusal}"
+            yield ExportUnavailable(words, ReplyType.ERR_POLICY) if refusal else None
+
+    async def open_when_ready(self, name: str, client: Client) -> ClientSession:
+        """`open`, after `make_ready` where that is needed. Raises ExportUnavailable."""
+        while True:
+            with suppress(ExportNotReady):
+                return self.open(name, client)
+            async with self.make_ready(name) as refusal:
+                if refusal is not None:
+                    raise refusal
+                with suppress(ExportNotReady):
+                    return self.open(name, client)
 
     def open(self, name: str, client: Client) -> ClientSession:
         full, volume = self._find(name)
+        if self._promotes(volume):
+            raise ExportNotReady(name)
+        self._check(full, volume)
         session = ClientSession(self._service, volume.vnr, self._info(full, volume), client)
         self._service.feed(SessionOpened(session, volume.vnr))
         return session

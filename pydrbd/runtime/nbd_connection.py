@@ -14,6 +14,7 @@ import logging
 import mmap
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -34,7 +35,7 @@ from pydrbd.runtime.engine import Engine, ReplyPart, Session
 from pydrbd.runtime.nbd_handshake import Admission, ClientGone, Handshake
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.units import KIB
-from pydrbd.wire.nbd import REQUEST_SIZE_BYTES, Command, ExportInfo
+from pydrbd.wire.nbd import REQUEST_SIZE_BYTES, Command, ExportInfo, ExportUnavailable
 from pydrbd.wire.nbd_negotiation import Opened
 
 __all__ = ["NbdConnection", "NbdStatistics"]
@@ -346,3 +347,6 @@ class _Opener:
         assert self.session is None, "one connection opens one export"
         self.session = self._engine.open(name, self._connection)
         return self.session.info
+
+    def make_ready(self, name: str) -> AbstractAsyncContextManager[ExportUnavailable | None]:
+        return self._engine.make_ready(name)

@@ -7,9 +7,11 @@ TLS lies in front of everything else: what follows STARTTLS goes through a socke
 from __future__ import annotations
 
 import logging
+import math
 import socket
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -17,9 +19,19 @@ from pydrbd.errors import ClientProtocolError
 from pydrbd.limits import NBD_HANDSHAKE_TIMEOUT_S
 from pydrbd.runtime.tls import TlsFailed, TlsIdentity, accept_tls
 from pydrbd.units import KIB
-from pydrbd.wire.nbd_negotiation import ExportSource, Negotiation, Opened, Policy, StartTls, TlsMode
+from pydrbd.wire.nbd import ExportUnavailable
+from pydrbd.wire.nbd_negotiation import (
+    ExportSource,
+    Negotiation,
+    Opened,
+    Outcome,
+    Policy,
+    StartTls,
+    TlsMode,
+    Waits,
+)
 
-__all__ = ["Admission", "ClientGone", "Handshake"]
+__all__ = ["Admission", "ClientGone", "Handshake", "PatientSource"]
 
 _READ_BYTES: Final = 64 * KIB
 _log = logging.getLogger(__name__)
@@ -43,11 +55,21 @@ class Admission:
         assert self.policy.tls is TlsMode.OFF or self.identity is not None, "TLS needs a certificate"
 
 
+class PatientSource(ExportSource, Protocol):
+    """Exports that may take their time to become ready."""
+
+    def make_ready(self, name: str) -> AbstractAsyncContextManager[ExportUnavailable | None]:
+        """See engine.Engine."""
+        ...
+
+
 class Handshake:
     """One handshake. `socket` is the one that the connection goes on with: another one after STARTTLS."""
 
-    def __init__(self, sock: socket.socket, peer: str, source: ExportSource, admission: Admission) -> None:
+    def __init__(self, sock: socket.socket, peer: str, source: PatientSource, admission: Admission) -> None:
         self.socket = sock
+        self._source = source
+        self._time = trio.CancelScope()
         self._peer = peer
         self._admission = admission
         self._negotiation = Negotiation(source, admission.policy)
@@ -55,8 +77,9 @@ class Handshake:
     async def run(self, nursery: trio.Nursery) -> Opened | None:
         """The open export, or None if the client left in good order. Raises ClientProtocolError, ClientGone."""
         timeout_s = self._admission.timeout_s
+        self._time.deadline = trio.current_time() + timeout_s
         try:
-            with trio.move_on_after(timeout_s):
+            with self._time:
                 return await self._exchange(nursery)
         except ClientGone as gone:
             if self._negotiation.spoke:
@@ -75,12 +98,24 @@ class Handshake:
                 raise ClientGone("it closed the connection in the handshake")
             try:
                 outcome = negotiation.receive(data)
+                while isinstance(outcome, Waits):
+                    outcome = await self._make_ready(outcome.name)
             finally:
                 await self._send_all(negotiation.take_outgoing())
             if isinstance(outcome, StartTls):
                 await self._encrypt(nursery)
             elif outcome is not None:
                 return outcome if isinstance(outcome, Opened) else None
+
+    async def _make_ready(self, name: str) -> Outcome | None:
+        """What comes of it when the export is ready. The time that takes is not the client's."""
+        left_s = self._time.deadline - trio.current_time()
+        self._time.deadline = math.inf
+        try:
+            async with self._source.make_ready(name) as refusal:
+                return self._negotiation.go_on(refusal)
+        finally:
+            self._time.deadline = trio.current_time() + left_s
 
     async def _encrypt(self, nursery: trio.Nursery) -> None:
         assert self._admission.identity is not None, "TLS was offered"

@@ -181,6 +181,11 @@ class Service:
         changed.set()
         self.watchers.tell()
 
+    @property
+    def changed(self) -> trio.Event:
+        """Set when something that `status` shows has changed; then there is a new one."""
+        return self._changed
+
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on the node's state holds."""
         while not condition():

@@ -31,6 +31,7 @@ __all__ = [
     "Command",
     "CommandFlag",
     "ExportInfo",
+    "ExportNotReady",
     "ExportUnavailable",
     "HandshakeFlag",
     "InfoType",
@@ -191,6 +192,10 @@ class ExportUnavailable(PydrbdError):
         super().__init__(reason)
         self.reason = reason
         self.code = code
+
+
+class ExportNotReady(Exception):
+    """An export can be opened only after something has been done that takes time: do it, then open it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from pydrbd.limits import NBD_OPTION_BYTES_MAX, NBD_OPTIONS_MAX, NBD_STRING_BYTE
 from pydrbd.wire.nbd import (
     ClientFlag,
     ExportInfo,
+    ExportNotReady,
     ExportUnavailable,
     HandshakeFlag,
     InfoType,
@@ -41,7 +42,7 @@ from pydrbd.wire.nbd_option_data import (
     decode_name,
 )
 
-__all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome", "Policy", "StartTls", "TlsMode"]
+__all__ = ["Aborted", "ExportSource", "Negotiation", "Opened", "Outcome", "Policy", "StartTls", "TlsMode", "Waits"]
 
 _GREETING: Final = Struct(">QQH")
 _CLIENT_FLAGS: Final = Struct(">I")
@@ -69,7 +70,10 @@ class ExportSource(Protocol):
         ...
 
     def open(self, name: str) -> ExportInfo:
-        """GO and EXPORT_NAME: open the export (the empty name is the default one). Raises ExportUnavailable."""
+        """GO and EXPORT_NAME: open the export (the empty name is the default one).
+
+        Raises ExportUnavailable, or ExportNotReady: then the handshake's outcome is Waits.
+        """
         ...
 
 
@@ -95,7 +99,14 @@ class StartTls:
     """The client was told to begin TLS: go on with `encrypted` and the bytes that come through it."""
 
 
-Outcome = Opened | Aborted | StartTls
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The export of this name is to be made ready first: do that, and `go_on`."""
+
+    name: str
+
+
+Outcome = Opened | Aborted | StartTls | Waits
 
 
 class TlsMode(Enum):
@@ -134,6 +145,7 @@ class Negotiation:
         self._options_seen = 0
         self._structured = False
         self._chosen: tuple[str, tuple[tuple[int, str], ...]] | None = None  # the export's name, and its contexts
+        self._held: tuple[int, bytes] = (0, b"")  # the option that waits, and its data
         self._outcome: Outcome | None = None
         self._error: ClientProtocolError | None = None
 
@@ -160,7 +172,18 @@ class Negotiation:
         if self._error is not None:
             raise self._error
         self._incoming += data
+        return self._advance()
+
+    def go_on(self, refusal: ExportUnavailable | None) -> Outcome | None:
+        """What was waited for has been done, or can't be: as `receive`, with what has come meanwhile."""
+        assert isinstance(self._outcome, Waits), "nothing waits"
+        self._outcome = None
+        return self._advance(refusal, held=True)
+
+    def _advance(self, refusal: ExportUnavailable | None = None, *, held: bool = False) -> Outcome | None:
         try:
+            if held:
+                self._on_option(*self._held, refusal)
             while self._outcome is None and self._step():
                 pass
         except ClientProtocolError as error:
@@ -228,7 +251,8 @@ class Negotiation:
         self._skip_bytes = length_bytes if length_bytes > NBD_OPTION_BYTES_MAX else 0
         return True
 
-    def _on_option(self, option: int, data: bytes) -> None:
+    def _on_option(self, option: int, data: bytes, refusal: ExportUnavailable | None = None) -> None:
+        """Answer an option. `refusal`: it waited for an export, and this came of it."""
         closed = self._policy.tls is TlsMode.REQUIRE and not self._is_encrypted
         try:
             if closed and option == Option.EXPORT_NAME:
@@ -236,7 +260,9 @@ class Negotiation:
             if closed and option not in (Option.ABORT, Option.STARTTLS):
                 raise OptionRefused(ReplyType.ERR_TLS_REQD, "this server requires TLS")
             if option == Option.EXPORT_NAME:
-                self._on_export_name(data)
+                self._on_export_name(data, refusal)
+            elif refusal is not None:
+                raise refusal
             elif option == Option.ABORT:
                 self._reply(option, ReplyType.ACK)
                 self._outcome = Aborted()
@@ -256,11 +282,16 @@ class Negotiation:
             self._reply_error(option, refused.code, refused.text)
         except ExportUnavailable as unavailable:
             self._reply_error(option, unavailable.code, unavailable.reason)
+        except ExportNotReady as not_ready:
+            self._held = (option, data)
+            self._outcome = Waits(str(not_ready))
 
-    def _on_export_name(self, data: bytes) -> None:
+    def _on_export_name(self, data: bytes, refusal: ExportUnavailable | None) -> None:
         """The old way in: it has no error reply, so every failure ends the connection."""
         try:
             name = decode_name(data)
+            if refusal is not None:
+                raise refusal
             info = self._source.open(name)
         except (OptionRefused, ExportUnavailable) as error:
             raise ClientProtocolError(f"EXPORT_NAME can't be answered: {error}") from error

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
+
+import trio
 
 from pydrbd import native
 from pydrbd.limits import NBD_REQUEST_BYTES_MAX
 from pydrbd.native import Batch, Buffer
-from pydrbd.runtime.engine import Client, ExportInfo, ExportUnavailable
+from pydrbd.runtime.engine import Client, ExportInfo, ExportNotReady, ExportUnavailable
 from pydrbd.wire.nbd import Command, CommandFlag, NbdError, ReplyType
 
 __all__ = ["MemoryEngine", "MemorySession"]
@@ -25,7 +28,8 @@ _FLAGS = {
 
 
 class MemoryEngine:
-    """One disk of memory under several names: "" and "disk", "ro" (read-only), and "secondary" (refused).
+    """One disk of memory under several names: "" and "disk", "ro" (read-only), "secondary" (refused), and "slow" (opens
+    after `ready`, unless there is a `refusal`).
 
     With `held` a list, batches wait in it until `carry_out_held`.
     """
@@ -39,6 +43,9 @@ class MemoryEngine:
         self.flush_count = 0
         self.fua_count = 0
         self.held: list[tuple[MemorySession, Batch]] | None = None
+        self.ready = trio.Event()
+        self.refusal: ExportUnavailable | None = None
+        self.waiting = 0
 
     def exports(self) -> Sequence[ExportInfo]:
         return [self._info("disk"), self._info("ro")]
@@ -46,11 +53,22 @@ class MemoryEngine:
     def describe(self, name: str) -> ExportInfo:
         if name == "secondary":
             raise ExportUnavailable("secondary is Secondary here: promote it or connect to its peer")
-        if name not in ("", "disk", "ro"):
+        if name not in ("", "disk", "ro", "slow"):
             raise ExportUnavailable(f"there is no export {name!r}", ReplyType.ERR_UNKNOWN)
         return self._info(name or "disk")
 
+    @asynccontextmanager
+    async def make_ready(self, name: str) -> AsyncIterator[ExportUnavailable | None]:
+        self.waiting += 1
+        try:
+            await self.ready.wait()
+            yield self.refusal
+        finally:
+            self.waiting -= 1
+
     def open(self, name: str, client: Client) -> MemorySession:
+        if name == "slow" and not self.ready.is_set():
+            raise ExportNotReady(name)
         session = MemorySession(self, self.describe(name), client)
         self.sessions.append(session)
         return session

@@ -14,7 +14,7 @@ import trio
 from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import NBD_HANDSHAKE_TIMEOUT_S
 from pydrbd.runtime.nbd_server import NbdServer
-from pydrbd.wire.nbd import Command, Option, ReplyType, encode_request
+from pydrbd.wire.nbd import Command, ExportUnavailable, Option, ReplyType, encode_request
 from tests.nbd.memory_engine import MemorySession
 from tests.nbd.raw_client import FIXED, RawClient, info_request, option, until
 
@@ -130,6 +130,26 @@ async def test_a_handshake_that_stops_is_ended(connect, server, words, autojump_
     assert trio.current_time() >= NBD_HANDSHAKE_TIMEOUT_S
     assert [record.message for record in caplog.records if "not finished within 30 s" in record.message]
     assert server.statistics().failed == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_an_export_may_take_longer_than_a_handshake(connect, engine, refused, autojump_clock):
+    """What the server needs to make it ready is not the client's time; others come in meanwhile."""
+    client = await connect()
+    assert len(await client.receive(18)) == 18
+    await client.send(FIXED + option(Option.GO, info_request(b"slow")))
+    await until(lambda: engine.waiting == 1)
+    await trio.sleep(10 * NBD_HANDSHAKE_TIMEOUT_S)
+    assert await (await connect("disk")).request(Command.FLUSH) == (0, b"")
+    if refused:
+        engine.refusal = ExportUnavailable("it can't be")
+    engine.ready.set()
+    answer = (Option.GO, ReplyType.ERR_POLICY, b"it can't be") if refused else (Option.GO, ReplyType.INFO)
+    assert (await client.option_reply())[: len(answer)] == answer
+    await until(lambda: engine.waiting == 0)
+    if refused:
+        with trio.fail_after(NBD_HANDSHAKE_TIMEOUT_S + 1):  # its own time goes on
+            assert await client.stream.receive_some() == b""
 
 
 async def test_a_client_that_does_not_read_its_handshake_is_ended(connect, server, autojump_clock):

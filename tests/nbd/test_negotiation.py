@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pydrbd.errors import ClientProtocolError
 from pydrbd.limits import NBD_OPTION_BYTES_MAX, NBD_OPTIONS_MAX, NBD_REQUEST_BYTES_MAX
-from pydrbd.wire.nbd import ExportInfo, ExportUnavailable, InfoType, Option, ReplyType, TransmissionFlag
-from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome
+from pydrbd.wire.nbd import ExportInfo, ExportNotReady, ExportUnavailable, InfoType, Option, ReplyType, TransmissionFlag
+from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome, Waits
 from tests.nbd.raw_client import FIXED, GREETING, info_request, option, replies
 
 R0 = ExportInfo(
@@ -271,6 +271,58 @@ def test_a_refused_go_opens_nothing() -> None:
     negotiation = Negotiation(source)
     negotiation.receive(FIXED + option(Option.INFO, info_request(b"r0")) + option(Option.GO, info_request(b"r0/1")))
     assert source.opened == []
+
+
+class NotReady(TwoExports):
+    """Nothing opens before it is ready."""
+
+    ready = False
+
+    def open(self, name: str) -> ExportInfo:
+        if not self.ready:
+            raise ExportNotReady(name)
+        return super().open(name)
+
+
+GO_R0, NAME_R0 = option(Option.GO, info_request(b"r0")), option(Option.EXPORT_NAME, b"r0")
+WAITING = [pytest.param(GO_R0, id="GO"), pytest.param(NAME_R0, id="EXPORT_NAME")]
+
+
+@pytest.mark.parametrize("opening", WAITING)
+def test_an_export_that_is_not_ready_is_waited_for(opening: bytes) -> None:
+    """The answer, and the bytes behind the option, are as if it had been ready at once; it may wait twice."""
+    source = NotReady()
+    negotiation = Negotiation(source)
+    assert negotiation.receive(FIXED + opening + b"first request") == Waits("r0")
+    before = negotiation.take_outgoing()
+    assert negotiation.go_on(None) == Waits("r0") and not negotiation.take_outgoing()
+    source.ready = True
+    expected = run(FIXED + opening + b"first request")
+    assert negotiation.go_on(None) == expected.outcome and source.opened == ["r0"]
+    assert before + negotiation.take_outgoing() == expected.outgoing
+
+
+def test_a_go_whose_export_does_not_become_ready_is_refused() -> None:
+    """With the reason; what the client has said behind it is answered then. EXPORT_NAME can only end."""
+    refusal = ExportUnavailable("the peer is Primary")
+    negotiation = Negotiation(NotReady())
+    assert negotiation.receive(FIXED + GO_R0 + option(Option.ABORT)) == Waits("r0")
+    assert negotiation.go_on(refusal) == Aborted()
+    assert replies(negotiation.take_outgoing()) == [
+        (Option.GO, ReplyType.ERR_POLICY, b"the peer is Primary"),
+        (Option.ABORT, ReplyType.ACK, b""),
+    ]
+    negotiation = Negotiation(NotReady())
+    assert negotiation.receive(FIXED + NAME_R0) == Waits("r0")
+    with pytest.raises(ClientProtocolError, match="the peer is Primary"):
+        negotiation.go_on(refusal)
+
+
+def test_whoever_only_looks_does_not_wait() -> None:
+    """LIST, INFO and meta-data contexts make nothing ready."""
+    look = option(Option.STRUCTURED_REPLY) + option(Option.LIST) + option(Option.INFO, info_request(b"r0"))
+    look += option(Option.SET_META_CONTEXT, struct.pack(">I", 2) + b"r0" + bytes(4))
+    assert Negotiation(NotReady()).receive(FIXED + look) is None
 
 
 OPTIONS = st.one_of(
