@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydrbd.admin.exit_codes import os_error_text
 from pydrbd.admin.output import OutputError, complain, say
@@ -280,11 +280,18 @@ def _action(context: Context, verb: str, arguments: Namespace) -> Callable[[Targ
 
     if verb == "outdate":
         return lambda target: verbs_state.outdate(context, target.resource)
-    names = {"force", "discard_my_data", "clear_bitmap", "size_sectors", "assume_clean", "assume_peer_has_space"}
-    options = {name: value for name, value in vars(arguments).items() if name in names}
+    options = _handed_on(arguments)
     if COMMANDS[verb].of_volumes:
         return lambda target: verbs_state.request_of_volumes(context, target, verb, options)
     return lambda target: verbs_state.request(context, target.resource, verb, options)
+
+
+def _handed_on(arguments: Namespace) -> dict[str, Any]:
+    """The options of a verb that its request has, too."""
+    names = {"force", "discard_my_data", "clear_bitmap", "size_sectors", "assume_clean", "assume_peer_has_space"}
+    if_given = {"al_stripes", "al_stripe_size_kib"}
+    given = vars(arguments).items()
+    return {name: value for name, value in given if name in names or (name in if_given and value is not None)}
 
 
 def _waiting(context: Context, verb: str, arguments: Namespace) -> Callable[[Target], int]:

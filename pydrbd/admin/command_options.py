@@ -166,6 +166,14 @@ def _count(text: str) -> int:
     return value
 
 
+def _stripe_kib(text: str) -> int:
+    value = _count(text)
+    if value % 4:
+        raise ValueError
+    return value
+
+
+_stripe_kib.__name__ = "multiple of 4"
 _seconds.__name__ = "number of seconds"
 _count.__name__ = _count_or_none.__name__ = "number"
 
@@ -207,6 +215,12 @@ def resize(parser: argparse.ArgumentParser) -> None:
     )
     _flag(parser, "--assume-clean", "the new end is equal on both disks: don't sync it")
     _flag(parser, "--assume-peer-has-space", "although the peer is not connected, and can't be asked")
+    words = "the activity log's stripes from now on"
+    parser.add_argument("--al-stripes", type=_count, metavar="N", help=words)
+    parser.add_argument(
+        "--al-stripe-size-kB", "--al-stripe-size", dest="al_stripe_size_kib", type=_stripe_kib, metavar="N",
+        help="and the size of each, in KiB",
+    )  # fmt: skip
 
 
 def _size_sectors(text: str) -> int:

@@ -14,6 +14,10 @@ from pydrbd.errors import StateRefused
 __all__ = [
     "ERR_CONNECTED",
     "ERR_IMPLICIT_SHRINK",
+    "ERR_MD_LAYOUT_CONNECTED",
+    "ERR_MD_LAYOUT_NO_FIT",
+    "ERR_MD_LAYOUT_TOO_BIG",
+    "ERR_MD_LAYOUT_TOO_SMALL",
     "ERR_NO_DISK",
     "ERR_NO_PRIMARY",
     "ERR_RESIZE_RESYNC",
@@ -28,6 +32,10 @@ ERR_RESIZE_RESYNC: Final = 130
 ERR_NO_PRIMARY: Final = 131
 ERR_NO_DISK: Final = 138
 ERR_CONNECTED: Final = 151
+ERR_MD_LAYOUT_CONNECTED: Final = 166
+ERR_MD_LAYOUT_TOO_BIG: Final = 167
+ERR_MD_LAYOUT_TOO_SMALL: Final = 168
+ERR_MD_LAYOUT_NO_FIT: Final = 169
 ERR_IMPLICIT_SHRINK: Final = 170
 
 
@@ -117,6 +125,10 @@ _FAILURES: Final[Mapping[int, str]] = {
     ERR_NO_PRIMARY: "Need one Primary node to resize.",
     ERR_NO_DISK: "Device does not have a disk-config",
     ERR_CONNECTED: "Need to be StandAlone",
+    ERR_MD_LAYOUT_CONNECTED: "DRBD need to be connected for online MD layout change",
+    ERR_MD_LAYOUT_TOO_BIG: "Resulting AL area too big",
+    ERR_MD_LAYOUT_TOO_SMALL: "Resulting AL are too small",
+    ERR_MD_LAYOUT_NO_FIT: "Resulting layout does not fit into the device:",
     ERR_IMPLICIT_SHRINK: "Implicit device shrinking not allowed.",
 }
 

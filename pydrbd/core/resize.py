@@ -4,7 +4,7 @@
     the peer does the same and answers with P_SIZES; whoever has grown then fills the new end: the Primary is source
 
 Each side computes the size by itself. The new area is out of sync until it has been resynced, unless an operator says
-that it is equal (--assume-clean).
+that it is equal (--assume-clean). The activity log may be given other stripes on the way.
 
 A device shrinks only if an operator asks for that very size, and says that he means it (--assume-peer-has-space): on
 the only Primary, and not while anything is under way beyond the new end. A kernel shrinks for the size alone.
@@ -21,6 +21,10 @@ from pydrbd.core.changes import superblock_now
 from pydrbd.core.effects import Answer, Level, MeasureDisk, Stage
 from pydrbd.core.refusals import (
     ERR_IMPLICIT_SHRINK,
+    ERR_MD_LAYOUT_CONNECTED,
+    ERR_MD_LAYOUT_NO_FIT,
+    ERR_MD_LAYOUT_TOO_BIG,
+    ERR_MD_LAYOUT_TOO_SMALL,
     ERR_NO_DISK,
     ERR_NO_PRIMARY,
     ERR_RESIZE_RESYNC,
@@ -31,6 +35,9 @@ from pydrbd.core.refusals import (
 from pydrbd.core.sizes import SizeRefused
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.errors import MetaDataError
+from pydrbd.metadata.activity_log import slot_limit
+from pydrbd.metadata.layout import AL_BLOCKS_MAX, AL_BLOCKS_MIN, Layout
 from pydrbd.metadata.moving import grown_layout, plan_move, with_layout
 from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.packet_numbers import DdsFlag
@@ -52,7 +59,8 @@ class Resizes:
     # --- the operator ---
 
     def on_command(self, command: Command) -> None:
-        """Arguments: `size_sectors`, `assume_clean`, `assume_peer_has_space`, and `volume` to name a single one."""
+        """Arguments: `size_sectors`, `assume_clean`, `assume_peer_has_space`, `al_stripes`, `al_stripe_size_kib`, and
+        `volume` to name a single one."""
         self._next(command, chosen_volumes(self._node.volumes, command.arguments))
 
     def _next(self, command: Command, volumes: list[Volume]) -> None:
@@ -63,22 +71,22 @@ class Resizes:
         volume, rest = volumes[0], volumes[1:]
 
         def measured(error: str) -> None:
-            refused = error or self._refusal(volume) or self._resize(volume, command)
+            refused = error or self._refusal(volume, command) or self._resize(volume, command)
             if refused:
                 self._fail(command, refused)
             else:
                 self._next(command, rest)
 
-        refused = self._refusal(volume)
+        refused = self._refusal(volume, command)
         if refused:
             self._fail(command, refused)
         else:
-            self._measure(volume, measured)
+            self._measure(volume, measured, _stripes(volume, command))
 
     def _fail(self, command: Command, text: str) -> None:
         self._node.out.put(Answer(command.request, int(StateCode.SS_UNKNOWN_ERROR), text))
 
-    def _refusal(self, volume: Volume) -> str:
+    def _refusal(self, volume: Volume, command: Command) -> str:
         state = volume.state
         if not volume.has_disk:
             return failure(ERR_NO_DISK)
@@ -86,6 +94,24 @@ class Resizes:
             return failure(ERR_RESIZE_RESYNC)
         if state.role is Role.Secondary is state.peer:
             return failure(ERR_NO_PRIMARY)
+        return self._refused_stripes(volume, command)
+
+    def _refused_stripes(self, volume: Volume, command: Command) -> str:
+        """Why the activity log can't have the stripes that an operator asks for."""
+        disk, stripes = volume.disk, _stripes(volume, command)
+        assert disk is not None
+        if stripes is None:
+            return ""
+        blocks = stripes[0] * stripes[1]
+        if volume.state.conn < ConnState.Connected and not command.arguments.get("assume_peer_has_space"):
+            return failure(ERR_MD_LAYOUT_CONNECTED)
+        if blocks > AL_BLOCKS_MAX:
+            return failure(ERR_MD_LAYOUT_TOO_BIG)
+        if blocks < AL_BLOCKS_MIN:
+            return failure(ERR_MD_LAYOUT_TOO_SMALL)
+        if disk.log.slot_count > slot_limit(blocks):
+            words = f"(it has room for al-extents {slot_limit(blocks)}, {disk.log.slot_count} are in force)"
+            return failure(ERR_MD_LAYOUT_TOO_SMALL, words)
         return ""
 
     def _resize(self, volume: Volume, command: Command) -> str:
@@ -226,7 +252,7 @@ class Resizes:
         last = disk.superblock.la_size_sectors
         return sizes.agreed_size(disk.capacity_sectors, peers, last_agreed=last, user=user)
 
-    def _measure(self, volume: Volume, then: Callable[[str], None]) -> None:
+    def _measure(self, volume: Volume, then: Callable[[str], None], stripes: tuple[int, int] | None = None) -> None:
         """Look how large the disks are, and have the meta-data follow them; `then` gets words if that failed."""
         node, disk = self._node, volume.disk
 
@@ -242,24 +268,36 @@ class Resizes:
             if volume.disk is not disk or disk is None:
                 then(failure(ERR_NO_DISK))
                 return
-            self._take_up(volume, disk, effect.backing_sectors, effect.md_sectors)
+            try:
+                layout = grown_layout(disk.layout, effect.md_sectors, stripes)
+            except MetaDataError as error:
+                then(failure(ERR_MD_LAYOUT_NO_FIT, str(error)))
+                return
+            room = layout.data_sectors(effect.backing_sectors)
+            if stripes is not None and room < volume.size_sectors:
+                words = f"it leaves {room} sectors, and the device has {volume.size_sectors}: make it smaller first"
+                then(failure(ERR_MD_LAYOUT_NO_FIT, words))
+                return
+            self._take_up(volume, disk, layout, room)
             then("")
 
         effect = MeasureDisk(volume.vnr, measured)
         node.out.put(effect)
 
-    def _take_up(self, volume: Volume, disk: LocalDisk, backing_sectors: int, md_sectors: int) -> None:
+    def _take_up(self, volume: Volume, disk: LocalDisk, layout: Layout, capacity_sectors: int) -> None:
         """The disks have these sizes now. Everything that is written from here on goes to the new place."""
         node, old = self._node, disk.layout
-        disk.layout = grown_layout(old, md_sectors)
-        disk.capacity_sectors = disk.layout.data_sectors(backing_sectors)
-        if replace(disk.layout, md_device_sectors=old.md_device_sectors) == old:
+        disk.layout, disk.capacity_sectors = layout, capacity_sectors
+        if replace(layout, md_device_sectors=old.md_device_sectors) == old:
             return
         node.log_line(
             Level.INFO,
             f"volume {volume.vnr}: the meta-data moves from byte {old.superblock_offset_bytes} to "
-            f"{disk.layout.superblock_offset_bytes}: the device has grown to {sectors_to_bytes(md_sectors)} bytes",
+            f"{layout.superblock_offset_bytes}, its activity log has {layout.al_stripes} stripes of "
+            f"{layout.al_stripe_size_4k * 4} KiB: the device has {sectors_to_bytes(layout.md_device_sectors)} bytes",
         )
+        if (layout.al_stripes, layout.al_stripe_size_4k) != (old.al_stripes, old.al_stripe_size_4k):
+            disk.log.restripe(layout.al_stripes, layout.al_stripe_size_4k)
         disk.superblock = with_layout(disk.superblock, disk.layout)
         disk.superblock = superblock_now(volume)
         disk.bitmap.mark_all_dirty()
@@ -267,6 +305,17 @@ class Resizes:
         stages = plan_move(old, disk.layout, disk.superblock, pages, disk.log.rewrite())
         # What was resynced is clean in these pages: its data is durable first.
         node.out.persist(volume.vnr, tuple(Stage(not number, writes) for number, writes in enumerate(stages)))
+
+
+def _stripes(volume: Volume, command: Command) -> tuple[int, int] | None:
+    """How many stripes the activity log is to have, and blocks in each: what is not said stays. None: all stays."""
+    disk, stripes = volume.disk, command.arguments.get("al_stripes")
+    size_kib = command.arguments.get("al_stripe_size_kib")
+    if disk is None or (stripes is None and size_kib is None):
+        return None
+    now = disk.layout
+    wanted = int(stripes or now.al_stripes), int(size_kib) // 4 if size_kib else now.al_stripe_size_4k
+    return None if wanted == (now.al_stripes, now.al_stripe_size_4k) else wanted
 
 
 def _words(volume: Volume, sectors: int) -> str:

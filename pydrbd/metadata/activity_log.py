@@ -190,6 +190,13 @@ class ActivityLog:
             self._turn()
         return b"".join(blocks)
 
+    def restripe(self, al_stripes: int, al_stripe_size_4k: int) -> None:
+        """Go on in a ring of another shape, which `rewrite` fills; what is hot stays so. It must have enough room."""
+        assert self._pending is None, "a transaction is under way"
+        assert self._slot_count <= slot_limit(al_stripes * al_stripe_size_4k), "the ring is too short for the slots"
+        self._al_stripes, self._al_stripe_size_4k = al_stripes, al_stripe_size_4k
+        self._tr_number = self._context_start = 0
+
     def _turn(self) -> None:
         """On to the next block of the ring and the next piece of the context."""
         self._tr_number = (self._tr_number + 1) % number_modulus(self._al_stripes * self._al_stripe_size_4k)

@@ -41,6 +41,11 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "assume_clean": (_is_flag, "true or false"),
     "assume_peer_has_space": (_is_flag, "true or false"),
     "size_sectors": (lambda value: value is None or _is_number(value), "a number of sectors"),
+    "al_stripes": (lambda value: value is None or (_is_number(value) and 1 <= value <= 1024), "1 to 1024"),
+    "al_stripe_size_kib": (
+        lambda value: value is None or (_is_number(value) and 4 <= value <= 1 << 24 and value % 4 == 0),
+        "a multiple of 4, from 4 to 16777216",
+    ),
     "start_sector": (_is_number, "a number of sectors"),
     "stop_sector": (_is_number, "a number of sectors"),
     "volume": (_is_number, "a volume's number"),
@@ -62,7 +67,9 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
     "verify": frozenset({"start_sector", "stop_sector"}),
     "verify-report": frozenset({"cells"}),
     "new-current-uuid": frozenset({"clear_bitmap", "volume"}),
-    "resize": frozenset({"size_sectors", "assume_clean", "assume_peer_has_space", "volume"}),
+    "resize": frozenset(
+        {"size_sectors", "assume_clean", "assume_peer_has_space", "al_stripes", "al_stripe_size_kib", "volume"}
+    ),
     "adjust": frozenset({"config", "dry_run"}),
     "options": frozenset({"section", "options", "volume"}),
     "show": frozenset({"defaults"}),

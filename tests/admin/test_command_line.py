@@ -80,6 +80,8 @@ def test_version(run):
         (["wait-sync", "-t", "soon", "r0"], "invalid number of seconds value: 'soon'"),
         (["wait-sync", "-t", "-1", "r0"], "-t"),
         (["create-md", "--al-stripes", "0", "r0"], "invalid number value: '0'"),
+        (["resize", "--al-stripes", "0", "r0"], "invalid number value: '0'"),
+        (["resize", "--al-stripe-size-kB", "30", "r0"], "invalid multiple of 4 value: '30'"),
         (["status", "-c"], "expected one argument"),
         (["status", "--json=1"], "ignored explicit argument '1'"),
     ],

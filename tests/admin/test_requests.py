@@ -38,6 +38,17 @@ REQUESTS = [
         "resize",
         {"size_sectors": 6 << 20, "assume_clean": True, "assume_peer_has_space": True},
     ),
+    (
+        ["resize", "--al-stripes", "4", "--al-stripe-size-kB=64"],
+        "resize",
+        {"size_sectors": None, "assume_clean": False, "assume_peer_has_space": False}
+        | {"al_stripes": 4, "al_stripe_size_kib": 64},
+    ),
+    (
+        ["resize", "--al-stripe-size=4"],
+        "resize",
+        {"size_sectors": None, "assume_clean": False, "assume_peer_has_space": False, "al_stripe_size_kib": 4},
+    ),
     (["resize", "--size=99s"], "resize", {"size_sectors": 99, "assume_clean": False, "assume_peer_has_space": False}),
 ]
 

@@ -339,3 +339,100 @@ def test_reads_that_wait_while_the_device_shrinks_are_not_sent(monkeypatch: pyte
     assert wait(client, *cookies)[1:] == [22] * 3
     world.run(2)
     assert world.is_in_sync() and not world.protocol_errors
+
+
+# --- other stripes of the activity log ---
+
+
+def stripes_of(machine):
+    superblock = machine.disks[0].superblock()
+    return superblock.al_stripes, superblock.al_stripe_size_4k
+
+
+def equal(world):
+    size = world.a.volume.size_bytes
+    assert world.b.volume.size_bytes == size
+    return world.a.disks[0].image[:size] == world.b.disks[0].image[:size]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_other_stripes_while_clients_write(seed: int) -> None:
+    """On one node, with room for them: the log goes on in them, after a crash too; clients notice nothing."""
+    world, client = pair(seed)
+    grow(world.a)  # the peer's disk has not: the device stays as it is
+    busy = [client.write(offset * 5 * BLOCK, b"b" * BLOCK) for offset in range(100)]
+    assert answer(world, world.a, al_stripes=4, al_stripe_size_kib=64) == (1, "")
+    busy += [client.write(offset * 7 * BLOCK, b"c" * BLOCK) for offset in range(100)]
+    assert stripes_of(world.a) == (4, 16) and stripes_of(world.b) == (1, 8)
+    assert wait(client, *busy) == [0] * 200
+    client.write(3 * MIB, b"d" * BLOCK)
+    world.run(0.001)
+    world.a.lose_power(world.rng)
+    world.a.start()
+    world.run_until(world.is_in_sync)
+    world.settle()
+    assert equal(world) and stripes_of(world.a) == (4, 16) and not world.protocol_errors
+
+
+def test_back_to_fewer_gives_the_room_to_the_device() -> None:
+    """One number alone leaves the other as it is; on both, the device grows by what the log gave up."""
+    world, client = pair()
+    grow(world.a, world.b)
+    for machine in (world.a, world.b):
+        assert answer(world, machine, al_stripes=8) == (1, "")
+        assert stripes_of(machine) == (8, 8)
+        world.settle()
+        world.run_until(world.is_in_sync)
+    large = world.a.volume.size_sectors
+    for machine in (world.a, world.b):
+        assert answer(world, machine, al_stripes=1) == (1, "")
+        world.settle()
+        world.run_until(world.is_in_sync)
+    world.run_until(lambda: world.is_in_sync() and world.b.volume.size_sectors > large)
+    world.settle()
+    assert world.a.volume.size_sectors == large + 7 * 8 * 8
+    assert write(client, large * 512, b"x" * BLOCK) == 0
+    world.settle()
+    assert equal(world) and not world.protocol_errors
+
+
+def test_the_same_stripes_change_nothing() -> None:
+    world, _client = pair()
+    before = bytes(world.a.disks[0].image)
+    assert answer(world, world.a, al_stripes=1, al_stripe_size_kib=32) == (1, "")
+    assert bytes(world.a.disks[0].image) == before
+
+
+def test_refusals_of_stripes() -> None:
+    """No room, too long a log, too short a one for itself or for al-extents, no peer to hear of it."""
+    world, _client = pair()
+    before = bytes(world.a.disks[0].image)
+    for arguments, words in (
+        ({"al_stripes": 4}, "Failure: (169) Resulting layout does not fit into the device: it leaves "),
+        ({"al_stripes": 900}, "Failure: (169) Resulting layout does not fit into the device: "),
+        ({"al_stripes": 1024, "al_stripe_size_kib": 1 << 24}, "Failure: (167) Resulting AL area too big"),
+        ({"al_stripe_size_kib": 4}, "Failure: (168) Resulting AL are too small"),
+    ):
+        code, text = answer(world, world.a, **arguments)
+        assert code == 0 and text.startswith(words), text
+    world.b.stop()
+    world.run(1)
+    code, text = answer(world, world.a, al_stripes=2)
+    assert (code, text) == (0, "Failure: (166) DRBD need to be connected for online MD layout change")
+    assert bytes(world.a.disks[0].image)[-BLOCK:] != b"" and stripes_of(world.a) == (1, 8)
+    assert len(before) == len(world.a.disks[0].image)
+    grow(world.a)
+    assert answer(world, world.a, al_stripes=2, assume_peer_has_space=True) == (1, "")
+    assert stripes_of(world.a) == (2, 8)
+
+
+def test_a_log_too_short_for_al_extents_is_refused() -> None:
+    """The slots that are in force must have room in it."""
+    world, _client = pair()
+    grow(world.a)
+    assert answer(world, world.a, al_stripes=8) == (1, "")
+    log = world.a.volume.disk.log
+    log._slot_count = 7000  # as if al-extents were that large
+    code, text = answer(world, world.a, al_stripes=1)
+    log._slot_count = 1237
+    assert code == 0 and text.startswith("Failure: (168) Resulting AL are too small (it has room for al-extents 6433")

@@ -10,12 +10,13 @@ from dataclasses import replace
 import pytest
 
 from pydrbd.errors import MetaDataError
-from pydrbd.metadata.activity_log import Transaction, initialised_block
+from pydrbd.metadata.activity_log import ActivityLog, Transaction, initialised_block
 from pydrbd.metadata.apply_al import apply_al, split_blocks
 from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.metadata.create import conflicts, detect, plan_create
 from pydrbd.metadata.dump import bitmap_dump_bytes, dump_md
 from pydrbd.metadata.layout import Layout, MetaKind
+from pydrbd.metadata.moving import grown_layout, plan_move, with_layout
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.units import GIB, KIB, MIB
 from tests.metadata.rings import Ring
@@ -294,3 +295,29 @@ def test_a_device_that_drbdmeta_refuses_we_refuse_too(drbdmeta, make_image):
     assert drbdmeta.run(image, INTERNAL, "create-md").returncode != 0
     with pytest.raises(MetaDataError, match="too small"):
         Layout.internal(image.sectors)
+
+
+@pytest.mark.parametrize(("kind", "stripes", "stripe_size"), [(INTERNAL, 4, 16), (INTERNAL, 1, 64), (FLEXIBLE, 8, 8)])
+def test_meta_data_that_got_other_stripes_is_read_by_drbdmeta(drbdmeta, make_image, kind, stripes, stripe_size):
+    """resize --al-stripes: the dump is ours, and drbdmeta applies the log that has moved."""
+    size_bytes = 24 * MIB
+    old = layout_of(kind, size_bytes, 0)
+    image = make_image(size_bytes)
+    sectors = 16 * MIB // 512
+    flags = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.PRIMARY_IND
+    sb = replace(Superblock.fresh(old), la_size_sectors=sectors, flags=flags).marked_unclean()
+    image.write(*plan_create(old, data_sectors=sectors, superblock=sb))
+    log, bitmap = ActivityLog(67), Bitmap.for_sectors(sectors)
+    log.commit(log.plan([2], 0))
+    bitmap.set_bits(7, 3)
+    new = grown_layout(old, size_bytes // 512, (stripes, stripe_size))
+    log.restripe(stripes, stripe_size)
+    pages = [(page, bitmap.page(page)) for page in range(bitmap.page_count)]
+    for stage in plan_move(old, new, with_layout(sb, new), pages, log.rewrite()):
+        image.write(*stage)
+    theirs = without_header(drbdmeta.check(image, kind, "dump-md", "--force"))
+    assert f"al-stripes {stripes};" in theirs and without_flags(theirs) == without_flags(our_dump(image, new))
+    drbdmeta.check(image, kind, "apply-al")
+    found = Bitmap.for_sectors(sectors)
+    found.load(image.read(new.bitmap_offset_bytes, 4096))
+    assert sorted(found.runs()) == [(7, 3), (2048, 1024)]

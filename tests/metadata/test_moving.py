@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pydrbd.errors import MetaDataError
-from pydrbd.metadata.activity_log import ActivityLog
+from pydrbd.metadata.activity_log import ActivityLog, replay
 from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import Layout, MetaKind
@@ -174,3 +174,112 @@ def test_external_meta_data_stays_and_gets_its_room():
     assert Layout.from_superblock(MetaKind.FLEXIBLE, 8192, superblock) == new
     indexed = Layout.indexed(1, 262_144 * 2)
     assert grown_layout(indexed, 262_144 * 3) == replace(indexed, md_device_sectors=262_144 * 3)
+
+
+# --- other stripes of the activity log ---
+
+STRIPES = [(1, 16), (4, 8), (2, 4), (8, 32), (1, 64)]
+BUSY_SECTORS = 6 << 11
+"""What is agreed on: the log can grow without the device."""
+
+
+class Striped(Device):
+    """The same, with room for a longer log; `before` is the one that it has."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.layout = Layout.internal(SECTORS, *before)
+        self.superblock = with_layout(replace(self.superblock, la_size_sectors=BUSY_SECTORS), self.layout)
+        self.bitmap = Bitmap.for_sectors(BUSY_SECTORS)
+        self.log = ActivityLog(67, *before)
+        self.image = bytearray(SECTORS * 512)
+        for bit in MARKED_STRIPED:
+            self.bitmap.set_bits(bit, 1)
+        for extent in HOT_STRIPED:
+            self.log.commit(self.log.plan([extent], 0))
+        for offset, data in plan_create(self.layout, superblock=self.superblock):
+            self.put(offset, data)
+        self.put(self.layout.al_offset_bytes, self.log.rewrite())
+        for page in range(self.bitmap.page_count):
+            self.put(self.layout.bitmap_page_offset_bytes(page), self.bitmap.page(page))
+
+    def restripe(self, stripes, by_sectors=0):
+        """The stages of the move."""
+        self.image += bytes(by_sectors * 512)
+        new = grown_layout(self.layout, SECTORS + by_sectors, stripes)
+        self.log.restripe(*stripes)
+        pages = [(page, self.bitmap.page(page)) for page in range(self.bitmap.page_count)]
+        return new, plan_move(self.layout, new, with_layout(self.superblock, new), pages, self.log.rewrite())
+
+
+MARKED_STRIPED = (1030, 1500)
+HOT_STRIPED = (0,)
+
+
+def check_striped(found):
+    """Identifiers and marks, or everything marked."""
+    assert found.superblock.current_uuid == UUID and found.superblock.is_clean
+    assert found.superblock.la_size_sectors == BUSY_SECTORS
+    if found.bitmap.count == found.bitmap.bit_count:
+        return True
+    expected = Bitmap.for_sectors(BUSY_SECTORS)
+    for bit in MARKED_STRIPED:
+        expected.set_bits(bit, 1)
+    for extent in HOT_STRIPED:
+        expected.set_range(extent * EXTENT_SIZE_BYTES, EXTENT_SIZE_BYTES)
+    assert found.bitmap.bits == expected.bits
+    return False
+
+
+@pytest.mark.parametrize("by_sectors", [0, 4096])
+@pytest.mark.parametrize(
+    ("before", "stripes"), [(before, after) for before in ((1, 8), (4, 8)) for after in STRIPES if after != before]
+)
+def test_a_crash_while_the_stripes_change_leaves_the_disk_readable(before, stripes, by_sectors):
+    """Longer and shorter logs: a crash costs a full sync at most, and none if the device has grown by enough."""
+    device = Striped(before)
+    new, stages = device.restripe(stripes, by_sectors)
+    full = 0
+    for image in crashes(device, stages, random.Random(1), piece_bytes=4096):
+        full += check_striped(opened(image))
+        again = opened(image, known=())
+        assert not again.applied.stages and again.superblock.current_uuid == UUID
+    final = again
+    assert (final.layout.al_stripes, final.layout.al_stripe_size_4k) == stripes and final.layout == new
+    assert not (by_sectors and full)
+
+
+def test_the_log_goes_on_in_a_ring_of_other_stripes():
+    """What was hot is found after a crash, and so is what becomes hot later; the ring turns."""
+    device = Striped((1, 8))
+    new, stages = device.restripe((4, 8))
+    for stage in stages:
+        for offset, data in stage:
+            device.put(offset, data)
+    log = device.log
+    for number in range(40):
+        plan = log.plan([100 + number], 1000)
+        device.put(new.al_offset_bytes + plan.ring_offset_bytes, plan.block)
+        log.commit(plan)
+    blocks = [bytes(device.image[new.al_offset_bytes + at : new.al_offset_bytes + at + 4096])
+              for at in range(0, new.al_size_bytes, 4096)]  # fmt: skip
+    found = replay(blocks, True, 4)
+    assert set(found.extents) >= {0, *range(100, 140)}
+
+
+def test_external_meta_data_gets_other_stripes():
+    """Flexible: superblock at its place, the bitmap further on, a warning first. Indexed: its log is what it is."""
+    old = Layout.flexible(8192)
+    new = grown_layout(old, 8192, (4, 16))
+    assert (new.al_block_count, new.superblock_sector, new.bm_offset_sectors) == (64, 0, 8 + 64 * 8)
+    superblock = with_layout(Superblock.fresh(old), new)
+    first, body, last = plan_move(old, new, superblock, [(0, bytes(4096))], b"ring")
+    assert MdFlag.FULL_SYNC in Superblock.decode(first[0][1]).flags and first[0][0] == 0
+    assert body == ((new.al_offset_bytes, b"ring"), (new.bitmap_offset_bytes, bytes(4096)))
+    assert last == ((0, superblock.encode()),)
+    swapped = plan_move(Layout.flexible(8192, 2, 16), Layout.flexible(8192, 4, 8), superblock, [], b"ring")
+    assert len(swapped) == 3, "as long a log, in another order"
+    indexed = Layout.indexed(1, 262_144 * 2)
+    assert grown_layout(indexed, 262_144 * 2, (1, 8)) == indexed
+    with pytest.raises(MetaDataError, match="can't be striped"):
+        grown_layout(indexed, 262_144 * 2, (2, 8))
