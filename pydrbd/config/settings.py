@@ -42,6 +42,8 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         " run directory.",
         "nbd-list": "true (default) or false: whether a client may have the exports listed; one whose name it knows it"
         " can open in either case.",
+        "nbd-read-only": "true or false (default): each volume also under the name RES@ro (RES/N@ro), which can only be"
+        " read, and on a Secondary, too: there from a disk that changes as the Primary writes.",
         "tls": "off (default); allow: an NBD client may ask for TLS; require: it must, except on a Unix socket, which"
         " only its owner can open.",
         "tls-certificate": "A PEM file with our certificate, and those between it and the authority.",
@@ -100,6 +102,7 @@ class ResourceSettings:
     nbd: tuple[Listen, ...] = ()
     io: str = "auto"
     nbd_list: bool = True
+    nbd_read_only: bool = False
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
@@ -163,10 +166,16 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
         guess = did_you_mean(str(io), _IO_MODES)
         raise _error(file, f"{key}.io can't be {io!r} (but auto, direct or buffered){guess}")
     parsed = tuple(_read_nbd(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
-    may_list = table.get("nbd-list", True)
-    if not isinstance(may_list, bool):
-        raise _error(file, f"{key}.nbd-list can't be {may_list!r} (but true or false)")
-    return ResourceSettings(parsed, io, may_list, _read_tls(key, table, file))
+    may_list = _read_switch(key, table, "nbd-list", True, file)
+    read_only = _read_switch(key, table, "nbd-read-only", False, file)
+    return ResourceSettings(parsed, io, may_list, read_only, _read_tls(key, table, file))
+
+
+def _read_switch(key: str, table: Mapping[str, object], name: str, default: bool, file: str) -> bool:
+    value = table.get(name, default)
+    if not isinstance(value, bool):
+        raise _error(file, f"{key}.{name} can't be {value!r} (but true or false)")
+    return value
 
 
 def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:

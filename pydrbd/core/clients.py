@@ -1,6 +1,6 @@
 """NBD clients at the door: what is let in, what is refused with which error, what must wait.
 
-    not Primary, or being demoted        ESHUTDOWN
+    not Primary, or being demoted        ESHUTDOWN; a read-only client is served by an UpToDate disk here (core/readers)
     outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
     unknown command or flag              EINVAL
     not whole sectors                    EINVAL (the export announces a minimum block of 512)
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd import native
 from pydrbd.core.effects import Part, ReadAhead, Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
+from pydrbd.core.readers import Readers
 from pydrbd.core.states import Role
 from pydrbd.core.volume import Volume
 from pydrbd.limits import BATCH_RECORDS_MAX, DISCARD_CHUNK_BYTES, NBD_REQUEST_BYTES_MAX
@@ -65,19 +66,25 @@ class Clients:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._long: set[_LongRequest] = set()
+        self.readers = Readers(node, self)
 
     def on_opened(self, event: SessionOpened) -> None:
-        self._node.volumes[event.volume].sessions.add(event.session)
+        volume = self._node.volumes[event.volume]
+        (volume.readers if event.reads_only else volume.sessions).add(event.session)
 
     def on_closed(self, event: SessionClosed) -> None:
-        self._node.volumes[event.volume].sessions.discard(event.session)
+        volume = self._node.volumes[event.volume]
+        volume.sessions.discard(event.session)
+        volume.readers.discard(event.session)
         self._node.operator.auto_promote.review()
 
     def on_batch(self, event: ClientBatch) -> None:
         """One wake-up's requests of one client."""
         volume = self._node.volumes[event.volume]
         batch, session = event.batch, event.session
-        if volume.state.role != Role.Primary or self._node.operator.demoting:
+        if volume.readers and session in volume.readers:
+            self.readers.on_batch(volume, session, batch)
+        elif volume.state.role != Role.Primary or self._node.operator.demoting:
             self.reply(volume, session, batch, batch.all, _ESHUTDOWN)
         elif volume.frozen:
             volume.held.append((session, batch))
@@ -98,7 +105,7 @@ class Clients:
 
     def _dispatch(self, volume: Volume, session: Any, batch: Batch) -> None:
         node = self._node
-        good = batch.all & ~self._refuse(volume, session, batch)
+        good = batch.all & ~self.refuse(volume, session, batch)
         reads = native.records_with_command(batch, good, nbd.Command.READ)
         if reads:
             node.reads.submit(volume, session, batch, reads)
@@ -119,7 +126,7 @@ class Clients:
             elif command == nbd.Command.BLOCK_STATUS:
                 node.block_status.submit(volume, session, batch, index)
             elif command == nbd.Command.CACHE:
-                self._read_ahead(volume, session, batch, index)
+                self.read_ahead(volume, session, batch, index)
             elif batch.records[index].flags & nbd.CommandFlag.FAST_ZERO and not _zeroes_fast(volume, batch, index):
                 self.reply(volume, session, batch, 1 << index, _ENOTSUP)
             else:
@@ -127,7 +134,7 @@ class Clients:
                 self._long.add(long)
                 self._advance(long, 0)
 
-    def _read_ahead(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+    def read_ahead(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         """CACHE is a hint: whatever comes of it, it is answered with success."""
         record = batch.records[index]
         if volume.disk is None:
@@ -139,7 +146,7 @@ class Clients:
 
         self._node.out.put(ReadAhead(volume.vnr, record.offset, record.length, done))
 
-    def _refuse(self, volume: Volume, session: Any, batch: Batch) -> int:
+    def refuse(self, volume: Volume, session: Any, batch: Batch) -> int:
         """Answer what can't be done at all; the members that were answered."""
         outside = native.records_out_of_bounds(batch, batch.all, volume.size_bytes)
         invalid = unknown = batch.all

@@ -71,10 +71,11 @@ class ClientBatch:
 
 @dataclass(slots=True, eq=False)
 class SessionOpened:
-    """An NBD client has opened the volume."""
+    """An NBD client has opened the volume; one that may only read has no need for the role."""
 
     session: Any
     volume: int
+    reads_only: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -3,6 +3,7 @@
     local disk UpToDate                    local, or the peer (core/read_balancing)
     local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
     anything else                          the peer if it is UpToDate, else EIO
+    a reader of a Secondary's             local, or EIO: the peer is asked for nothing (core/readers)
     beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
 """
 
@@ -100,7 +101,8 @@ class Reads:
             self._node.reply(volume, session, batch, outside, _EINVAL)
             mask &= ~outside
         local = self._local_members(volume, batch, mask)
-        chosen = self._balancing.remote_members(volume, batch, local)
+        primary = volume.state.role == self._node.primary_role
+        chosen = self._balancing.remote_members(volume, batch, local) if primary else 0
         if local & ~chosen:
             self._read_local(volume, session, batch, local & ~chosen)
         for index in native.indices(mask & ~local | chosen):
@@ -160,7 +162,7 @@ class Reads:
         self, volume: Volume, session: Any, batch: Batch, mask: int, failed: int, buffer: bytearray, *, whole: bool
     ) -> None:
         """Answer the good ones; ask the peer for those that failed (after the disk has been given up)."""
-        if volume.state.role != self._node.primary_role:
+        if volume.state.role != self._node.primary_role and session not in volume.readers:
             self._node.reply(volume, session, batch, mask, _EIO)
             return
         if whole and not failed:
@@ -180,7 +182,8 @@ class Reads:
         self, volume: Volume, session: Any, batch: Batch, index: int, *, by_choice: bool = False
     ) -> None:
         node = self._node
-        if volume.state.pdsk != DiskState.UpToDate or volume.state.conn < ConnState.Connected:
+        reachable = volume.state.pdsk == DiskState.UpToDate and volume.state.conn >= ConnState.Connected
+        if not reachable or volume.state.role != node.primary_role:
             self._fail(volume, session, batch, index)
             return
         if native.records_out_of_bounds(batch, 1 << index, volume.size_bytes):

@@ -91,7 +91,7 @@ def _volume(node: Node, volume: Volume, pending: dict[str, int]) -> dict[str, An
         "degraded": volume.disk is not None and volume.disk.degraded,
         "blocked": volume.frozen and state.disk != DiskState.Diskless,
         "size_sectors": volume.size_sectors,
-        "clients": len(volume.sessions),
+        "clients": len(volume.sessions) + len(volume.readers),
         "out_of_sync_bits": volume.out_of_sync_bits,
         "counters": asdict(volume.counters),
         "pending": {**pending, "unacked": progress.served if progress is not None else 0},

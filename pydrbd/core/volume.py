@@ -143,6 +143,7 @@ class Volume:
     ranges: Ranges = field(default_factory=Ranges)
     held: deque[tuple[Any, Batch]] = field(default_factory=deque)
     sessions: set[Any] = field(default_factory=set)
+    readers: set[Any] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
     consider_resync: bool = False
     invalid: bool = False

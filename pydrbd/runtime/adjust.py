@@ -139,6 +139,9 @@ def _settings(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
         yield Difference(f"pydrbd.toml: nbd {shown[0]} -> {shown[1]}", When.RESTART)
     if before.nbd_list != after.nbd_list:
         yield Difference(f"pydrbd.toml: nbd-list {before.nbd_list} -> {after.nbd_list}".lower(), When.RESTART)
+    if before.nbd_read_only != after.nbd_read_only:
+        words = f"pydrbd.toml: nbd-read-only {before.nbd_read_only} -> {after.nbd_read_only}".lower()
+        yield Difference(words, When.NOW)
     if before.tls != after.tls:
         words = f"pydrbd.toml: tls {before.tls.mode} -> {after.tls.mode}, its files, or link-tls"
         yield Difference(words, When.RESTART)

@@ -2,6 +2,8 @@
 
 Export names are RES (volume 0) and RES/N. Only a Primary lets clients in, or with `auto-promote` a node that can become
 one; a client that is in when the node stops being Primary gets errors for what it asks, never stale data.
+
+With `nbd-read-only` there are RES@ro and RES/N@ro, too: they open in either role, and can only be read (core/readers).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydrbd.core.block_status import CONTEXTS
 from pydrbd.core.effects import Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
-from pydrbd.core.states import Role
+from pydrbd.core.states import DiskState, Role
 from pydrbd.core.volume import Volume
 from pydrbd.native import Batch, LaneStream
 from pydrbd.runtime.auto_promote import promoted
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Exports"]
 
 _BLOCK_BYTES = 512
+_READ_ONLY = "@ro"
 
 
 class Exports:
@@ -37,18 +40,29 @@ class Exports:
 
     def names(self) -> dict[str, int]:
         """Export name -> volume number."""
+        usual = self._usual_names()
+        wanted = self._service.plan.settings.nbd_read_only
+        return usual | {name + _READ_ONLY: vnr for name, vnr in usual.items() if wanted}
+
+    def _usual_names(self) -> dict[str, int]:
         resource = self._service.plan.resource.name
         return {resource if vnr == 0 else f"{resource}/{vnr}": vnr for vnr in self._service.node.volumes}
+
+    def _is_read_only(self, full: str) -> bool:
+        return full not in self._usual_names()
 
     def exports(self) -> Sequence[ExportInfo]:
         volumes = self._service.node.volumes
         return [self._info(name, volumes[vnr]) for name, vnr in self.names().items()]
 
     def _info(self, name: str, volume: Volume) -> ExportInfo:
+        read_only = self._is_read_only(name)
+        more = ", read-only" if read_only else ""
         return ExportInfo(
             name=name,
             size_bytes=volume.size_bytes,
-            description=f"pydrbd resource {self._service.plan.resource.name} volume {volume.vnr}",
+            description=f"pydrbd resource {self._service.plan.resource.name} volume {volume.vnr}{more}",
+            read_only=read_only,
             block_minimum=_BLOCK_BYTES,
             can_cache=True,
             can_fast_zero=True,
@@ -58,7 +72,7 @@ class Exports:
 
     def describe(self, name: str) -> ExportInfo:
         full, volume = self._find(name)
-        if not self._promotes(volume):
+        if not self._promotes(full, volume):
             self._check(full, volume)
         return self._info(full, volume)
 
@@ -69,14 +83,20 @@ class Exports:
             raise ExportUnavailable(f"no export '{name}' here; there is {', '.join(names)}", ReplyType.ERR_UNKNOWN)
         return full, self._service.node.volumes[names[full]]
 
-    def _promotes(self, volume: Volume) -> bool:
+    def _promotes(self, full: str, volume: Volume) -> bool:
         """Whether the role is given to whoever opens this now."""
+        if self._is_read_only(full):
+            return False
         leaving = volume.state.role != Role.Primary or self._service.node.operator.demoting
         return leaving and self._service.plan.me.options.auto_promote
 
     def _check(self, full: str, volume: Volume) -> None:
         """Raises ExportUnavailable."""
         plan = self._service.plan
+        if self._is_read_only(full) and volume.state.role != Role.Primary:
+            if volume.state.disk != DiskState.UpToDate:
+                raise ExportUnavailable(f"{full}: the disk of {plan.me.name} is not UpToDate", ReplyType.ERR_SHUTDOWN)
+            return
         if volume.state.role != Role.Primary:
             raise ExportUnavailable(
                 f"{full} is {volume.state.role.name} on {plan.me.name}: promote it here "
@@ -106,11 +126,11 @@ class Exports:
 
     def open(self, name: str, client: Client) -> ClientSession:
         full, volume = self._find(name)
-        if self._promotes(volume):
+        if self._promotes(full, volume):
             raise ExportNotReady(name)
         self._check(full, volume)
         session = ClientSession(self._service, volume.vnr, self._info(full, volume), client)
-        self._service.feed(SessionOpened(session, volume.vnr))
+        self._service.feed(SessionOpened(session, volume.vnr, session.info.read_only))
         return session
 
 
@@ -128,7 +148,7 @@ class ClientSession:
         self._done: list[Batch] = []
         self._open = True
         self._stopwatch = Stopwatch(service.latencies, vnr)
-        self.lane: LaneDoor | None = service.lane
+        self.lane: LaneDoor | None = None if info.read_only else service.lane
 
     def submit(self, batch: Batch) -> None:
         """A wake-up's requests."""

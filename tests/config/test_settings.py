@@ -33,11 +33,11 @@ def test_tls_has_files_and_names(tmp_path):
     """Paths are those beside the file, unless they are whole; off is the default, whatever files are named."""
     (tmp_path / "pydrbd.toml").write_text(
         '[resource.r0]\ntls = "require"\ntls-certificate = "c.pem"\ntls-key = "/k.pem"\ntls-authority = "ca.pem"\n'
-        'tls-clients = ["a", "b"]\nnbd-list = false\n[resource.r1]\ntls-key = "k"\n'
+        'tls-clients = ["a", "b"]\nnbd-list = false\nnbd-read-only = true\n[resource.r1]\ntls-key = "k"\n'
     )
     settings = load_settings(tmp_path / "drbd.conf")
     tls = TlsSettings("require", str(tmp_path / "c.pem"), "/k.pem", str(tmp_path / "ca.pem"), ("a", "b"))
-    assert settings.resource("r0") == ResourceSettings(nbd_list=False, tls=tls)
+    assert settings.resource("r0") == ResourceSettings(nbd_list=False, nbd_read_only=True, tls=tls)
     assert settings.resource("r1").tls.mode == "off"
 
 
@@ -58,6 +58,7 @@ def test_tls_has_files_and_names(tmp_path):
         ),
         ("resource.r0.link-tls-peer = 1", "resource.r0.link-tls-peer must be a name"),
         ("resource.r0.nbd-list = 0", "resource.r0.nbd-list can't be 0 (but true or false)"),
+        ("resource.r0.nbd-read-only = 'no'", "resource.r0.nbd-read-only can't be 'no' (but true or false)"),
         ("resourc = 1", "unknown key 'resourc'; did you mean 'resource'?"),
         ("resource = 1", "resource must be a table"),
         ("resource.r0 = 1", "resource.r0 must be a table"),
