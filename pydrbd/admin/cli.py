@@ -140,6 +140,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             return verbs_process.serve(context, resource, arguments.log_file, bare=arguments.bare)
         case "status":
             from pydrbd.admin import verbs_show
+            from pydrbd.admin.colours import is_wanted
 
             return verbs_show.status(
                 context,
@@ -147,6 +148,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
                 as_json=arguments.json,
                 verbose=arguments.verbose,
                 statistics=arguments.statistics,
+                colours=is_wanted(arguments.color),
             )
         case "events2" | "events":
             return _events(context, verb, arguments)
@@ -187,13 +189,20 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
 
 def _events(context: Context, verb: str, arguments: Namespace) -> int:
     from pydrbd.admin import verbs_events
+    from pydrbd.admin.colours import is_wanted
     from pydrbd.admin.events import Detail
 
     if verb == "events":
         return verbs_events.events(context, arguments.names, now=arguments.now)
     figures = Detail.STATISTICS if arguments.statistics else Detail.STATE
     detail = Detail.FULL if arguments.full else figures
-    form = verbs_events.Format(detail, timestamps=arguments.timestamps, as_json=arguments.json)
+    form = verbs_events.Format(
+        detail,
+        timestamps=arguments.timestamps,
+        as_json=arguments.json,
+        diff=arguments.diff,
+        colours=is_wanted(arguments.color),
+    )
     return verbs_events.events2(context, arguments.names, form, now=arguments.now, poll=arguments.poll)
 
 

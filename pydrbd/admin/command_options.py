@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Final
 
+from pydrbd.admin.colours import CHOICES
+
 __all__ = [
     "Adder",
     "adjust",
@@ -87,6 +89,14 @@ def status(parser: argparse.ArgumentParser) -> None:
         "-v", "--verbose", action="store_true", help="also what is as usual, and the NBD addresses"
     )  # fmt: skip
     _flag(parser, "--statistics", "also what was read, written, sent, ...")
+    _color(parser)
+
+
+def _color(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--color", choices=CHOICES, default="never", metavar="WHEN",
+        help="states in colours: always (also without a word), auto (on a terminal), never (the default)",
+    )  # fmt: skip
 
 
 def events2(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +105,8 @@ def events2(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--statistics", "also what was read, written, sent, ...")
     _flag(parser, "--full", "all of an object at each change, and --statistics")
     _flag(parser, "--timestamps", "when, before each line")
+    _flag(parser, "--diff", "what has changed as OLD->NEW")
+    _color(parser)
     _flag(parser, "--json", "each line as an object of JSON")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from pydrbd.admin.colours import coloured
 from pydrbd.admin.status_text import in_kib, out_of_sync_kib, yes_no
 
 __all__ = ["Detail", "Event", "changes", "objects", "promotion"]
@@ -48,18 +49,35 @@ class _Object:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line. `words` are in order."""
+    """One line. `words` are in order; `old`: what those that have changed were before."""
 
     verb: str
     kind: str
     words: Words
+    old: Words = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " ".join([self.verb, self.kind, *(f"{key}:{value}" for key, value in self.words.items())])
+        return self.text()
 
-    def as_dict(self) -> Words:
-        return {"event": self.verb, "object": self.kind, **self.words}
+    def text(self, *, colours: bool = False) -> str:
+        """As drbdsetup prints it; with colours, as a terminal shows it."""
 
+        def shown(key: str, value: str) -> str:
+            return coloured(key, value, of_peer=self.kind == "connection") if colours else value
+
+        words = [self.verb, self.kind]
+        for key, value in self.words.items():
+            before = f"{shown(key, self.old[key])}->" if key in self.old else ""
+            words.append(f"{key}:{before}{shown(key, value)}")
+        return " ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As an object of JSON; `old` is in one of its own."""
+        return {"event": self.verb, "object": self.kind, **self.words} | ({"old": self.old} if self.old else {})
+
+
+_FIGURES_IN_FULL = ("write-ordering",)
+"""What is told in full and is no state to drbdsetup."""
 
 Objects = Mapping[tuple[str, ...], _Object]
 
@@ -69,8 +87,13 @@ def objects(found: Iterable[Values]) -> Objects:
     return {(one.kind, *one.identity.values()): one for data in found for one in _objects(data)}
 
 
-def changes(old: Objects, new: Objects, detail: Detail, *, first: bool = False, figures: bool = False) -> list[Event]:
-    """What leads from one to the other. `first`: all that there is; `figures`: also if only figures have changed."""
+def changes(
+    old: Objects, new: Objects, detail: Detail, *, first: bool = False, figures: bool = False, diff: bool = False
+) -> list[Event]:
+    """What leads from one to the other.
+
+    `first`: all that there is; `figures`: also if only figures have changed; `diff`: with what it was before.
+    """
     gone = [one for key, one in old.items() if key not in new and _is_told(one, detail)]
     events = [Event("destroy", one.kind, one.identity) for one in reversed(gone)]
     for key, one in new.items():
@@ -79,15 +102,24 @@ def changes(old: Objects, new: Objects, detail: Detail, *, first: bool = False, 
         before = old.get(key)
         if before is None:
             words = one.identity | one.state | _extra(one, detail)
-            events.append(Event("exists" if first else "create", one.kind, words))
+            was = _before(None, one, words) if diff else {}
+            events.append(Event("exists" if first else "create", one.kind, words, was))
             continue
         state = {name: value for name, value in one.state.items() if before.state[name] != value}
         more = one.more != before.more and detail is Detail.FULL
         moved = figures and one.figures != before.figures and detail is not Detail.STATE
         if state or more or moved:
             told = one.state if detail is Detail.FULL else state
-            events.append(Event("change", one.kind, one.identity | told | _extra(one, detail)))
+            words = one.identity | told | _extra(one, detail)
+            events.append(Event("change", one.kind, words, _before(before, one, words) if diff else {}))
     return events
+
+
+def _before(old: _Object | None, new: _Object, words: Words) -> Words:
+    """What the states among these words were, where they were something else; figures have no such thing."""
+    was = old.state | old.more if old is not None else {"promotion_score": "0"}
+    states = [key for key in new.state | new.more if key in words and key not in _FIGURES_IN_FULL]
+    return {key: was.get(key, "UNKNOWN") for key in states if was.get(key) != words[key]}
 
 
 def _is_told(one: _Object, detail: Detail) -> bool:

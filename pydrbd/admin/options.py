@@ -64,6 +64,7 @@ def parse(verb: str, words: list[str]) -> Arguments:
     A request for help prints it and leaves by SystemExit(0).
     """
     parser = parser_of(verb)
+    words = ["--color=always" if word == "--color" else word for word in words]  # its value is behind '=', or missing
     found = parser.parse_intermixed_args(words)
     if found.setup_options:
         found = parser.parse_intermixed_args([*words, *found.setup_options])

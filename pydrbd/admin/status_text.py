@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydrbd.admin.colours import coloured
 from pydrbd.units import BIT_SIZE_BYTES, KIB
 
 __all__ = ["in_kib", "out_of_sync_kib", "status_text", "yes_no"]
@@ -20,9 +21,19 @@ __all__ = ["in_kib", "out_of_sync_kib", "status_text", "yes_no"]
 Values = dict[str, Any]
 
 
-def status_text(data: Values, *, verbose: bool = False, statistics: bool = False) -> str:
-    """One resource's paragraph, from the process's snapshot."""
-    return "".join(f"{line}\n" for line in _lines(data, verbose, statistics))
+def status_text(data: Values, *, verbose: bool = False, statistics: bool = False, colours: bool = False) -> str:
+    """One resource's paragraph, from the process's snapshot; with colours, as a terminal shows it."""
+    lines = _lines(data, verbose, statistics)
+    return "".join(f"{_in_colours(line) if colours else line}\n" for line in lines)
+
+
+def _in_colours(line: str) -> str:
+    """The first line tells of this node's role, those that are set off of the peer's."""
+    words = []
+    for word in line.split(" "):
+        key, colon, value = word.partition(":")
+        words.append(f"{key}{colon}{coloured(key, value, of_peer=line.startswith(' '))}" if colon else word)
+    return " ".join(words)
 
 
 def in_kib(sector_count: int) -> int:

@@ -34,8 +34,18 @@ _DONE: Final = Event("exists", "-", {})
 class Format:
     """How a line looks, and how much it says."""
 
-    def __init__(self, detail: Detail, *, timestamps: bool = False, as_json: bool = False) -> None:
+    def __init__(
+        self,
+        detail: Detail,
+        *,
+        timestamps: bool = False,
+        as_json: bool = False,
+        diff: bool = False,
+        colours: bool = False,
+    ) -> None:
         self._detail = detail
+        self._diff = diff
+        self._colours = colours
         self._timestamps = timestamps
         self._as_json = as_json
 
@@ -44,7 +54,7 @@ class Format:
     ) -> None:
         """What has changed of a resource; None: it is not there. Raises OutputError."""
         was, now = (objects([snapshot] if snapshot else []) for snapshot in (before, after))
-        self._say(changes(was, now, self._detail, first=first, figures=figures))
+        self._say(changes(was, now, self._detail, first=first, figures=figures, diff=self._diff))
 
     def done(self) -> None:
         """All that is has been told."""
@@ -56,7 +66,8 @@ class Format:
             if self._as_json:
                 say(json.dumps(event.as_dict() | ({"timestamp": now} if self._timestamps else {})))
             else:
-                say(f"{now} {event}" if self._timestamps else str(event))
+                text = event.text(colours=self._colours)
+                say(f"{now} {text}" if self._timestamps else text)
 
 
 class OldFormat:

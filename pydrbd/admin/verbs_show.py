@@ -54,13 +54,15 @@ def _running(context: Context, names: list[str]) -> list[dict[str, Any]]:
     return [data for data in everything if data is not None]
 
 
-def status(context: Context, names: list[str], *, as_json: bool, verbose: bool, statistics: bool) -> int:
+def status(
+    context: Context, names: list[str], *, as_json: bool, verbose: bool, statistics: bool, colours: bool = False
+) -> int:
     """One paragraph for each resource; without a name, for each one that runs here."""
     found = _running(context, names)
     if as_json:
         say(json.dumps([status_json(data) for data in found], indent=2))
     elif found:
-        texts = [status_text(data, verbose=verbose, statistics=statistics) for data in found]
+        texts = [status_text(data, verbose=verbose, statistics=statistics, colours=colours) for data in found]
         say("\n".join(texts))
     else:
         say("# No resource is running here.")

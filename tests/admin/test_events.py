@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from pydrbd.admin.colours import coloured
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.events import Detail, changes, objects
 from pydrbd.admin.verbs_events import OldFormat
@@ -82,6 +83,69 @@ def test_in_full_is_what_drbd_reactor_reads():
     assert all(given[name].isdigit() for given in words.values() for name in numbers if name in given)
     changed = lines([a_snapshot()], [a_snapshot(a_volume(disk="Inconsistent"))], Detail.FULL)
     assert "may_promote" in changed[0] and " quorum:yes " in changed[1]
+
+
+def test_diff_tells_what_it_was():
+    """OLD->NEW of each state that has changed, as drbdsetup 9.22; of what is new nothing was known. No figures."""
+    assert lines([a_snapshot()], [syncing()], diff=True) == [
+        f"change peer-device {PEER} volume:0 replication:Established->SyncSource peer-disk:UpToDate->Inconsistent"
+    ]
+    assert lines([], [a_snapshot()], first=True, diff=True)[:2] == [
+        "exists resource name:r0 role:UNKNOWN->Primary suspended:UNKNOWN->no",
+        f"exists connection {PEER} connection:UNKNOWN->Connected role:UNKNOWN->Secondary",
+    ]
+    resource, device = lines([a_snapshot()], [a_snapshot(a_volume(disk="Failed"))], Detail.FULL, diff=True)
+    assert " role:Primary suspended:no " in resource and resource.endswith(" promotion_score:10101->101")
+    assert " disk:UpToDate->Failed " in device and " size:1024 " in device and " quorum:yes " in device
+    assert "write-ordering:flush may_promote:UNKNOWN->no promotion_score:0->10101" in lines(
+        [], [a_snapshot()], Detail.FULL, diff=True
+    )[0]  # fmt: skip
+    (event,) = changes(objects([a_snapshot()]), objects([syncing()]), Detail.STATE, diff=True)
+    assert event.as_dict()["old"] == {"replication": "Established", "peer-disk": "UpToDate"}
+
+
+def test_colours_are_drbdsetups(place, process):
+    """Bold for this node, plain for the peer; --color alone is always; without it there are none."""
+    bold, plain, stop = "\033[1;", "\033[", "\033[0m"
+    process.answer("events", data=syncing())
+    text = place("events2", "--now", "--color", "--diff", "r0").out
+    assert text == place("events2", "--now", "--color=always", "--diff", "r0").out
+    resource, _connection, device, peer, _end = text.splitlines()
+    assert f"role:UNKNOWN->{bold}36mPrimary{stop} " in resource
+    assert f"disk:UNKNOWN->{bold}32mUpToDate{stop}" in device
+    assert f"replication:UNKNOWN->{plain}31mSyncSource{stop}" in peer
+    assert f"peer-disk:UNKNOWN->{plain}31mInconsistent{stop}" in peer
+    for words in ([], ["--color=never"], ["--color=auto"]):
+        assert "\033" not in place("events2", "--now", *words, "r0").out
+    process.answer("status", data=alone())
+    text = place("status", "--color", "r0").out
+    assert text.startswith(f"r0 role:{bold}36mPrimary{stop}\n  disk:{bold}32mUpToDate{stop}\n")
+    assert f"  beta connection:{bold}31mConnecting{stop}\n" in text
+    process.answer("status", data=syncing("Secondary"))
+    text = place("status", "--color=always", "--verbose", "r0").out
+    assert f"\n  beta connection:Connected role:{plain}36mPrimary{stop}\n" in text
+    assert f"replication:{bold}31mSyncTarget{stop} peer-disk:{plain}32mUpToDate{stop}" in text
+    place("status", "--color=red", "r0").complains(64, "--color", "red")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "of_peer", "code"),
+    [
+        ("role", "Unknown", False, "1"),
+        ("role", "Unknown", True, ""),
+        ("connection", "Unconnected", False, "1"),
+        ("disk", "Consistent", False, "1"),
+        ("disk", "Diskless", False, "1;31"),
+        ("replication", "Behind", False, "1"),
+        ("replication", "Off", False, ""),
+        ("replication", "PausedSyncT", False, "1;31"),
+        ("quorum", "no", False, "1;31"),
+        ("open", "yes", False, "1;36"),
+        ("volume", "0", False, ""),
+    ],
+)
+def test_the_colour_of_a_state(key, value, of_peer, code):
+    assert coloured(key, value, of_peer=of_peer) == (f"\033[{code}m{value}\033[0m" if code else value)
 
 
 @pytest.mark.parametrize(
