@@ -88,7 +88,10 @@ def _read_resource_statement(statement: Statement, resource: RawResource, notice
         expect_words(statement, 1, "the name of a host")
         notices.append(Notice("'ignore-on' has no effect in pydrbd", statement.place))
     elif name == "stacked-on-top-of":
-        raise statement.place.error("pydrbd does not stack resources ('stacked-on-top-of'): each has two 'on' sections")
+        raise statement.place.error(
+            "pydrbd does not stack resources ('stacked-on-top-of'): a third site is a third 'on' section of one "
+            "resource, and --peer says which two are a pair"
+        )
     elif name == "template-file":
         raise statement.place.error("'template-file' is DRBD 9's; write the options in the resource or in 'common'")
     else:

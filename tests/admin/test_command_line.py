@@ -18,6 +18,8 @@ from pydrbd.admin.command_table import COMMANDS
 from pydrbd.admin.exit_codes import EXIT_CODES, os_error_text
 from pydrbd.admin.options import find_command, help_text
 from pydrbd.errors import InternalError, PydrbdError, exit_code_of
+from tests.config.test_mistakes import TABLE as MISTAKES
+from tests.config.test_mistakes import text_of
 
 PROCESS = ["new-resource", "new-minor", "sh-new-minor", "del-minor", "del-resource"]
 PROCESS += ["serve", "up", "adjust", "adjust-with-progress", "down", "demo"]
@@ -116,6 +118,16 @@ def test_configuration_errors_are_told(place):
     place.config.write_text("resource r0 { on alpha { adress 1; } }")
     place("up", "r0").complains(78, f"{place.config}:1:26: ", "'adress'", "did you mean 'address'?")
     place("dump").complains(78, "'adress'")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in MISTAKES for name in MISTAKES[kind]])
+def test_each_mistake_in_a_configuration_ends_a_command(place, kind, name):
+    """Of every kind that there is: 78, one line, the file, line and column, and what is wrong."""
+    mistake = MISTAKES[kind][name]
+    place.config.write_text(text_of(mistake))
+    line, column = mistake["at"]
+    says = mistake["says"].replace("'nope.conf'", f"'{place.directory}/nope.conf'")  # it is looked up beside the file
+    place("dump").complains(78, f"pydrbd: {place.config}:{line}:{column}: {says}")
 
 
 def test_without_a_configuration(run, monkeypatch, tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pydrbd.config import Address, MetaDisk, load_config, parse_config
-from pydrbd.errors import ConfigError
+from pydrbd.config import load as load_module
+from pydrbd.errors import ConfigError, ConfigForbidden
 
 DATA = Path(__file__).parent.parent / "data/config"
 
@@ -233,3 +234,36 @@ def test_resync_after_an_unknown_resource_is_reported():
     assert "'resync-after other/0' names a resource that is not configured" in [
         notice.message for notice in parse_config(text).notices
     ]
+
+
+def test_a_file_that_may_not_be_read_is_no_permission(tmp_path, monkeypatch):
+    """77, unlike a mistake in it; also one that is included, whose place is named."""
+    file = tmp_path / "t.res"
+    file.write_text("\n include x.res;")
+    (tmp_path / "x.res").touch()
+    real, refused = Path.open, {str(file)}
+
+    def open_file(path, *words, **options):
+        if str(path) in refused:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *words, **options)
+
+    monkeypatch.setattr(Path, "open", open_file)
+    with pytest.raises(ConfigForbidden, match=r"'.*t\.res' can't be read: Permission denied") as caught:
+        load_config(file)
+    assert caught.value.exit_code == 77
+    refused.clear()
+    refused.add(str(tmp_path / "x.res"))
+    with pytest.raises(ConfigForbidden, match=r"t\.res:2:10: include: .*x\.res' can't be read"):
+        load_config(file)
+
+
+def test_files_without_end_are_refused(tmp_path, monkeypatch):
+    """The number of files that one configuration includes is bounded."""
+    monkeypatch.setattr(load_module, "CONFIG_FILES_MAX", 3)
+    for name in "abc":
+        (tmp_path / f"{name}.res").touch()
+    file = tmp_path / "t"
+    file.write_text('include "*.res";')
+    with pytest.raises(ConfigError, match="t:1:1: more than 3 files are included"):
+        load_config(file)

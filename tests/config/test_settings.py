@@ -7,6 +7,7 @@ import pytest
 from pydrbd.config import Listen, ResourceSettings, Settings, load_settings
 from pydrbd.config.settings import TlsSettings, parse_settings
 from pydrbd.errors import ConfigError
+from pydrbd.limits import CONFIG_FILE_BYTES_MAX, TLS_NAMES_MAX
 
 
 def test_without_a_file_there_are_defaults(tmp_path):
@@ -75,6 +76,10 @@ def test_tls_has_files_and_names(tmp_path):
         (f"resource.r0.nbd = ['unix:{'x' * 108}']", "resource.r0.nbd[0]: a socket's path has at most 107 bytes"),
         ("resource.r0.io = 'bufferd'", "resource.r0.io can't be 'bufferd' (but auto, direct or buffered)"),
         ("resource.r0.io = 3", "resource.r0.io can't be 3"),
+        (
+            f"resource.r0.tls-clients = {['x'] * (TLS_NAMES_MAX + 1)}",
+            f"resource.r0.tls-clients has more than {TLS_NAMES_MAX} names",
+        ),
         ("a = \n", "is not TOML: Invalid value (at line 1, column 5)"),
         ("a = " + "[" * 5000, "is not TOML: "),
     ],
@@ -95,3 +100,10 @@ def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path):
     (tmp_path / "pydrbd.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_settings(tmp_path / "drbd.conf")
+
+
+def test_a_file_without_end_is_a_mistake(tmp_path):
+    """It is read no further than a configuration may be long."""
+    (tmp_path / "pydrbd.toml").write_bytes(b"#" * (CONFIG_FILE_BYTES_MAX + 1))
+    with pytest.raises(ConfigError, match=f"is longer than {CONFIG_FILE_BYTES_MAX} bytes"):
+        load_settings(tmp_path / "r0.res")
