@@ -147,7 +147,7 @@ def open(readonly: bool) -> ThreadsClient:
 
 def close(client: ThreadsClient) -> None:
     """nbdkit's."""
-    _node.close(client)
+    client.close()
 
 
 def get_size(client: ThreadsClient) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +18,11 @@ from pydrbd.errors import BusyError, InternalError, StateRefused
 from pydrbd.limits import STOP_TIMEOUT_S
 from pydrbd.runtime.build import Blueprint
 from pydrbd.runtime.control import Response
+from pydrbd.runtime.nbd_connection import NbdStatistics
 from pydrbd.runtime.process import first_of
 from pydrbd.runtime.run_directory import make_run_directory
 from pydrbd.runtime.service import Service
-from pydrbd.runtime.threads_client import ThreadsClient, ThreadsWakeup
+from pydrbd.runtime.threads_client import ThreadsClient, open_channel
 from pydrbd.wire.nbd import ExportInfo, ExportUnavailable, ReplyType
 
 __all__ = ["EmbeddedNode"]
@@ -34,7 +37,8 @@ class _Running:
     """What there is only while the node runs."""
 
     service: Service
-    wakeup: ThreadsWakeup
+    nursery: trio.Nursery
+    statistics: NbdStatistics
     token: trio.lowlevel.TrioToken
 
 
@@ -72,6 +76,7 @@ class EmbeddedNode:
         if running is not None:
             with contextlib.suppress(trio.RunFinishedError):  # it has ended already, and said why
                 running.token.run_sync_soon(running.service.stopping.set)
+        if self._thread.ident is not None:
             self._thread.join(2 * STOP_TIMEOUT_S)
 
     def exports(self) -> list[ExportInfo]:
@@ -86,28 +91,25 @@ class EmbeddedNode:
         """
         running = self._alive()
 
-        async def begin() -> ThreadsClient:
-            client = ThreadsClient(running.wakeup)
-            client.attach(await running.service.exports.open_when_ready(name, client))
-            return client
+        def connect() -> tuple[socket.socket, ExportInfo]:
+            return self._wait_in_trio(running, lambda: self._connect(running, name))
 
         try:
-            return self._wait_in_trio(running, begin)
+            return ThreadsClient(connect)
         except ExportUnavailable as error:
             if not promote or error.code is not ReplyType.ERR_POLICY:
                 raise
         answer = self._command("primary")
         if answer["code"] < 1:
             raise StateRefused(answer["code"], answer["text"])
-        return self._wait_in_trio(running, begin)
+        return ThreadsClient(connect)
 
-    def close(self, client: ThreadsClient) -> None:
-        """The last request has been answered."""
-        running = self._running
-        if running is None:
-            return
-        with contextlib.suppress(trio.RunFinishedError):  # all clients were cut off
-            trio.from_thread.run_sync(client.close, trio_token=running.token)
+    async def _connect(self, running: _Running, name: str) -> tuple[socket.socket, ExportInfo]:
+        if self._running is not running:
+            raise _ended()
+        exports = running.service.exports
+        opener = partial(exports.open_when_ready, name)
+        return await open_channel(exports, opener, running.statistics, running.nursery)
 
     def _command(self, verb: str) -> Response:
         running = self._alive()
@@ -151,15 +153,18 @@ class EmbeddedNode:
 
     async def _main(self) -> None:
         service = Service(self._plan, self._run_dir, self._node_name, owns_process=False, serves_nbd=False)
-        wakeup = ThreadsWakeup()
-
-        def ready() -> None:
-            self._running = _Running(service, wakeup, trio.lowlevel.current_trio_token())
-            self._started.set()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wakeup.run)
-            await service.serve(ready)
+
+            def ready() -> None:
+                token = trio.lowlevel.current_trio_token()
+                self._running = _Running(service, nursery, NbdStatistics(), token)
+                self._started.set()
+
+            try:
+                await service.serve(ready)
+            finally:
+                self._running = None  # before the nursery closes: who comes now hears that it has ended
             nursery.cancel_scope.cancel()
 
 

@@ -81,6 +81,7 @@ class NbdConnection:
         self._statistics = statistics
         self._admission = admission
         self._opener = _Opener(engine, self)
+        self._opened: Opened | None = None  # without a handshake
         self._sender = ReplySender(sock, self._on_progress, self._on_lost)
         self._scope = trio.CancelScope()
         self._closed = False
@@ -102,9 +103,8 @@ class NbdConnection:
         """
         try:
             with self._scope:
-                opened = await self._negotiate(nursery)
+                opened = self._opened or await self._negotiate(nursery)
                 if opened is not None:
-                    _log.info("NBD client %s opened %s", self._peer, opened.info.name)
                     await self._transmit(opened)
             if self._failure is not None:
                 raise self._failure
@@ -120,12 +120,20 @@ class NbdConnection:
                 self._opener.session.close()
             self._socket.close()
 
+    def adopt(self, session: Session, context: tuple[int, str]) -> None:
+        """Before `run`: the client is of this process, has opened this, and leaves the handshake out."""
+        self._opener.session = session
+        self._opened = Opened(session.info, b"", contexts=(context,))
+
     async def _negotiate(self, nursery: trio.Nursery) -> Opened | None:
         handshake = Handshake(self._socket, self._peer, self._opener, self._admission)
         try:
-            return await handshake.run(nursery)
+            opened = await handshake.run(nursery)
         finally:
             self._socket = self._sender.socket = handshake.socket
+        if opened is not None:
+            _log.info("NBD client %s opened %s", self._peer, opened.info.name)
+        return opened
 
     # --- what the session calls: engine.Client ----------------------------------------------------------------------
 

@@ -1,252 +1,103 @@
 """Requests of other threads for an export: how nbdkit's threads reach the engine, which lives in Trio's.
 
-    any thread   call(...)  ->  queue, one wake-up for all that are in it  ->  blocked on a lock of its own
-    Trio         run        ->  all that are there become batches          ->  Session.submit
-                 send       ->  the replies, as an NBD client would get them  ->  the locks
+    a thread   call(...)  ->  an idle channel, a socket pair whose other end is an NBD connection like any other
+    Trio       runtime/nbd_connection, or the lane (runtime/lane), which reads all channels in native code
 
-A hand-over costs far more than a request. So only whoever finds nobody waiting wakes Trio, and what has gathered until
-Trio looks is one batch: a lone request pays for it alone, sixteen at a time share.
+A hand-over between threads costs far more than a request. A channel needs none: while there is nothing to decide, a
+lane answers it without Python, and the thread waits in the kernel meanwhile. What several threads ask at the same time
+is in as many sockets when the lane looks, and the work of one look.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import socket
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from queue import Empty, SimpleQueue
 from struct import Struct
-from typing import Final, NoReturn
+from typing import Final
 
 import trio
 
-from pydrbd import native
-from pydrbd.limits import BATCH_RECORDS_MAX, NBD_IN_FLIGHT_BYTES_MAX, NBD_REQUEST_BYTES_MAX
-from pydrbd.native import Batch, LaneStream
-from pydrbd.runtime.engine import ExportInfo, ReplyPart, Session
-from pydrbd.wire.nbd import REQUEST_SIZE_BYTES, ChunkType, Command, NbdError, NbdMagic, encode_request
+from pydrbd.limits import NBD_REQUEST_BYTES_MAX, THREAD_CHANNELS_MAX
+from pydrbd.runtime.engine import Client, Engine, ExportInfo, ExportUnavailable, Session
+from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
+from pydrbd.runtime.nbd_handshake import Admission
+from pydrbd.wire.nbd import REPLY_SIZE_BYTES, ChunkType, Command, NbdError, NbdMagic
 
-__all__ = ["Extents", "ThreadsClient", "ThreadsWakeup"]
+__all__ = ["Extents", "ThreadsClient", "open_channel"]
 
 Extents = list[tuple[int, int]]
 """(length in bytes, flags of base:allocation), one behind the other."""
 
+_REQUEST: Final = Struct(">IHHQQI")
 _SIMPLE: Final = Struct(">IIQ")
 _CHUNK: Final = Struct(">IHHQI")
 _CONTEXT: Final = (1, "base:allocation")
 _CONTEXT_BYTES: Final = 4
 _EXTENT: Final = Struct(">II")
 
-
-class _Call:
-    """One thread's request; made once and used again, for a lock is dear to make."""
-
-    __slots__ = ("buffer", "command", "error", "extents", "flags", "length", "lock", "offset")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.lock.acquire()  # it is free only between an answer and the thread that takes it
-        self.command = self.offset = self.length = self.flags = self.error = 0
-        self.buffer: memoryview | None = None
-        self.extents: Extents = []
+# Plain numbers: an enum's members are slow to reach for what is done for every request.
+_MAGIC: Final = int(NbdMagic.REQUEST)
+_READ: Final = int(Command.READ)
+_WRITE: Final = int(Command.WRITE)
+_ESHUTDOWN: Final = int(NbdError.ESHUTDOWN)
 
 
-class ThreadsWakeup:
-    """Wakes Trio for all clients of a process: one descriptor, written once for all that have something to say."""
+async def open_channel(
+    engine: Engine,
+    open_session: Callable[[Client], Awaitable[Session]],
+    statistics: NbdStatistics,
+    nursery: trio.Nursery,
+) -> tuple[socket.socket, ExportInfo]:
+    """In Trio's thread: a blocking socket on which the export answers requests, from its first byte on.
 
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()
-        self._waiting: dict[ThreadsClient, None] = {}
-        self._clients: dict[ThreadsClient, None] = {}
-        self._is_closed = False
-        self.wakeups = 0
-
-    def wake(self, client: ThreadsClient) -> bool:
-        """From any thread: this client's queue is not empty. False: Trio has ended, and will not look."""
-        with self._lock:
-            if self._is_closed:
-                return False
-            if not self._waiting:
-                os.eventfd_write(self._fd, 1)
-            self._waiting[client] = None
-            return True
-
-    def add(self, client: ThreadsClient) -> None:
-        self._clients[client] = None
-
-    def discard(self, client: ThreadsClient) -> None:
-        self._clients.pop(client, None)
-
-    async def run(self) -> None:
-        """Have every client submit what it has, until cancelled; whoever still waits then gets ESHUTDOWN."""
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._fd)
-                os.eventfd_read(self._fd)
-                self.wakeups += 1
-                with self._lock:
-                    waiting, self._waiting = self._waiting, {}
-                for client in waiting:
-                    client.submit()
-        finally:
-            with self._lock:
-                self._is_closed = True
-            os.close(self._fd)
-            for client in list(self._clients):
-                client.abort("the node has ended")
+    Raises what `open_session` does.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    try:
+        connection = NbdConnection(theirs, "of a thread", engine, statistics, Admission())
+        session = await open_session(connection)
+        connection.adopt(session, _CONTEXT)
+        nursery.start_soon(connection.run, nursery)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return ours, session.info
 
 
 class ThreadsClient:
-    """engine.Client for threads that are not Trio's. Trio opens `session` and closes it."""
+    """One client with many threads. `connect` gives a channel; at most THREAD_CHANNELS_MAX are open."""
 
-    fits_lane = False
+    def __init__(self, connect: Callable[[], tuple[socket.socket, ExportInfo]]) -> None:
+        """Raises what `connect` does."""
+        self._connect = connect
+        self._channels: list[socket.socket] = []
+        self._idle: SimpleQueue[socket.socket] = SimpleQueue()
+        self._room = threading.Semaphore(THREAD_CHANNELS_MAX - 1)
+        channel, self.info = connect()
+        self._channels.append(channel)
+        self._idle.put(channel)
 
-    def __init__(self, wakeup: ThreadsWakeup) -> None:
-        self._wakeup = wakeup
-        self._queue: deque[_Call] = deque()
-        self._idle: list[_Call] = []
-        self._calls: dict[int, _Call] = {}
-        self._next_cookie = 1
-        self._closed = False
-        self._session: Session
-        self.batches = 0
-
-    # --- in Trio's thread ---
-
-    def attach(self, session: Session) -> None:
-        """What this client has opened."""
-        self._session = session
-        session.contexts = [_CONTEXT]
-        self._wakeup.add(self)
+    @property
+    def channel_count(self) -> int:
+        """As many as there were requests under way at the same time."""
+        return len(self._channels)
 
     def close(self) -> None:
         """No thread calls any more."""
-        assert not self._queue, "a request after the last one"
-        self._wakeup.discard(self)
-        if not self._closed:
-            self._closed = True
-            self._session.close()
-
-    @property
-    def info(self) -> ExportInfo:
-        """What was opened."""
-        return self._session.info
-
-    def submit(self) -> None:
-        """Everything that is in the queue, in as few batches as it takes."""
-        while self._queue:
-            calls: list[_Call] = []
-            size_bytes = 0
-            while self._queue and len(calls) < BATCH_RECORDS_MAX and size_bytes < NBD_IN_FLIGHT_BYTES_MAX:
-                call = self._queue.popleft()
-                calls.append(call)
-                size_bytes += REQUEST_SIZE_BYTES + (call.length if call.command == Command.WRITE else 0)
-            if self._closed:
-                for call in calls:
-                    self._finish(call, NbdError.ESHUTDOWN)
-                continue
-            buffer = self._encode(calls, size_bytes)
-            batch, consumed, _need = native.nbd_split(buffer, 0, size_bytes, NBD_REQUEST_BYTES_MAX)
-            assert (batch.count, consumed) == (len(calls), size_bytes), "our own requests are good"
-            self.batches += 1
-            self._session.submit(batch)
-
-    def _encode(self, calls: Sequence[_Call], size_bytes: int) -> bytearray:
-        """The requests as a client sends them: the engine keeps the buffer, and a thread's memory is its own."""
-        buffer = bytearray(size_bytes)
-        position = 0
-        for call in calls:
-            cookie, self._next_cookie = self._next_cookie, self._next_cookie + 1
-            self._calls[cookie] = call
-            end = position + REQUEST_SIZE_BYTES
-            buffer[position:end] = encode_request(call.command, cookie, call.offset, call.length, call.flags)
-            position = end
-            if call.command == Command.WRITE:
-                assert call.buffer is not None and len(call.buffer) == call.length
-                end = position + call.length
-                buffer[position:end] = call.buffer
-                position = end
-        return buffer
-
-    def _finish(self, call: _Call, error: int) -> None:
-        call.error = error
-        call.lock.release()
-
-    # --- engine.Client ---
-
-    def send(self, parts: Sequence[ReplyPart]) -> None:
-        """See engine.Client. A part is one whole reply, or several."""
-        for part in parts:
-            view = memoryview(part)
-            position = 0
-            while position < len(view):
-                position = self._take_reply(view, position)
-
-    def _take_reply(self, view: memoryview, position: int) -> int:
-        magic = int.from_bytes(view[position : position + 4], "big")
-        if magic == NbdMagic.CHUNK:
-            return self._take_chunk(view, position)
-        assert magic == NbdMagic.SIMPLE_REPLY, f"a reply begins with {magic:#x}"
-        error: int
-        _magic, error, cookie = _SIMPLE.unpack_from(view, position)
-        position += _SIMPLE.size
-        call = self._calls.pop(cookie)
-        if call.command == Command.READ and not error:
-            assert call.buffer is not None
-            call.buffer[:] = view[position : position + call.length]
-            position += call.length
-        self._finish(call, error)
-        return position
-
-    def _take_chunk(self, view: memoryview, position: int) -> int:
-        """The answer to BLOCK_STATUS: one context, one chunk."""
-        length: int
-        _magic, _flags, kind, cookie, length = _CHUNK.unpack_from(view, position)
-        assert kind == ChunkType.BLOCK_STATUS, f"a chunk of type {kind}"
-        begin, end = position + _CHUNK.size, position + _CHUNK.size + length
-        call = self._calls.pop(cookie)
-        call.extents = list(_EXTENT.iter_unpack(view[begin + _CONTEXT_BYTES : end]))
-        self._finish(call, 0)
-        return end
-
-    def done(self, batch: Batch) -> None:
-        """See engine.Client: what may be in flight is bounded by the number of threads."""
-
-    def abort(self, reason: str) -> None:
-        """See engine.Client: all that waits, and all that comes, fails with ESHUTDOWN."""
-        if not self._closed:
-            self._closed = True
-            self._session.close()
-        calls, self._calls = self._calls, {}
-        waiting = [*calls.values(), *self._queue]
-        self._queue.clear()
-        for call in waiting:
-            self._finish(call, NbdError.ESHUTDOWN)
-
-    def lend(self, batch: Batch) -> None:
-        """See engine.Client."""
-        _no_lane()
-
-    def take_back(self, batch: Batch) -> None:
-        """See engine.Client."""
-        _no_lane()
-
-    def lane_enter(self) -> tuple[LaneStream, bytearray]:
-        """See engine.Client."""
-        _no_lane()
-
-    def lane_leave(self, stream: LaneStream) -> None:
-        """See engine.Client."""
-        _no_lane()
-
-    def lane_left(self) -> None:
-        """See engine.Client."""
-        _no_lane()
-
-    # --- from any thread ---
+        goodbye = _REQUEST.pack(_MAGIC, 0, Command.DISC, 0, 0, 0)
+        for channel in self._channels:
+            with contextlib.suppress(OSError):  # the node has ended
+                channel.sendall(goodbye)
+            channel.close()
+        self._channels.clear()
 
     def call(self, command: int, offset: int, length: int, flags: int = 0, buffer: memoryview | None = None) -> int:
-        """Carry out a request and wait for it: 0 or the protocol's error number.
+        """Carry out a request and wait for it: 0 or the protocol's error number; ESHUTDOWN if the node has ended.
 
         `buffer` is where a READ's data goes, and where a WRITE's comes from. What is longer than a request may be goes
         in pieces.
@@ -267,25 +118,76 @@ class ThreadsClient:
     def _call(
         self, command: int, offset: int, length: int, flags: int, buffer: memoryview | None
     ) -> tuple[int, Extents]:
+        header = _REQUEST.pack(_MAGIC, flags, command, 0, offset, length)
         try:
-            call = self._idle.pop()
-        except IndexError:
-            call = _Call()
-        call.command, call.offset, call.length, call.flags, call.buffer = command, offset, length, flags, buffer
-        self._queue.append(call)
-        if not self._wakeup.wake(self):
-            try:
-                self._queue.remove(call)
-            except ValueError:
-                pass  # `abort` has it, and answers
+            channel = self._take()
+        except ExportUnavailable:
+            return _ESHUTDOWN, []
+        try:
+            if command == _WRITE:
+                assert buffer is not None and len(buffer) == length
+                _send_all(channel, header, buffer)
             else:
-                self._finish(call, NbdError.ESHUTDOWN)
-        call.lock.acquire()  # the interpreter's lock is free meanwhile
-        error, extents = call.error, call.extents
-        call.buffer, call.extents = None, []
-        self._idle.append(call)
-        return error, extents
+                channel.sendall(header)
+            return _receive_reply(channel, buffer if command == _READ else None)
+        except OSError:
+            return _ESHUTDOWN, []
+        finally:
+            self._idle.put(channel)  # a dead one, too: it says so at once to whoever takes it
+
+    def _take(self) -> socket.socket:
+        """A channel that is idle; a new one, if there may be more. Raises ExportUnavailable."""
+        with contextlib.suppress(Empty):
+            return self._idle.get_nowait()
+        if not self._room.acquire(blocking=False):
+            return self._idle.get()
+        try:
+            channel, _info = self._connect()
+        except BaseException:
+            self._room.release()
+            raise
+        self._channels.append(channel)
+        return channel
 
 
-def _no_lane() -> NoReturn:
-    raise AssertionError("a lane needs a socket")
+def _send_all(channel: socket.socket, header: bytes, payload: memoryview) -> None:
+    sent = channel.sendmsg((header, payload)) - len(header)
+    assert sent >= 0, "a socket pair takes a header whole"
+    if sent < len(payload):
+        channel.sendall(payload[sent:])
+
+
+def _receive_reply(channel: socket.socket, buffer: memoryview | None) -> tuple[int, Extents]:
+    """The one reply that is due. Raises OSError, also when the stream ends."""
+    head = bytearray(REPLY_SIZE_BYTES)
+    parts: list[bytearray | memoryview] = [head] if buffer is None else [head, buffer]
+    received = channel.recvmsg_into(parts)[0]
+    if received < REPLY_SIZE_BYTES:
+        _receive_all(channel, memoryview(head)[received:])
+        received = REPLY_SIZE_BYTES
+    magic, error, _cookie = _SIMPLE.unpack(head)
+    if magic == NbdMagic.CHUNK:
+        return 0, _receive_extents(channel, head)
+    assert magic == NbdMagic.SIMPLE_REPLY, f"a reply begins with {magic:#x}"
+    if buffer is not None and not error:
+        _receive_all(channel, buffer[received - REPLY_SIZE_BYTES :])
+    return error, []
+
+
+def _receive_extents(channel: socket.socket, head: bytearray) -> Extents:
+    """The answer to BLOCK_STATUS: one context, one chunk."""
+    rest = bytearray(_CHUNK.size - len(head))
+    _receive_all(channel, memoryview(rest))
+    _magic, _flags, kind, _cookie, length = _CHUNK.unpack(head + rest)
+    assert kind == ChunkType.BLOCK_STATUS, f"a chunk of type {kind}"
+    payload = bytearray(length)
+    _receive_all(channel, memoryview(payload))
+    return list(_EXTENT.iter_unpack(payload[_CONTEXT_BYTES:]))
+
+
+def _receive_all(channel: socket.socket, into: memoryview) -> None:
+    while len(into):
+        count = channel.recv_into(into)
+        if not count:
+            raise ConnectionError("the node has ended")
+        into = into[count:]

@@ -1,4 +1,4 @@
-"""Other threads' requests: many at a time become one batch, each gets its own answer, and none waits for ever."""
+"""Other threads' requests: a channel for each at a time, each gets its own answer, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from functools import partial
 import pytest
 import trio
 
-from pydrbd.runtime.threads_client import ThreadsClient, ThreadsWakeup
-from pydrbd.wire.nbd import Command, CommandFlag, NbdError
+from pydrbd.limits import THREAD_CHANNELS_MAX
+from pydrbd.runtime.nbd_connection import NbdStatistics
+from pydrbd.runtime.threads_client import ThreadsClient, open_channel
+from pydrbd.wire.nbd import Command, CommandFlag, ExportUnavailable, NbdError, ReplyType
 from tests.nbd.memory_engine import MemoryEngine
 
 SIZE_BYTES = 64 << 20
@@ -28,12 +30,23 @@ def engine():
 @pytest.fixture
 async def client(engine, nursery):
     """A client of the engine's disk, and Trio at work for it until the test ends."""
-    wakeup = ThreadsWakeup()
-    client = ThreadsClient(wakeup)
-    client.attach(engine.open("disk", client))
-    nursery.start_soon(wakeup.run)
+    client = await open_client(engine, nursery)
     yield client
     client.close()
+
+
+async def open_client(engine, nursery):
+    """Its channels are made in Trio's thread, on behalf of whichever thread needs one."""
+    statistics = NbdStatistics()
+
+    async def open_disk(client):
+        return engine.open("disk", client)
+
+    def connect():
+        return trio.from_thread.run(open_channel, engine, open_disk, statistics, nursery, trio_token=token)
+
+    token = trio.lowlevel.current_trio_token()
+    return await trio.to_thread.run_sync(ThreadsClient, connect)
 
 
 async def in_threads(client, requests):
@@ -63,14 +76,21 @@ async def test_each_thread_gets_its_own_answer(client, engine):
     assert engine.contents(0, BLOCK) == bytes(BLOCK) and engine.contents(BLOCK, 1) == b"\1"
 
 
-async def test_what_has_gathered_is_one_batch(client):
-    """While Trio is busy, sixteen threads queue what they want: it then takes one batch."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiting = [pool.submit(client.call, Command.FLUSH, 0, 0) for _ in range(THREADS)]
-        while len(client._queue) < THREADS:  # Trio can't look meanwhile: this is its thread
-            threading.Event().wait(0.001)
-        assert await trio.to_thread.run_sync(lambda: [future.result(30) for future in waiting]) == [0] * THREADS
-    assert client.batches == 1
+async def test_channels_are_as_many_as_requests_at_a_time_but_bounded(client, engine):
+    """One after the other they share one; many at a time have one each, up to the limit, and the rest wait."""
+    for _ in range(3):
+        assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == 0
+    assert client.channel_count == 1
+    many = 2 * THREAD_CHANNELS_MAX
+    engine.held = []
+    with ThreadPoolExecutor(many) as pool:
+        waiting = [pool.submit(client.call, Command.FLUSH, 0, 0) for _ in range(many)]
+        while len(engine.held) < THREAD_CHANNELS_MAX:
+            await trio.lowlevel.checkpoint()
+        assert client.channel_count == THREAD_CHANNELS_MAX
+        engine.carry_out_held()
+        assert await trio.to_thread.run_sync(lambda: [future.result(30) for future in waiting]) == [0] * many
+    assert client.channel_count == THREAD_CHANNELS_MAX
 
 
 async def test_errors_are_the_protocols(client, engine):
@@ -88,12 +108,9 @@ async def test_errors_are_the_protocols(client, engine):
 async def test_nobody_waits_for_a_node_that_has_ended(engine):
     """What is under way when Trio ends fails with ESHUTDOWN, and so does what comes later."""
     engine.held = []
-    wakeup = ThreadsWakeup()
-    client = ThreadsClient(wakeup)
-    client.attach(engine.open("disk", client))
     with ThreadPoolExecutor(1) as pool:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wakeup.run)
+            client = await open_client(engine, nursery)
             waiting = pool.submit(client.call, Command.FLUSH, 0, 0)
             while not engine.held:
                 await trio.lowlevel.checkpoint()
@@ -101,3 +118,19 @@ async def test_nobody_waits_for_a_node_that_has_ended(engine):
         assert await trio.to_thread.run_sync(waiting.result, 30) == NbdError.ESHUTDOWN
     assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == NbdError.ESHUTDOWN
     assert engine.closed_count == 1
+    client.close()
+
+
+async def test_what_cannot_be_opened_any_more_is_an_error_of_the_request(engine, nursery):
+    """A second request at a time needs a second channel: an export that has closed meanwhile says ESHUTDOWN."""
+    client = await open_client(engine, nursery)
+    busy = client._take()
+
+    def connect():
+        raise ExportUnavailable("Secondary now", ReplyType.ERR_POLICY)
+
+    client._connect = connect
+    assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == NbdError.ESHUTDOWN
+    client._idle.put(busy)
+    assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == 0
+    client.close()
