@@ -11,6 +11,7 @@ from pydrbd.units import KIB, MIB
 
 __all__ = [
     "AHEAD_S",
+    "AL_ROOM_EXTENTS_MAX",
     "AL_UPDATES_PER_TRANSACTION",
     "BAD_DISK_MARK_S",
     "BARRIER_IDLE_S",
@@ -153,6 +154,9 @@ TLS_SHOWN_NAMES_MAX: Final = 8
 """Names of a certificate that are logged."""
 
 AL_UPDATES_PER_TRANSACTION: Final = 64
+AL_ROOM_EXTENTS_MAX: Final = 256
+"""So many extents, or half of the log, are kept free to leave it: enough for some transactions while disks flush."""
+
 SECRET_BYTES_MAX: Final = 64
 
 CONFIG_FILE_BYTES_MAX: Final = 4 * MIB

@@ -53,13 +53,15 @@ class Flushes:
         flush = _Flush(volume, session, batch, 1 << index, node.log.last_unacked())
         if volume.has_disk:
             flush.local_busy = True
-            disk = volume.disk
+            disk, durable_up_to = volume.disk, node.gate.room.durable_up_to()
 
             def done(failed: int, errno: int) -> None:
                 flush.local_busy = False
                 if failed:
                     flush.local_failed = True
                     node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                elif disk is not None:
+                    disk.is_durable(durable_up_to)
                 self.check()
 
             node.out.put(DiskFlush(volume.vnr, done))

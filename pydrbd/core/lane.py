@@ -152,7 +152,7 @@ class Lanes:
         log, room = node.log.lane_log()
         serial, seq = node.writes.next_serial, volume.peer.next_seq
         barriers, epoch = node.barrier_parts(), node.log.current
-        may_flush = node.log.only_the_current and not volume.flush_in_doubt
+        may_flush = node.log.only_the_current and not (volume.flush_in_doubt or node.gate.room.flushing)
         return LaneTerms(barriers, hot, log, room, epoch.number, epoch.sent_count, may_flush, serial, seq, lent)
 
     def on_ended(self, event: LaneEnded) -> None:
@@ -166,6 +166,8 @@ class Lanes:
         volume.next_seq(event.write_count)
         volume.peer.seen_seq = event.peer_seq
         node.writes.next_serial = event.next_serial
+        if event.epoch != node.log.current.number:
+            disk.is_durable(event.epoch - 1)
         node.log.end_lane(event.epoch, event.log_count, barrier_sent=event.barrier_sent, now=node.now)
         if event.touched:
             # An epoch without writes never ends: what was written before it is over.

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pydrbd import native
-from pydrbd.core.volume import Volume
+from pydrbd.core.log_room import LogRoom
+from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.limits import AL_UPDATES_PER_TRANSACTION, EXTENTS_OF_BATCH_MAX
 from pydrbd.metadata.activity_log import ActivityLog, Plan
 from pydrbd.native import Batch
@@ -51,6 +52,7 @@ class LogGate:
         self._logging: set[int] = set()
         self._after_logging: list[Callable[[], None]] = []
         self._starving: set[int] = set()
+        self.room = LogRoom(node)
 
     @property
     def busy(self) -> bool:
@@ -85,7 +87,7 @@ class LogGate:
                 self._waiting.append(waiter)
                 self._advance(volume)
             else:
-                self._pass(waiter, disk.log)
+                self._pass(waiter, disk)
 
     def when_quiet(self, volume: Volume, then: Callable[[], None]) -> None:
         """Call when no transaction of this volume is under way: now, or before the next one begins."""
@@ -122,12 +124,13 @@ class LogGate:
                 if volume.vnr in self._starving:
                     queues.add(volume.vnr)
             else:
-                self._pass(waiter, disk.log)
+                self._pass(waiter, disk)
         for volume in {id(waiter.volume): waiter.volume for waiter in self._waiting}.values():
             self._advance(volume)
 
-    def _pass(self, waiter: _Waiter, log: ActivityLog) -> None:
-        log.touch(waiter.extents, self._node.log.current.number - waiter.epochs_back)
+    def _pass(self, waiter: _Waiter, disk: LocalDisk) -> None:
+        disk.log.touch(waiter.extents, self._node.log.current.number - waiter.epochs_back)
+        disk.logs_for_peer = disk.logs_for_peer or waiter.epochs_back > 0
         waiter.go(waiter.mask)
 
     def _advance(self, volume: Volume) -> None:
@@ -135,7 +138,7 @@ class LogGate:
         disk = volume.disk
         if volume.vnr in self._logging or disk is None or volume.frozen:
             return
-        plan = self._plan(volume, disk.log)
+        plan = self._plan(volume, disk)
         if plan is None:
             return
         self._logging.add(volume.vnr)
@@ -154,33 +157,42 @@ class LogGate:
                 then()
             self.retry()
 
-        self._node.persist_log(volume, plan, committed)
+        self.room.write(volume, disk, plan, committed)
+        self.room.make(volume, disk)
 
-    def _plan(self, volume: Volume, log: ActivityLog) -> Plan | None:
-        """For all that wait; if there is no room for that, for the first; else press the peer, and be called again."""
-        wanted: dict[int, None] = {}
-        first: list[int] = []
-        for waiter in self._waiting:
-            if waiter.volume is volume:
-                missing = log.missing(waiter.extents)
-                first = first or missing
-                wanted.update(dict.fromkeys(missing))
+    def _plan(self, volume: Volume, disk: LocalDisk) -> Plan | None:
+        """For the first of those that wait, as many as there is room for; else None: a flush will call again.
+
+        Which extents may go without a flush of their own is asked first. Then no write passes any more, and the peer is
+        pressed.
+        """
         self._starving.discard(volume.vnr)
-        if not wanted:
+        waiting = [waiter for waiter in self._waiting if waiter.volume is volume]
+        room, log = self.room, disk.log
+        if not any(log.missing(waiter.extents) for waiter in waiting):
             return None
-
-        def plan() -> Plan | None:
-            released = self._node.log.released
-            return log.plan(list(wanted), released) or log.plan(first, released)
-
-        found = plan()
+        found = _plan_first(log, waiting, room.ready_epoch(volume, disk), self._node.log.released)
         if found is None:
-            self._node.press_for_barrier()
-            found = plan()  # the current epoch has ended, and it may have waited for nothing else
+            room.make(volume, disk)
+            released = self._node.log.released  # the current epoch has ended, and it may have waited for nothing else
+            ready = room.ready_epoch(volume, disk) if room.awaits_flush(volume) else released
+            found = _plan_first(log, waiting, ready, released)
         if found is None:
             self._starving.add(volume.vnr)
             self._node.conflicts.check()
         return found
+
+
+def _plan_first(log: ActivityLog, waiting: list[_Waiter], ready_epoch: int, released_epoch: int) -> Plan | None:
+    """The transaction for as many as can be of the first that wait, whole; None if it is not even one."""
+    room = log.room(ready_epoch, AL_UPDATES_PER_TRANSACTION)
+    wanted: dict[int, None] = {}
+    for waiter in waiting:
+        more = [extent for extent in log.missing(waiter.extents) if extent not in wanted]
+        if len(wanted) + len(more) > room:
+            break
+        wanted.update(dict.fromkeys(more))
+    return log.plan(list(wanted), released_epoch, ready_epoch) if wanted else None
 
 
 def _parts(batch: Batch, mask: int, extents_most: int) -> Iterator[tuple[int, list[int]]]:

@@ -27,7 +27,7 @@ from pydrbd.core.data_packets import block_parts, out_of_sync_parts
 from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
 from pydrbd.core.disk_timeout import DiskTimeout
-from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Persist, Reply, Send, Socket, Stage
+from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Reply, Send, Socket
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.events import (
     ClientBatch,
@@ -73,7 +73,6 @@ from pydrbd.core.verify import Verify
 from pydrbd.core.volume import LocalDisk, Volume, VolumeOptions
 from pydrbd.core.writes import Writes
 from pydrbd.limits import BARRIER_IDLE_S
-from pydrbd.metadata.activity_log import Plan
 from pydrbd.native import Batch
 from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.framing import encode_packet, header_size
@@ -381,16 +380,6 @@ class Node:
 
     def on_read_finished(self) -> None:
         self.operator.on_idle()
-
-    def persist_log(self, volume: Volume, plan: Plan, then: Callable[[int, int], None]) -> None:
-        """An activity-log transaction: what it forgets is durable first, data and bits (META 4.5)."""
-        disk = volume.disk
-        assert disk is not None
-        stages: tuple[Stage, ...] = ()
-        if plan.evicted:
-            stages = self.changes.bitmap_stage(volume, flush_data=True) or self.changes.flush_stage(volume)
-        block = (disk.layout.al_offset_bytes + plan.ring_offset_bytes, plan.block)
-        self.out.put(Persist(volume.vnr, (*stages, Stage(False, (block,))), then))
 
     def log_line(self, level: Level, text: str) -> None:
         self.out.put_urgent(Log(level, text))

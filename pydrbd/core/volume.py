@@ -79,6 +79,14 @@ class LocalDisk:
     """It can zero a range without writing it."""
     held_back: bool = False
     """A crash of this machine, not only its power, takes what was written since the last flush: always flush."""
+    durable_epoch: int = -1
+    """What clients have written in epochs up to this one is on the disk itself."""
+    logs_for_peer: bool = False
+    """The activity log has covered writes of a peer without a disk, which belong to no epoch of ours."""
+
+    def is_durable(self, epoch: int) -> None:
+        """A flush has ended: it covers what was written in epochs up to this one."""
+        self.durable_epoch = max(self.durable_epoch, epoch)
 
 
 @dataclass(slots=True)

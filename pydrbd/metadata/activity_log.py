@@ -132,17 +132,18 @@ class ActivityLog:
             last_use.move_to_end(extent)
             last_use[extent] = epoch
 
-    def plan(self, cold: Sequence[int], released_epoch: int) -> Plan | None:
+    def plan(self, cold: Sequence[int], released_epoch: int, ready_epoch: int | None = None) -> Plan | None:
         """The transaction for the first 64 of `cold` (distinct, none hot), or None if too few slots can be had.
 
-        An extent may be evicted if its last use lies in an epoch up to `released_epoch`. Only one plan at a
-        time: it ends with `commit` or `abandon`.
+        An extent may be evicted if its last use lies in an epoch up to `released_epoch`, and up to `ready_epoch`, if
+        that is given. Only one plan at a time: it ends with `commit` or `abandon`.
         """
+        last = released_epoch if ready_epoch is None else min(released_epoch, ready_epoch)
         assert self._pending is None, "a transaction is already under way"
         added = tuple(cold[:AL_UPDATES_PER_TRANSACTION])
         assert added and len(set(added)) == len(added) and not any(extent in self._last_use for extent in added)
         free = self._free[len(self._free) - min(len(self._free), len(added)) :][::-1]
-        evicted = self._evictable(len(added) - len(free), released_epoch)
+        evicted = self._evictable(len(added) - len(free), last)
         if evicted is None:
             return None
         slots = (*free, *(self._slot_of[extent] for extent in evicted))
@@ -244,6 +245,15 @@ class ActivityLog:
             self._eviction_count,
             self._tr_number,
         )
+
+    def room(self, ready_epoch: int, most: int) -> int:
+        """How many extents could come in, of at most so many: slots that are free, or whose last use was by then."""
+        found = min(len(self._free), most)
+        for epoch in self._last_use.values():
+            if found >= most:
+                break
+            found += epoch <= ready_epoch
+        return found
 
     def in_use_count(self, released_epoch: int) -> int:
         """How many extents were last used in an epoch that is not released, and so can't make room."""

@@ -12,6 +12,7 @@ from pydrbd.core import changes, fencing, peer_state, transitions, uuids
 from pydrbd.core.effects import Persist, Reply
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.log_gate import LogGate
+from pydrbd.core.log_room import LogRoom
 from pydrbd.core.node import Node
 from pydrbd.core.outbox import Outbox
 from pydrbd.core.peer_writes import PeerWrites
@@ -65,6 +66,7 @@ def write_before_the_activity_log(patch: pytest.MonkeyPatch) -> None:
 def forget_an_extent_before_its_barrier(patch: pytest.MonkeyPatch) -> None:
     evictable = ActivityLog._evictable
     patch.setattr(ActivityLog, "_evictable", lambda self, count, released: evictable(self, count, 1 << 60))
+    patch.setattr(ActivityLog, "room", lambda self, ready, most: min(most, self.slot_count))
 
 
 def clear_a_bit_when_asking_for_its_block(patch: pytest.MonkeyPatch) -> None:
@@ -229,6 +231,10 @@ def write_a_bitmap_before_its_data(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(changes.Changes, "bitmap_stage", hasty)
 
 
+def forget_an_extent_whose_data_is_in_the_cache(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LogRoom, "durable_up_to", lambda self: 1 << 60)
+
+
 def go_on_after_a_failed_flush(patch: pytest.MonkeyPatch) -> None:
     on_disk_error = Node.on_disk_error
 
@@ -298,6 +304,7 @@ CANARIES = (
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
     _canary(write_a_bitmap_before_its_data, {"B5"}, 50),
+    _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 5, ending=LOSES_POWER),
     _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),
     _canary(answer_what_was_under_way_when_io_froze, {"C8"}, 3, fencing=_STONITH),

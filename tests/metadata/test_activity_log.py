@@ -129,6 +129,20 @@ def test_what_a_pending_plan_evicts_is_cold_at_once():
     assert ring.log.plan([3], 1) == plan
 
 
+def test_what_is_released_but_not_ready_stays():
+    """The peer has it, our own disk has it only in its cache: such an extent is passed over, and is no room."""
+    ring = Ring(4)
+    ring.add([1, 2], 0, epoch=1)
+    ring.add([3], 0, epoch=2)
+    assert [ring.log.room(ready, 9) for ready in (0, 1, 2)] == [1, 3, 4] and ring.log.room(2, 2) == 2
+    assert ring.log.plan([4, 5, 6, 7], 2, 1) is None
+    plan = ring.log.plan([4, 5, 6], 2, 1)
+    assert plan.evicted == (1, 2)
+    ring.log.commit(plan)
+    assert ring.log.plan([8], 2) is not None, "what came in is not the first to go"
+    assert ring.log.hot_extents() == {4, 5, 6}
+
+
 def test_more_than_64_cold_extents_are_planned_64_at_a_time():
     """A transaction has room for 64 updates."""
     ring = Ring(200)
