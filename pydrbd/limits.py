@@ -64,11 +64,13 @@ __all__ = [
     "NBD_ALL_IN_FLIGHT_BYTES_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
+    "NBD_EXTENDED_PIECE_BYTES",
     "NBD_HANDSHAKE_TIMEOUT_S",
     "NBD_IN_FLIGHT_BYTES_MAX",
     "NBD_OPTIONS_MAX",
     "NBD_OPTION_BYTES_MAX",
     "NBD_REQUEST_BYTES_MAX",
+    "NBD_STATUS_CHOICE_BYTES_MAX",
     "NBD_STATUS_EXTENTS_MAX",
     "NBD_STRING_BYTES_MAX",
     "PEER_BACKLOG_BYTES_MAX",
@@ -135,6 +137,12 @@ NBD_OPTIONS_MAX: Final = 64
 NBD_STRING_BYTES_MAX: Final = 4096
 NBD_STATUS_EXTENTS_MAX: Final = 8192
 """Extents in an answer to BLOCK_STATUS, for each context; the client asks again for what is left."""
+
+NBD_STATUS_CHOICE_BYTES_MAX: Final = 8 + 4 * 64
+"""The payload of a BLOCK_STATUS that names contexts: a length, and at most 64 of them."""
+
+NBD_EXTENDED_PIECE_BYTES: Final = 256 * KIB
+"""What of a connection with extended headers is translated at once, in each direction."""
 
 NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
 NBD_CONNECTIONS_MAX: Final = 256

@@ -44,6 +44,8 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         " can open in either case.",
         "nbd-read-only": "true or false (default): each volume also under the name RES@ro (RES/N@ro), which can only be"
         " read, and on a Secondary, too: there from a disk that changes as the Primary writes.",
+        "nbd-extended-headers": "true or false (default): whether a client may have NBD's extended headers, with"
+        " lengths of 64 bits; recent ones then always do, and each of their requests costs more.",
         "tls": "off (default); allow: an NBD client may ask for TLS; require: it must, except on a Unix socket, which"
         " only its owner can open.",
         "tls-certificate": "A PEM file with our certificate, and those between it and the authority.",
@@ -103,6 +105,7 @@ class ResourceSettings:
     io: str = "auto"
     nbd_list: bool = True
     nbd_read_only: bool = False
+    nbd_extended_headers: bool = False
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
@@ -168,7 +171,8 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
     parsed = tuple(_read_nbd(entry, f"{key}.nbd[{at}]", file) for at, entry in enumerate(listens))
     may_list = _read_switch(key, table, "nbd-list", True, file)
     read_only = _read_switch(key, table, "nbd-read-only", False, file)
-    return ResourceSettings(parsed, io, may_list, read_only, _read_tls(key, table, file))
+    extended = _read_switch(key, table, "nbd-extended-headers", False, file)
+    return ResourceSettings(parsed, io, may_list, read_only, extended, _read_tls(key, table, file))
 
 
 def _read_switch(key: str, table: Mapping[str, object], name: str, default: bool, file: str) -> bool:

@@ -139,6 +139,9 @@ def _settings(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
         yield Difference(f"pydrbd.toml: nbd {shown[0]} -> {shown[1]}", When.RESTART)
     if before.nbd_list != after.nbd_list:
         yield Difference(f"pydrbd.toml: nbd-list {before.nbd_list} -> {after.nbd_list}".lower(), When.RESTART)
+    if before.nbd_extended_headers != after.nbd_extended_headers:
+        words = f"{before.nbd_extended_headers} -> {after.nbd_extended_headers}".lower()
+        yield Difference(f"pydrbd.toml: nbd-extended-headers {words}", When.RESTART)
     if before.nbd_read_only != after.nbd_read_only:
         words = f"pydrbd.toml: nbd-read-only {before.nbd_read_only} -> {after.nbd_read_only}".lower()
         yield Difference(words, When.NOW)

@@ -144,7 +144,7 @@ def admission(settings: ResourceSettings) -> Admission:
     identity = None
     if mode is not TlsMode.OFF:
         identity = TlsIdentity(TlsFiles(tls.certificate, tls.key, tls.authority), tls.clients)
-    return Admission(Policy(mode, settings.nbd_list), identity)
+    return Admission(Policy(mode, settings.nbd_list, settings.nbd_extended_headers), identity)
 
 
 def _link_tls(settings: ResourceSettings, peer_name: str) -> LinkTls | None:

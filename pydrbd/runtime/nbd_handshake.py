@@ -10,16 +10,18 @@ import logging
 import math
 import socket
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import trio
 
 from pydrbd.errors import ClientProtocolError
 from pydrbd.limits import NBD_HANDSHAKE_TIMEOUT_S
+from pydrbd.runtime.nbd_extended import speak_extended
 from pydrbd.runtime.tls import TlsFailed, TlsIdentity, accept_tls
 from pydrbd.units import KIB
 from pydrbd.wire.nbd import ExportUnavailable
+from pydrbd.wire.nbd_extended import ExtendedTranslator
 from pydrbd.wire.nbd_negotiation import (
     ExportSource,
     Negotiation,
@@ -105,7 +107,7 @@ class Handshake:
             if isinstance(outcome, StartTls):
                 await self._encrypt(nursery)
             elif outcome is not None:
-                return outcome if isinstance(outcome, Opened) else None
+                return self._translated(outcome, nursery) if isinstance(outcome, Opened) else None
 
     async def _make_ready(self, name: str) -> Outcome | None:
         """What comes of it when the export is ready. The time that takes is not the client's."""
@@ -116,6 +118,17 @@ class Handshake:
                 return self._negotiation.go_on(refusal)
         finally:
             self._time.deadline = trio.current_time() + left_s
+
+    def _translated(self, opened: Opened, nursery: trio.Nursery) -> Opened:
+        if not opened.extended:
+            return opened
+        info = opened.info
+        translator = ExtendedTranslator(info.size_bytes, info.block_minimum, [number for number, _ in opened.contexts])
+        try:
+            self.socket = speak_extended(self.socket, translator, opened.unread, nursery)
+        except OSError as error:
+            raise ClientProtocolError(f"it can't be served with extended headers: {error.strerror}") from error
+        return replace(opened, unread=b"")
 
     async def _encrypt(self, nursery: trio.Nursery) -> None:
         assert self._admission.identity is not None, "TLS was offered"

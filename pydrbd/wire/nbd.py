@@ -54,6 +54,8 @@ class NbdMagic(IntEnum):
     REQUEST = 0x25609513
     SIMPLE_REPLY = 0x67446698
     CHUNK = 0x668E33EF
+    EXTENDED_REQUEST = 0x21E41C71
+    EXTENDED_REPLY = 0x6E8A278C
 
 
 class HandshakeFlag(IntFlag):
@@ -101,6 +103,7 @@ class ReplyType(IntEnum):
     ERR_SHUTDOWN = 0x80000007
     ERR_BLOCK_SIZE_REQD = 0x80000008
     ERR_TOO_BIG = 0x80000009
+    ERR_EXT_HEADER_REQD = 0x8000000A
 
 
 class InfoType(IntEnum):
@@ -126,6 +129,7 @@ class TransmissionFlag(IntFlag):
     CAN_MULTI_CONN = 1 << 8
     SEND_CACHE = 1 << 10
     SEND_FAST_ZERO = 1 << 11
+    BLOCK_STATUS_PAYLOAD = 1 << 12
 
 
 class Command(IntEnum):
@@ -154,6 +158,7 @@ class ChunkType(IntEnum):
     OFFSET_DATA = 1  # u64 offset, data
     OFFSET_HOLE = 2  # u64 offset, u32 length
     BLOCK_STATUS = 5  # u32 context, then u32 length and u32 flags for each extent
+    BLOCK_STATUS_EXT = 6  # u32 context, u32 count, then u64 length and u64 flags for each extent
     ERROR = 32769  # u32 error, u16 length of a text, text
     ERROR_OFFSET = 32770
 
@@ -166,6 +171,7 @@ class CommandFlag(IntFlag):
     DF = 1 << 2
     REQ_ONE = 1 << 3
     FAST_ZERO = 1 << 4
+    PAYLOAD_LEN = 1 << 5
 
 
 class NbdError(IntEnum):

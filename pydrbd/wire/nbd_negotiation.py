@@ -33,6 +33,7 @@ from pydrbd.wire.nbd import (
     NbdMagic,
     Option,
     ReplyType,
+    TransmissionFlag,
 )
 from pydrbd.wire.nbd_option_data import (
     OptionRefused,
@@ -87,6 +88,8 @@ class Opened:
     """READs are to be answered by chunks."""
     contexts: tuple[tuple[int, str], ...] = ()
     """Number and name of the contexts that BLOCK_STATUS is to tell of."""
+    extended: bool = False
+    """Requests come with extended headers, and replies are to have them (wire/nbd_extended)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class Policy:
     tls: TlsMode = TlsMode.OFF
     may_list: bool = True
     """Whether LIST shows the exports; otherwise a client must know the name."""
+    extended: bool = False
+    """Whether extended headers are offered."""
 
 
 _USUAL: Final = Policy()
@@ -143,7 +148,7 @@ class Negotiation:
         self._option: tuple[int, int] | None = None  # number and length, once its header is here
         self._skip_bytes = 0  # of the data of an option that is too long to keep
         self._options_seen = 0
-        self._structured = False
+        self._structured = self._extended = False
         self._chosen: tuple[str, tuple[tuple[int, str], ...]] | None = None  # the export's name, and its contexts
         self._held: tuple[int, bytes] = (0, b"")  # the option that waits, and its data
         self._outcome: Outcome | None = None
@@ -164,7 +169,7 @@ class Negotiation:
         """TLS has begun: what was agreed on in the clear counts no more, and the handshake goes on."""
         assert isinstance(self._outcome, StartTls), "the client did not ask for TLS"
         self._outcome, self._is_encrypted = None, True
-        self._structured, self._chosen = False, None
+        self._structured, self._extended, self._chosen = False, False, None
 
     def receive(self, data: bytes | bytearray | memoryview) -> Outcome | None:
         """Take bytes from the client; the outcome when there is one. Raises ClientProtocolError, then every time."""
@@ -274,6 +279,8 @@ class Negotiation:
                 self._on_starttls(data)
             elif option == Option.STRUCTURED_REPLY:
                 self._on_structured_reply(data)
+            elif option == Option.EXTENDED_HEADERS and self._policy.extended:
+                self._on_extended_headers(data)
             elif option in (Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT):
                 self._on_meta_context(option, data)
             else:
@@ -289,6 +296,8 @@ class Negotiation:
     def _on_export_name(self, data: bytes, refusal: ExportUnavailable | None) -> None:
         """The old way in: it has no error reply, so every failure ends the connection."""
         try:
+            if self._extended:
+                raise OptionRefused(ReplyType.ERR_INVALID, "with extended headers it must be GO")
             name = decode_name(data)
             if refusal is not None:
                 raise refusal
@@ -339,8 +348,16 @@ class Negotiation:
     def _on_structured_reply(self, data: bytes) -> None:
         if data:
             raise OptionRefused(ReplyType.ERR_INVALID, "STRUCTURED_REPLY takes no data")
+        if self._extended:
+            raise OptionRefused(ReplyType.ERR_EXT_HEADER_REQD, "extended headers were agreed on, and say more")
         self._structured = True
         self._reply(Option.STRUCTURED_REPLY, ReplyType.ACK)
+
+    def _on_extended_headers(self, data: bytes) -> None:
+        if data:
+            raise OptionRefused(ReplyType.ERR_INVALID, "EXTENDED_HEADERS takes no data")
+        self._structured = self._extended = True
+        self._reply(Option.EXTENDED_HEADERS, ReplyType.ACK)
 
     def _on_meta_context(self, option: int, data: bytes) -> None:
         """Show or choose contexts. A choice holds for one export, and replaces an earlier one even if it fails."""
@@ -362,11 +379,14 @@ class Negotiation:
             self._chosen = (name, found)
 
     def _flags(self, info: ExportInfo) -> int:
-        return int(info.transmission_flags(structured=self._structured))
+        flags = info.transmission_flags(structured=self._structured)
+        if self._extended and self._chosen is not None and self._chosen[1]:
+            flags |= TransmissionFlag.BLOCK_STATUS_PAYLOAD
+        return int(flags)
 
     def _open_transmission(self, info: ExportInfo, name: str) -> None:
         contexts = self._chosen[1] if self._chosen is not None and self._chosen[0] == name else ()
-        self._outcome = Opened(info, bytes(self._incoming), self._structured, contexts)
+        self._outcome = Opened(info, bytes(self._incoming), self._structured, contexts, self._extended)
         self._incoming.clear()
 
     def _reply(self, option: int, reply: ReplyType, data: bytes = b"") -> None:

@@ -34,11 +34,14 @@ def test_tls_has_files_and_names(tmp_path):
     """Paths are those beside the file, unless they are whole; off is the default, whatever files are named."""
     (tmp_path / "pydrbd.toml").write_text(
         '[resource.r0]\ntls = "require"\ntls-certificate = "c.pem"\ntls-key = "/k.pem"\ntls-authority = "ca.pem"\n'
-        'tls-clients = ["a", "b"]\nnbd-list = false\nnbd-read-only = true\n[resource.r1]\ntls-key = "k"\n'
+        'tls-clients = ["a", "b"]\nnbd-list = false\nnbd-read-only = true\n'
+        'nbd-extended-headers = true\n[resource.r1]\ntls-key = "k"\n'
     )
     settings = load_settings(tmp_path / "drbd.conf")
     tls = TlsSettings("require", str(tmp_path / "c.pem"), "/k.pem", str(tmp_path / "ca.pem"), ("a", "b"))
-    assert settings.resource("r0") == ResourceSettings(nbd_list=False, nbd_read_only=True, tls=tls)
+    assert settings.resource("r0") == ResourceSettings(
+        nbd_list=False, nbd_read_only=True, nbd_extended_headers=True, tls=tls
+    )
     assert settings.resource("r1").tls.mode == "off"
 
 
