@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 
 from tests.harness.situations import SITUATIONS, SOMETIMES
-from tests.prove import canary_hunt, fuzz, meetings, pieces, stories, torn
+from tests.prove import canary_hunt, fuzz, meetings, model, pieces, stories, torn
 from tests.prove.run import Outcome, Rung, run_in_processes
 
 __all__ = ["PROMISES", "RUNGS", "table"]
 
 RUNGS: tuple[Rung, ...] = (
-    *stories.RUNGS, *meetings.RUNGS, *pieces.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS,
+    *stories.RUNGS, *meetings.RUNGS, *model.RUNGS, *pieces.RUNGS, *torn.RUNGS, *fuzz.RUNGS, *canary_hunt.RUNGS,
 )  # fmt: skip
 
 PROMISES = {
@@ -67,7 +67,8 @@ def table(outcome: Outcome, elapsed_s: float) -> str:
         "",
         f"{figures['replies']} answers to clients, {figures['kills']} kills, {figures['power losses']} power losses, "
         f"{figures['cuts']} cuts, {figures['disk errors']} disk errors, {figures['crash states']} crash states, "
-        f"{figures['fuzz inputs']} inputs, in {elapsed_s:.0f} s",
+        f""
+        f"{figures['fuzz inputs']} inputs, {figures['model states']} states of the small model, in {elapsed_s:.0f} s",
         *canary_hunt.describe(outcome),
         *situations(outcome),
     ]
