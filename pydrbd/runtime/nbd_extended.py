@@ -74,7 +74,9 @@ async def _requests(
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         with contextlib.suppress(trio.BrokenResourceError):
             while True:
-                await inside.send_all(translator.requests(data))
+                while compact := translator.requests(data):
+                    await inside.send_all(compact)
+                    data = b""
                 async with sending:
                     await outside.send_all(translator.refusals())
                 data = await outside.receive_some(NBD_EXTENDED_PIECE_BYTES)

@@ -19,7 +19,12 @@ from struct import Struct
 from typing import Final
 
 from pydrbd.errors import ClientProtocolError
-from pydrbd.limits import DISCARD_CHUNK_BYTES, NBD_REQUEST_BYTES_MAX, NBD_STATUS_CHOICE_BYTES_MAX
+from pydrbd.limits import (
+    DISCARD_CHUNK_BYTES,
+    NBD_EXTENDED_PIECE_BYTES,
+    NBD_REQUEST_BYTES_MAX,
+    NBD_STATUS_CHOICE_BYTES_MAX,
+)
 from pydrbd.wire.nbd import ChunkFlag, ChunkType, Command, CommandFlag, NbdError, NbdMagic, encode_request
 
 __all__ = ["EXTENDED_HEADER_BYTES", "ExtendedTranslator"]
@@ -53,6 +58,16 @@ class _Call:
 
 
 @dataclass(slots=True)
+class _Long:
+    """A call that goes on in pieces: those from `position` on are still to be sent."""
+
+    call: _Call
+    flags: int
+    position: int
+    end: int
+
+
+@dataclass(slots=True)
 class _Payload:
     """What a request that came with PAYLOAD_LEN goes on with: sent on, kept for a choice of contexts, or dropped."""
 
@@ -76,6 +91,7 @@ class ExtendedTranslator:
         self._from_client = bytearray()
         self._payload: _Payload | None = None
         self._write_left = 0
+        self._long: _Long | None = None
         self._from_server = bytearray()
         self._pass_left = 0
         self._refused = bytearray()
@@ -83,10 +99,13 @@ class ExtendedTranslator:
     # --- from the client ---
 
     def requests(self, data: bytes) -> bytes:
-        """Bytes of the client as compact requests. Raises ClientProtocolError."""
+        """Bytes of the client as compact requests: call it with b"" until it gives none, then with more.
+
+        A few bytes may ask for very much: it comes bit by bit, as the server takes it. Raises ClientProtocolError.
+        """
         self._from_client += data
         compact = bytearray()
-        while self._step_request(compact):
+        while len(compact) < NBD_EXTENDED_PIECE_BYTES and self._step_request(compact):
             pass
         return bytes(compact)
 
@@ -104,6 +123,9 @@ class ExtendedTranslator:
             self._write_left -= len(taken)
             compact += taken
             return bool(taken)
+        if self._long is not None:
+            compact += self._next_piece(self._long)
+            return True
         if self._payload is not None:
             return self._step_payload(self._payload, compact)
         if len(self._from_client) < EXTENDED_HEADER_BYTES:
@@ -163,11 +185,15 @@ class ExtendedTranslator:
             self._refuse(cookie, offset, NbdError.EINVAL)
         else:
             call.left = -(-length // PIECE_BYTES_MAX)
-            return b"".join(
-                self._begin(call, flags, offset + position, min(PIECE_BYTES_MAX, length - position))
-                for position in range(0, length, PIECE_BYTES_MAX)
-            )
+            self._long = _Long(call, flags, offset, offset + length)
         return b""
+
+    def _next_piece(self, long: _Long) -> bytes:
+        position = long.position
+        long.position = min(position + PIECE_BYTES_MAX, long.end)
+        if long.position == long.end:
+            self._long = None
+        return self._begin(long.call, long.flags, position, long.position - position)
 
     def _begin(self, call: _Call, flags: int, offset: int, length: int) -> bytes:
         number, self._next = self._next, self._next + 1

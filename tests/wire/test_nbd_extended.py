@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pydrbd.errors import ClientProtocolError
-from pydrbd.limits import NBD_REQUEST_BYTES_MAX
+from pydrbd.limits import NBD_EXTENDED_PIECE_BYTES, NBD_REQUEST_BYTES_MAX
 from pydrbd.units import GIB, MIB
 from pydrbd.wire.nbd import ChunkType, Command, CommandFlag, NbdError, encode_block_status
 from pydrbd.wire.nbd_extended import PIECE_BYTES_MAX, ExtendedTranslator
@@ -22,6 +24,16 @@ def translator() -> ExtendedTranslator:
 
 def request(command: int, cookie: int, offset: int = 0, length: int = 0, flags: int = 0, data: bytes = b"") -> bytes:
     return struct.pack(">IHHQQQ", 0x21E41C71, flags, command, cookie, offset, length or len(data)) + data
+
+
+REQUESTS = st.builds(
+    lambda command, offset, length, flags, data: request(command, 5, offset, length, flags, data),
+    st.integers(0, 8),
+    st.sampled_from([0, 512, 513, 4 * GIB, SIZE_BYTES, 2**64 - 1]),
+    st.sampled_from([0, 0, 512, 5 * GIB, SIZE_BYTES, 2**64 - 512]),
+    st.sampled_from([0, 1, PAYLOAD]),
+    st.binary(max_size=40),
+)
 
 
 def compact(data: bytes) -> list[tuple[int, int, int, int, int]]:
@@ -64,12 +76,47 @@ def test_a_long_range_goes_on_in_pieces_and_is_answered_once(command: int, faili
     """Without gaps, on the borders of what is carried out at once; the first error of any piece counts."""
     one, length = translator(), 15 * GIB
     pieces = compact(one.requests(request(command, 9, 4 * GIB, length, CommandFlag.FUA)))
+    assert not one.requests(b"")
     assert [offset for *_, offset, _ in pieces] == [4 * GIB + at * PIECE_BYTES_MAX for at in range(len(pieces))]
     assert sum(length for *_, length in pieces) == length and {flags for flags, *_ in pieces} == {1}
     cookies = [cookie for _, _, cookie, _, _ in pieces]
     replies = [one.replies(simple(cookie, 5 if at == failing else 0)) for at, cookie in enumerate(cookies)]
     good = reply(ChunkType.NONE, 9, 4 * GIB)
     assert replies == [b""] * (len(pieces) - 1) + [good if failing is None else refusal(9, 4 * GIB, 5)]
+
+
+def test_a_few_bytes_that_ask_for_very_much_are_taken_bit_by_bit() -> None:
+    """A thousand TRIMs of a whole disk of 1 PiB: what they become does not lie in memory all at once."""
+    size_bytes = 1 << 50
+    one = ExtendedTranslator(size_bytes, 512, [])
+    said = request(Command.TRIM, 1, 0, size_bytes) * 1000 + request(Command.FLUSH, 2)
+    pieces = 0
+    for _ in range(100):
+        some = one.requests(said)
+        assert NBD_EXTENDED_PIECE_BYTES <= len(some) <= NBD_EXTENDED_PIECE_BYTES + 28
+        pieces += len(some) // 28
+        said = b""
+    assert pieces > 900_000
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), REQUESTS), max_size=8), st.integers(1, 64))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_do_harm(parts: list[bytes], step: int) -> None:
+    """However they are cut, they are the same requests, or the same error; and there is an end."""
+    said = b"".join(parts)
+
+    def outcome(step: int) -> tuple[bytes, bytes, str]:
+        one, heard, what = translator(), b"", ""
+        try:
+            for at in range(0, len(said), step):
+                data = said[at : at + step]
+                while some := one.requests(data):
+                    heard, data = heard + some, b""
+        except ClientProtocolError as error:
+            what = str(error)
+        return heard if not what else b"", one.refusals(), what
+
+    assert outcome(step) == outcome(len(said) + 1)
 
 
 def test_block_status_has_64_bits_and_may_be_for_some_contexts() -> None:
