@@ -312,3 +312,25 @@ async def test_running_out_of_descriptors_is_waited_for(
     assert errors == []
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     await client.close()
+
+
+def test_places_that_can_not_be_listened_at(engine, socket_path, monkeypatch):
+    """A file in the way, a directory that is not there, a name that nobody has, a port that somebody has."""
+    server = NbdServer(engine)
+    socket_path.touch()
+    with pytest.raises(UsageError, match="is in the way of the NBD socket and is not a socket: move it"):
+        server.listen_unix(socket_path)
+    with pytest.raises(UsageError, match=r"can't listen on the NBD socket .*: No such file"):
+        server.listen_unix(socket_path.with_name("none") / "s")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(BusyError, match=f"can't serve NBD on 127.0.0.1:{port}: another process listens there"):
+            server.listen_tcp("127.0.0.1", port)
+
+    def nobody(*_words, **_options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(UsageError, match="can't find the address 'nobody' to serve NBD on: Name or service"):
+        server.listen_tcp("nobody", 10809)
+    server.close()
