@@ -146,6 +146,7 @@ def _objects(data: Values) -> Iterator[_Object]:
             "may_promote": yes_no(may_promote),
             "promotion_score": str(score),
         },
+        {"write-ordering": "flush"},
     )
     in_flight = {key: str(data[key.replace("-", "_") + "_sectors"]) for key in ("ap-in-flight", "rs-in-flight")}
     yield _Object(

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from pydrbd.admin import events
 from pydrbd.admin.colours import coloured
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.events import Detail, changes, objects
@@ -62,6 +64,8 @@ def test_figures_are_told_when_asked_for():
     before = a_snapshot(a_volume(counters=dict(a_volume()["counters"], written=8)))
     assert lines([a_snapshot()], [before], Detail.STATISTICS) == []
     polled = lines([a_snapshot()], [before], Detail.STATISTICS, figures=True)
+    told = lines([], [a_snapshot()], Detail.STATISTICS)
+    assert told[0] == "create resource name:r0 role:Primary suspended:no write-ordering:flush"
     assert len(polled) == 1 and " written:4 " in polled[0] and " disk:" not in polled[0]
     assert " done:25.00 " in lines([a_snapshot()], [syncing()], Detail.STATISTICS)[-1]
 
@@ -255,4 +259,45 @@ def test_the_old_events_tell_each_change_once(capsys):
         "2 ST 1,r0[1] { cs:Connected ro:Primary/Secondary ds:Failed/UpToDate r--- }",
         "3 ST 0,r0[0] { cs:Unconfigured }",
         "4 ST 1,r0[1] { cs:Unconfigured }",
+    ]
+
+
+SCRIPT = """\
+set -e
+drbdsetup events2 --now r0 | while read -r event object words; do
+    [ "$object" = device ] || [ "$object" = - ] || continue
+    for word in $words; do case $word in disk:*) echo "$event disk ${word#disk:}" ;; esac; done
+    [ "$object" != - ] || echo done
+done
+drbdsetup status r0 --json | awk -F '"' '$2 ~ /^(role|disk-state|peer-disk-state|replication-state)$/ {print $2, $4}'
+drbdadm role r0
+drbdadm status --json | grep -c '"name": "beta"'
+"""
+
+
+def test_a_script_that_was_made_for_drbdsetup_reads_ours(place, process):
+    """Line by line with a shell, and the JSON with awk, as people do; by the names that handlers find first."""
+    package = Path(events.__file__).parents[1]
+    environment = {
+        "PATH": f"{package / 'handler_bin'}:/usr/bin:/bin",
+        "DRBD_RESOURCE": "r0",
+        "DRBD_CONF": str(place.config),
+        "PYDRBD_PYTHON": sys.executable,
+        "PYDRBD_PACKAGE": str(package.parent),
+        "PYDRBD_NODE": "alpha",
+        "PYDRBD_RUN_DIR": str(place.run_dir),
+    }
+    process.answer("events", data=syncing())
+    process.answer("status", data=syncing())
+    done = subprocess.run(["sh", "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "exists disk UpToDate",
+        "done",
+        "role Primary",
+        "disk-state UpToDate",
+        "replication-state SyncSource",
+        "peer-disk-state Inconsistent",
+        "Primary/Secondary",
+        "1",
     ]
