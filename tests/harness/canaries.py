@@ -220,6 +220,18 @@ def forget_that_the_peer_has_gone_on(patch: pytest.MonkeyPatch) -> None:
 
 def take_old_news_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(peer_state, "_is_no_answer", lambda mine, peer: False)
+    _make_room_late(patch)
+
+
+def _make_room_late(patch: pytest.MonkeyPatch) -> None:
+    """No fault: the activity log asks for flushes only when it must. A rare story needs its moments as they were."""
+
+    def late(self, volume, disk):
+        if volume.vnr not in self._node.gate._logging:
+            self._node.press_for_barrier()
+
+    patch.setattr(LogRoom, "make", late)
+    patch.setattr(LogRoom, "ready_epoch", lambda self, volume, disk: self._node.log.released)
 
 
 def write_a_bitmap_before_its_data(patch: pytest.MonkeyPatch) -> None:
