@@ -11,6 +11,8 @@ ROUNDS ?= 100
 MINUTES ?= 30
 SEED ?=
 PROVE ?= 1m
+INPUTS ?= 1000000
+SESSIONS ?= 10000
 ARGS ?=
 # Two side by side: processes and guests wait most of the time. What fails is played once more, alone: a machine that
 # gives a kernel no processor for seconds breaks links; a fault of ours comes again, and the first failure stays in sight.
@@ -31,7 +33,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all prove rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
+.PHONY: help venv demo test test-all prove fuzz rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -59,6 +61,9 @@ test-all: $(VENV)/dev.stamp ## all tests
 
 prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, and RELIABILITY.json
 	@nice $(PY) -m tests.prove --time $(PROVE) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(VENV)/dev.stamp ## INPUTS=1000000 by coverage on the parsers, SESSIONS=10000 on a live node; SEED=N plays them again
+	@nice $(PY) -m tests.fuzz --inputs $(INPUTS) --sessions $(SESSIONS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare
 	@$(PY) -m pytest tests/chaos/test_rounds.py --progress --timeout=0 -o faulthandler_timeout=0 --rounds=$(ROUNDS) --seed=draw $(ARGS)

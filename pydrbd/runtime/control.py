@@ -29,7 +29,7 @@ from pydrbd.errors import BusyError, UsageError
 from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
 from pydrbd.runtime.accepting import accept
 from pydrbd.runtime.adjust import adjust, set_options
-from pydrbd.runtime.control_arguments import wrong_arguments
+from pydrbd.runtime.control_arguments import decode_request, wrong_arguments
 from pydrbd.runtime.watchers import TooManyWatchers
 
 if TYPE_CHECKING:
@@ -171,14 +171,10 @@ class ControlServer:
             await trio.SocketStream(sock).send_all(json.dumps(response).encode() + b"\n")
 
     async def _answer(self, line: bytes) -> Response:
-        try:
-            request = json.loads(line)
-            verb, arguments = request["verb"], request.get("arguments") or {}
-            if not isinstance(verb, str) or not isinstance(arguments, dict):
-                raise TypeError("verb must be a string, arguments an object")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            return {"code": _TIMED_OUT, "text": f"not a request: {error}", "data": None}
-        return await self.command(verb, arguments)
+        request = decode_request(line)
+        if isinstance(request, str):
+            return {"code": _TIMED_OUT, "text": request, "data": None}
+        return await self.command(*request)
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Response:
         """Carry out one verb."""

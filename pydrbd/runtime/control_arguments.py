@@ -6,13 +6,14 @@ A request comes from whoever may open the socket, not only from our own command 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from pydrbd.limits import VERIFY_MAP_CELLS_MAX
 
-__all__ = ["wrong_arguments"]
+__all__ = ["decode_request", "wrong_arguments"]
 
 
 def _is_flag(value: Any) -> bool:
@@ -79,6 +80,18 @@ _NAMES: Final[Mapping[str, frozenset[str]]] = {
 """Verbs that are not here take nothing."""
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {"adjust": ("config",), "options": ("section", "options")}
+
+
+def decode_request(line: bytes) -> tuple[str, dict[str, Any]] | str:
+    """The verb and the arguments of a line; or, in words, why it is no request."""
+    try:
+        request = json.loads(line)
+        verb, arguments = request["verb"], request.get("arguments") or {}
+        if not isinstance(verb, str) or not isinstance(arguments, dict):
+            raise TypeError("verb must be a string, arguments an object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"not a request: {error}"
+    return verb, arguments
 
 
 def wrong_arguments(verb: str, arguments: Mapping[str, Any], volumes: Collection[int]) -> str:
