@@ -512,8 +512,10 @@ class Oracle:
         """
         if self.tainted or self.split_brain:
             return
-        differing = self.world.differing_blocks()
-        volatile = self._volatile()
+        self.check_known(self.world.differing_blocks(), self._volatile())
+
+    def check_known(self, differing: list[int], volatile: set[int]) -> None:
+        """The same of these blocks, with the meta-data as it is found on both disks now."""
         if not differing and not volatile:
             return
         self._count("B2")
@@ -532,6 +534,18 @@ class Oracle:
         if lost:
             self._fail("B2", f"blocks {lost[:8]} differ, and neither bitmaps nor activity logs on disk know of it")
         self._check_volatile(volatile, a, b)
+
+    def check_survives(self, machine: Machine, sector: int, content: bytes) -> None:
+        """A4, A6: power failure may leave this in a sector of a disk that has all that counts."""
+        registers = self.history.blocks.get(sector // History.SECTORS)
+        if registers is None:
+            return
+        self._count("A4")
+        register = registers[sector % History.SECTORS if len(registers) > 1 else 0]
+        value = tags(sector, content)[0]
+        if value not in register.values_after_power_loss:
+            known = sorted(map(repr, register.values_after_power_loss))
+            self._fail("A4", f"{machine.name} could lose its cache, and {value} in sector {sector} is none of {known}")
 
     def _volatile(self) -> set[int]:
         """Blocks that power failure could change on either disk; nothing while there are very many."""

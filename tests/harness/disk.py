@@ -66,6 +66,14 @@ class MemoryDisk:
         """The 4 KiB blocks of the data area that power failure could change."""
         return {sector // 8 for sector in self._versions if sector * SECTOR_SIZE_BYTES < self.data_bytes}
 
+    def unflushed_data(self) -> dict[int, list[bytes]]:
+        """Sector of the data area to what power failure could leave there: what is durable, and all that came after."""
+        return {
+            sector: list(dict.fromkeys(content for _, content in known))
+            for sector, known in self._versions.items()
+            if sector * SECTOR_SIZE_BYTES < self.data_bytes
+        }
+
     def fails(self, kind: str) -> bool:
         """Whether the next operation of a kind (write, read, flush, meta) goes wrong; a single error is used up."""
         lasting = {"write": self.fail_writes, "read": self.fail_reads, "flush": self.fail_flushes}.get(kind, False)

@@ -58,6 +58,11 @@ class Register:
         """What a read might return now."""
         return {possibility[0] for possibility in self._possible} | set(self._pending.values())
 
+    @property
+    def values_after_power_loss(self) -> set[Hashable]:
+        """What the disk may hold then: nothing older than the last durable write."""
+        return {write.value for write in self._past.values()} | set(self._pending.values())
+
     def begin_write(self, op: int, value: Hashable, now: int) -> None:
         self._pending[op] = value
         self._past[op] = _Write(value, now, None, False)

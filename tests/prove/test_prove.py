@@ -9,6 +9,8 @@ import pytest
 
 from pydrbd.metadata import al_transaction
 from pydrbd.wire.framing import PacketReader
+from tests.harness import canaries
+from tests.harness.checkers import Oracle, Violation, fill
 from tests.harness.situations import SITUATIONS, SOMETIMES, Sightings
 from tests.harness.world import World
 from tests.prove import canary_hunt, fuzz, meetings, pieces, torn
@@ -39,6 +41,27 @@ def test_a_log_whose_checksum_nobody_looks_at_is_found(monkeypatch: pytest.Monke
         for seed in range(40):
             torn.tear(seed, Counter())
     assert caught.value.promise == "D10"
+
+
+def test_a_barrier_without_a_flush_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B2, B4: a crash state in which a block differs and nobody knows."""
+    canaries.confirm_a_barrier_without_a_flush(monkeypatch)
+    with pytest.raises(Broken) as caught:
+        for seed in range(40):
+            torn.tear(seed, Counter())
+    assert caught.value.promise in {"B2", "B4"}
+
+
+def test_flushed_data_that_power_failure_could_take_is_found() -> None:
+    """A4: what was there before a durable write must not come back; what nobody has flushed may."""
+    oracle = Oracle(World(1, size_bytes=1 << 20))
+    for op, durable in ((1, True), (2, False)):
+        oracle.begin_write(op, 8, 8, op)
+        oracle.end_write(op, 8, 8, durable=durable)
+    for op in (1, 2):
+        oracle.check_survives(oracle.world.a, 8, fill(op, 8, 1))
+    with pytest.raises(Violation, match="A4"):
+        oracle.check_survives(oracle.world.a, 8, bytes(512))
 
 
 def test_a_parser_that_dies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,18 @@
 A story is told; whenever a node asks for meta-data to be written, all that a crash in the middle could leave is opened
 by the code that attaches a disk. It finds the old or the new superblock and activity log (D10), and with what the other
 node has on disk in that moment, every block that differs is known of (B2).
+
+Data joins in: each such state is looked at with states of both caches, as power failure of this node, of the other or
+of both leaves them. What a flush has covered is there (A4), and each block that differs then is known of, too.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydrbd.core.effects import Persist
@@ -33,6 +38,9 @@ SUBSETS_MAX = 64
 WRITES_PROBABILITY = 0.2
 """How many of the writes of a story are broken: each takes as long as many steps."""
 
+DATA_STATES_MAX = 8
+"""Of both caches, beside each state of the meta-data; all of them if there are no more."""
+
 Sectors = dict[int, bytes]
 
 
@@ -42,6 +50,7 @@ class TornStory(Simulation):
     def __init__(self, seed: int, **options: Any) -> None:
         super().__init__(seed, steps=STEPS, **options)
         self.states = 0
+        self.data_states = 0
         self._draw = random.Random(f"torn/{seed}")
         self._told = self.oracle.on_effect
         self.oracle.on_effect = self.on_effect  # type: ignore[method-assign]
@@ -83,8 +92,60 @@ class TornStory(Simulation):
         self.oracle._peeked[disk] = disk.meta_generation, opened
         try:
             self.oracle.check_coverage()
+            self._look_at_data()
         finally:
             del self.oracle._peeked[disk]
+
+    def _look_at_data(self) -> None:
+        """Power fails here, there or on both: what then differs is known of, and nothing that counts is gone."""
+        oracle = self.oracle
+        if oracle.tainted or oracle.in_doubt or oracle.given_up:
+            return
+        volatile = [self._unflushed(machine) for machine in self.machines]
+        if not any(volatile):
+            return
+        differing = set(self.world.differing_blocks())
+        for here, there in _data_states(volatile, self._draw):
+            self.data_states += 1
+            blocks = {sector // 8 for sector in (*here, *there)}
+            now = {block for block in blocks if self._differs(block, here, there)}
+            oracle.check_known(sorted(differing - blocks | now), set())
+
+    def _unflushed(self, machine: Machine) -> dict[int, list[bytes]]:
+        if machine is self.oracle.flushed:
+            return {}
+        found = machine.disks[0].unflushed_data()
+        if machine in self.oracle.fresh & self.oracle.whole:
+            for sector, contents in found.items():
+                for content in contents:
+                    self.oracle.check_survives(machine, sector, content)
+        return found
+
+    def _differs(self, block: int, here: Sectors, there: Sectors) -> bool:
+        a, b = (machine.disks[0] for machine in self.machines)
+        sectors = range(block * 8, block * 8 + 8)
+        return any((here.get(one) or _sector(a, one)) != (there.get(one) or _sector(b, one)) for one in sectors)
+
+
+def _data_states(volatile: list[dict[int, list[bytes]]], draw: random.Random) -> Iterator[tuple[Sectors, Sectors]]:
+    """What both caches may leave: all of it if that is little; else nothing, everything, and mixtures."""
+    places = [(side, sector, contents) for side in (0, 1) for sector, contents in volatile[side].items()]
+    count = math.prod(len(contents) for _, _, contents in places)
+
+    def state(choice: Iterable[bytes]) -> tuple[Sectors, Sectors]:
+        found: tuple[Sectors, Sectors] = ({}, {})
+        for (side, sector, _), content in zip(places, choice, strict=True):
+            found[side][sector] = content
+        return found
+
+    if count <= DATA_STATES_MAX:
+        yield from map(state, itertools.product(*(contents for _, _, contents in places)))
+        return
+    yield state(contents[0] for _, _, contents in places)
+    for lost in (0, 1):
+        yield state(contents[0 if side == lost else -1] for side, _, contents in places)
+    for _ in range(DATA_STATES_MAX - 3):
+        yield state(draw.choice(contents) for _, _, contents in places)
 
 
 def _changed(disk: MemoryDisk, before: Sectors, writes: tuple[tuple[int, bytes], ...]) -> Sectors:
@@ -153,7 +214,8 @@ def tear(seed: int, figures: Counter[str]) -> None:
         raise Broken(promise, str(failure.error), replay_line) from failure
     finally:
         figures.update(story.stats)
-        figures["crash states"] += story.states
+        figures["crash states"] += story.states + story.data_states
+        figures["crash states with data"] += story.data_states
 
 
 RUNGS = (Rung("torn meta-data", 3, tear),)
