@@ -350,3 +350,34 @@ DISK_STOP_TIMEOUT_S: Final = 10.0
 
 LOG_FILE_BYTES_MAX: Final = 4 * MIB
 """How large the log of a process that `up` started may grow; there is one older one at most."""
+
+WITNESS_PAYLOAD_BYTES_MAX: Final = 4 * KIB
+WITNESS_NAME_BYTES_MAX: Final = 512
+"""One frame between a node and its witness, and one name in it: of a lease, of a node."""
+
+WITNESS_TIMEOUT_S: Final = 5.0
+"""How long a node waits for its witness; a Primary that has lost its peer is frozen meanwhile."""
+
+WITNESS_RETRY_S: Final = 3.0
+"""How soon a witness that did not give what it was asked for is asked again."""
+
+WITNESS_LOOK_S: Final = 60.0
+"""How often a node that is in sync with its peer looks whether the witness has a lease of it to be given back."""
+
+WITNESS_SESSION_S: Final = 10.0
+"""How long a witness bears with one connection."""
+
+WITNESS_SESSIONS_MAX: Final = 256
+"""Connections of a witness at a time; more wait in the backlog."""
+
+WITNESS_REQUESTS_MAX: Final = 16
+"""What one connection may ask."""
+
+WITNESS_LEASES_MAX: Final = 10_000
+"""Resources that one witness keeps leases of."""
+
+WITNESS_KEY_BYTES_MAX: Final = 4 * KIB
+"""The file with the key that a witness shares with its nodes."""
+
+WITNESS_LEASE_FILE_BYTES_MAX: Final = 8 * KIB
+"""The file of one lease."""

@@ -168,6 +168,10 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             from pydrbd.admin import verbs_metrics
 
             return verbs_metrics.metrics(context, arguments.listen, once=arguments.once)
+        case "witness":
+            from pydrbd.admin import verbs_witness
+
+            return verbs_witness.witness(arguments.listen, arguments.state, arguments.key_file)
         case "nbd-attach" | "nbd-detach":
             return _on_block_device(context, verb, arguments)
         case "proc-drbd" | "dump":

@@ -34,6 +34,7 @@ __all__ = [
     "unsnapshot",
     "verify",
     "wait_sync",
+    "witness",
 ]
 
 Adder = Callable[[argparse.ArgumentParser], None]
@@ -114,6 +115,12 @@ def metrics(parser: argparse.ArgumentParser) -> None:
     words = "where: unix:PATH, tcp:HOST:PORT (default: pydrbd.toml's, else tcp:127.0.0.1:9942)"
     parser.add_argument("--listen", metavar="PLACE", help=words)
     _flag(parser, "--once", "print them, and end")
+
+
+def witness(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="PLACE", required=True, help="where: tcp:HOST:PORT, unix:PATH")
+    parser.add_argument("--state", metavar="DIR", required=True, help="where it keeps who has which lease, for ever")
+    parser.add_argument("--key-file", metavar="FILE", help="the key that it shares with the nodes")
 
 
 def top(parser: argparse.ArgumentParser) -> None:

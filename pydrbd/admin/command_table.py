@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "adjust-with-progress": Command("the same: adjust says what it does", "some", own.adjust, "process"),
     "down": Command("stop it", "some", own.force("although clients have it open"), "process"),
     "serve": Command("be that process, in the foreground", "one", own.serve, "process"),
+    "witness": Command("decide, on a third machine, who of two nodes goes on alone", "none", own.witness, "process"),
     "demo": Command("two nodes on this machine, and what can happen to them", "none", group="process"),
     "new-resource": Command("start its process with nothing attached nor connected", "some", group="process"),
     "new-minor": Command("the volumes of such a process: is it there?", "volumes", group="process"),

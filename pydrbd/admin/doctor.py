@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from pydrbd.admin.progress import format_bytes, format_duration
 from pydrbd.units import BIT_SIZE_BYTES
@@ -43,7 +43,8 @@ def diagnose(data: Values, *, handlers: frozenset[str], fencing: frozenset[str],
     found = [*_connection(data, since)]
     for volume in data["volumes"]:
         found += _volume(data, volume)
-    return [*found, *_suspended(data), *_fencing(handlers, fencing)]
+    guards = _fencing(handlers, fencing) if data["quorum"] == "off" else _quorum(data)
+    return [*found, *_suspended(data), *guards]
 
 
 def _connection(data: Values, since: str) -> Iterator[Finding]:
@@ -168,6 +169,11 @@ _WHY_SUSPENDED = {
         "the log)",
         "get the peer back; or, when you know that it is off or not Primary: pydrbd resume-io {0}",
     ),
+    "quorum": (
+        "there is no quorum: this node can't know whether its peer goes on",
+        "get the peer or the witness back; or, when you know that the peer is off: pydrbd secondary --force {0}, "
+        "pydrbd primary --force {0}",
+    ),
     "no-data": ("no good data is in reach", "get a good disk back; or let clients have errors: pydrbd resume-io {0}"),
 }
 
@@ -176,6 +182,22 @@ def _suspended(data: Values) -> Iterator[Finding]:
     for reason in data["suspended_reasons"]:
         why, command = _WHY_SUSPENDED[reason]
         yield Finding(Level.BAD, f"all I/O is held back (suspended:{reason}): {why}", (command.format(data["name"]),))
+
+
+_QUORUM: Final = {
+    "peer": "quorum: both nodes are connected",
+    "lease": "quorum: this node has the witness' lease; its peer can't be promoted before it is synced",
+    "asking": "quorum: the witness is being asked",
+}
+
+
+def _quorum(data: Values) -> Iterator[Finding]:
+    words = _QUORUM.get(data["quorum"])
+    if words is not None:
+        yield Finding(Level.GOOD, words)
+    else:
+        why = data["quorum_refusal"] or "the peer is not connected; the witness is asked when this node is promoted"
+        yield Finding(Level.NOTE, f"no quorum: {why}")
 
 
 def _fencing(handlers: frozenset[str], fencing: frozenset[str]) -> Iterator[Finding]:

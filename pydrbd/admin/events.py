@@ -174,7 +174,7 @@ def _device(resource: Words, volume: Values, data: Values) -> _Object:
         {
             "backing_dev": data.get("backing_devices", {}).get(str(volume["vnr"]), "none"),
             "client": "no",
-            "quorum": "yes",
+            "quorum": yes_no(volume["quorum"]),
             "open": yes_no(volume["clients"]),
         },
         {

@@ -40,7 +40,7 @@ METRICS: Final[Mapping[str, tuple[str, str]]] = {
     "drbd_device_state": ("gauge", "1 for the state that the disk is in"),
     "drbd_device_client": ("gauge", "Whether it has no disk by configuration"),
     "drbd_device_unintentionaldiskless": ("gauge", "Whether it has lost its disk"),
-    "drbd_device_quorum": ("gauge", "Always 1"),
+    "drbd_device_quorum": ("gauge", "Whether this node has quorum"),
     "drbd_device_open": ("gauge", "Whether clients have it open"),
     "drbd_device_size_bytes": ("gauge", "The size of the device"),
     "drbd_device_read_bytes_total": ("counter", "Read from the local disk"),
@@ -152,7 +152,7 @@ def _device(samples: _Samples, labels: Labels, volume: Values, data: Values) -> 
     for name, value in (
         ("drbd_device_client", not has_place),
         ("drbd_device_unintentionaldiskless", has_place and volume["disk"] == "Diskless"),
-        ("drbd_device_quorum", 1),
+        ("drbd_device_quorum", volume["quorum"]),
         ("drbd_device_open", volume["clients"] > 0),
         ("drbd_device_size_bytes", volume["size_sectors"] * SECTOR_SIZE_BYTES),
         ("drbd_device_read_bytes_total", counters["read"] * SECTOR_SIZE_BYTES),

@@ -1,7 +1,7 @@
 """`status --json` in drbdsetup 9's schema.
 
 The words are of `man drbdsetup` and of what drbdsetup prints. What DRBD 8.4's protocol has no notion of is constant:
-node-ids (0 is this node, 1 its peer), quorum, clients that have no disk.
+node-ids (0 is this node, 1 its peer), clients that have no disk.
 Sizes and amounts are in KiB; rs-total, the amounts of a resync and what is in flight are in sectors.
 """
 
@@ -31,7 +31,7 @@ def status_json(data: Values) -> Values:
         "suspended-user": "user" in reasons,
         "suspended-no-data": "no-data" in reasons,
         "suspended-fencing": "fencing" in reasons,
-        "suspended-quorum": False,
+        "suspended-quorum": "quorum" in reasons,
         "force-io-failures": False,
         "write-ordering": "flush",
         "devices": [_device(volume) for volume in data["volumes"]],
@@ -46,7 +46,7 @@ def _device(volume: Values) -> Values:
         "minor": volume["minor"],
         "disk-state": volume["disk"],
         "client": False,
-        "quorum": True,
+        "quorum": volume["quorum"],
         "size": in_kib(volume["size_sectors"]),
         "read": in_kib(counters["read"]),
         "written": in_kib(counters["written"]),

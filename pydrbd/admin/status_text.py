@@ -58,18 +58,21 @@ def _lines(data: Values, verbose: bool, statistics: bool) -> Iterator[str]:
         yield "    write-ordering:flush"
     is_single = [volume["vnr"] for volume in data["volumes"]] == [0]
     for volume in data["volumes"]:
-        yield from _device(volume, is_single and not verbose, verbose, statistics)
+        yield from _device(volume, is_single and not verbose, verbose, statistics, data["quorum"] != "off")
     yield from _connection(data, is_single, verbose, statistics)
     if verbose:
         for uri in data.get("nbd", ()):
             yield f"  nbd:{uri}"
 
 
-def _device(volume: Values, is_single: bool, verbose: bool, statistics: bool) -> Iterator[str]:
+def _device(volume: Values, is_single: bool, verbose: bool, statistics: bool, asked: bool) -> Iterator[str]:
+    """`asked`: the configuration asks for quorum."""
     words = [] if is_single else [f"volume:{volume['vnr']}"]
     if verbose:
         words.append(f"minor:{volume['minor']}")
     words.append(f"disk:{volume['disk']}")
+    if not volume["quorum"] or (verbose and asked):
+        words.append(f"quorum:{yes_no(volume['quorum'])}")
     if verbose:
         words += [f"open:{yes_no(volume['clients'])}", f"blocked:{yes_no(volume['blocked'])}"]
     yield "  " + " ".join(words)

@@ -207,6 +207,8 @@ _DISK: Final = (
 _DRBD_9: Final = (
     _bool("options", "auto-promote", False, effective=True),
     _number("options", "auto-promote-timeout", 0, 20, 600, Unit.DECISECONDS, effective=True),
+    _enum("options", "quorum", "off", "majority", "all", "1", "2", effective=True),
+    _enum("options", "on-no-quorum", "suspend-io", "io-error", effective=True),
 )
 """Options of DRBD 9 that pydrbd has, too; drbdadm 8.4 refuses a file with them."""
 

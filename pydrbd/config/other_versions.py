@@ -32,9 +32,7 @@ _ANY: Final = "*"
 DRBD9_OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
     {
         "options": {
-            "quorum": ("off",),
             "quorum-minimum-redundancy": ("off",),
-            "on-no-quorum": (_ANY,),
             "on-suspended-primary-outdated": (_ANY,),
             "peer-ack-window": (_ANY,),
             "peer-ack-delay": (_ANY,),

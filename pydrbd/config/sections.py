@@ -29,6 +29,8 @@ class ResourceOptions:
     on_no_data_accessible: str = "io-error"
     auto_promote: bool = False
     auto_promote_timeout_ds: int = 20
+    quorum: str = "off"
+    on_no_quorum: str = "suspend-io"
 
 
 @dataclass(frozen=True, slots=True)

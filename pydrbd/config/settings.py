@@ -57,6 +57,9 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "link-tls": "off (default), or require: the two nodes speak TLS with each other, both with a certificate of"
         " tls-authority. A kernel can't; both nodes must say the same.",
         "link-tls-peer": "The name that the peer's certificate must have; without, the one behind on in the .res file.",
+        "witness": "Where a witness (pydrbd witness) listens, which decides for quorum majority who of two nodes may go"
+        " on alone: tcp:HOST:PORT or unix:PATH. Both nodes must name the same one.",
+        "witness-key": "A file with the key that the witness shares with both nodes.",
         "io": "auto (default): direct where it can; direct (O_DIRECT); buffered (the page cache).",
     }
 )
@@ -107,6 +110,9 @@ class ResourceSettings:
     nbd_read_only: bool = False
     nbd_extended_headers: bool = False
     tls: TlsSettings = field(default_factory=TlsSettings)
+    witness: Listen | None = None
+    witness_key: str = ""
+    """The file's path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,9 @@ def _read_resource(name: str, value: object, file: str) -> ResourceSettings:
     may_list = _read_switch(key, table, "nbd-list", True, file)
     read_only = _read_switch(key, table, "nbd-read-only", False, file)
     extended = _read_switch(key, table, "nbd-extended-headers", False, file)
-    return ResourceSettings(parsed, io, may_list, read_only, extended, _read_tls(key, table, file))
+    return ResourceSettings(
+        parsed, io, may_list, read_only, extended, _read_tls(key, table, file), *_read_witness(key, table, file)
+    )
 
 
 def _read_switch(key: str, table: Mapping[str, object], name: str, default: bool, file: str) -> bool:
@@ -180,6 +188,17 @@ def _read_switch(key: str, table: Mapping[str, object], name: str, default: bool
     if not isinstance(value, bool):
         raise _error(file, f"{key}.{name} can't be {value!r} (but true or false)")
     return value
+
+
+def _read_witness(key: str, table: Mapping[str, object], file: str) -> tuple[Listen | None, str]:
+    path = table.get("witness-key", "")
+    if not isinstance(path, str) or "\0" in path or ("witness-key" in table and not path):
+        raise _error(file, f"{key}.witness-key must be the path of a file")
+    if "witness" not in table:
+        if path:
+            raise _error(file, f"{key}.witness-key is for a witness, and {key}.witness is missing")
+        return None, ""
+    return parse_listen(table["witness"], f"{key}.witness", file), str(Path(file).parent / path) if path else ""
 
 
 def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:

@@ -143,6 +143,9 @@ class Changes:
         if volume.awaits_generation and volume.has_disk:
             volume.awaits_generation = False
             node.writes.resume()
+        if new.connected and not old.connected:
+            node.quorum.on_connected()
+        node.quorum.review()
         if new.susp_fen:
             node.fence.review()
         if new.susp_nod:

@@ -6,6 +6,7 @@
     not whole sectors                    EINVAL (the export announces a minimum block of 512)
     length 0                             success, nothing done; EINVAL for BLOCK_STATUS
     FAST_ZERO where our disk would write     ENOTSUP, at once
+    no quorum, on-no-quorum io-error     EIO
     I/O frozen (WIRE 5.5)                held until it thaws
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Clients"]
 
 _EINVAL = int(nbd.NbdError.EINVAL)
+_EIO = int(nbd.NbdError.EIO)
 _ENOSPC = int(nbd.NbdError.ENOSPC)
 _ENOTSUP = int(nbd.NbdError.ENOTSUP)
 _ESHUTDOWN = int(nbd.NbdError.ESHUTDOWN)
@@ -86,6 +88,8 @@ class Clients:
             self.readers.on_batch(volume, session, batch)
         elif volume.state.role != Role.Primary or self._node.operator.demoting:
             self.reply(volume, session, batch, batch.all, _ESHUTDOWN)
+        elif volume.fails:
+            self.reply(volume, session, batch, batch.all, _EIO)
         elif volume.frozen:
             volume.held.append((session, batch))
         else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydrbd import native
-from pydrbd.core.effects import Part
+from pydrbd.core.effects import Part, Reply
 from pydrbd.core.volume import Volume
 from pydrbd.core.write_batch import WriteBatch
 from pydrbd.native import Batch
@@ -18,7 +19,7 @@ from pydrbd.wire.packets import BlockDesc, Data, Packet
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["block_parts", "deallocated_parts", "out_of_sync_parts", "write_parts"]
+__all__ = ["block_parts", "deallocated_parts", "failed_reply", "out_of_sync_parts", "write_parts"]
 
 _COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 
@@ -106,3 +107,8 @@ def _make_trim(packet: memoryview) -> None:
     packet[_COMMAND_AT : _COMMAND_AT + 2] = int(Packet.P_TRIM).to_bytes(2, "big")
     flags = int.from_bytes(packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4], "big")
     packet[_DP_FLAGS_AT : _DP_FLAGS_AT + 4] = (flags & ~DpFlag.ZEROES | DpFlag.DISCARD).to_bytes(4, "big")
+
+
+def failed_reply(reply: Reply) -> Reply:
+    """The same clients are told of an error instead."""
+    return replace(reply, parts=[native.nbd_replies(reply.batch, reply.mask, nbd.NbdError.EIO)], speaks=False)

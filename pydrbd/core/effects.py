@@ -13,9 +13,11 @@ from enum import IntEnum
 from typing import Any
 
 from pydrbd.native import Batch
+from pydrbd.wire.witness import Verb, WitnessAnswer
 
 __all__ = [
     "Answer",
+    "AskWitness",
     "Attach",
     "CloseLink",
     "DetachDisk",
@@ -244,6 +246,19 @@ class RunHelper:
 
 
 @dataclass(slots=True, eq=False)
+class AskWitness:
+    """Ask the witness (core/quorum); its answer is put in here before `then`, or why there is none, in words."""
+
+    verb: Verb
+    then: Then
+    generation: int = 0
+    term: int = 0
+    force: bool = False
+    answer: WitnessAnswer | None = None
+    error: str = ""
+
+
+@dataclass(slots=True, eq=False)
 class Log:
     """A line for the administrator."""
 
@@ -276,6 +291,7 @@ Effect = (
     | DetachDisk
     | MeasureDisk
     | RunHelper
+    | AskWitness
     | Log
     | StateChanged
 )

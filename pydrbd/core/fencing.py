@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pydrbd.core.effects import Level
+from pydrbd.core.quorum import Standing
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.transitions import Fencing
@@ -175,9 +176,22 @@ class Fence:
         if all(state.conn == ConnState.Connected or state.conn >= ConnState.SyncSource for state in states):
             self._thaw(alone=False)
         elif self._node.cstate < ConnState.WFReportParams and (
-            all(state.pdsk <= DiskState.Outdated for state in states) or self.policy is None
+            self.policy is None or (self._node.quorum.has and self._is_fenced())
         ):
             self._thaw(alone=True)
+
+    def _is_fenced(self) -> bool:
+        """Whether the peer is known not to go on, or nobody has asked for that knowledge: a lease is enough then."""
+        if self._node.quorum.standing is not Standing.OFF and self.policy is not Fencing.RESOURCE_AND_STONITH:
+            return True
+        return all(volume.state.pdsk <= DiskState.Outdated for volume in self._volumes())
+
+    def on_quorum_off(self) -> None:
+        """What I/O was frozen for is not asked for any more."""
+        if self.policy is Fencing.RESOURCE_AND_STONITH:
+            self.review()
+        else:
+            self.go_on()
 
     def go_on(self) -> None:
         """The operator answers for it: I/O goes on as if the peer were known to be behind."""
@@ -185,6 +199,7 @@ class Fence:
 
     def _thaw(self, *, alone: bool) -> None:
         node = self._node
+        node.quorum.stop_failing()
         self._thawing = True
         for volume in self._volumes():
             due, volume.owes_generation = volume.owes_generation, False
@@ -205,6 +220,7 @@ class Fence:
         The marks stay, and so does the word that it may have written more: whoever is met next sorts it out.
         """
         node = self._node
+        node.quorum.stop_failing()
         node.log_line(Level.WARNING, "I/O was frozen: what waited for it fails")
         node.writes.refusing = True
         node.writes.fail_waiting()

@@ -83,9 +83,7 @@ class Flushes:
         still: list[_Flush] = []
         waiting, self._waiting = self._waiting, []
         for flush in waiting:
-            state = flush.volume.state
-            waits = state.susp_fen or state.susp_nod or (flush.volume.awaits_generation and state.connected)
-            if flush.local_busy or waits or not node.log.acked_up_to(flush.epoch):
+            if flush.local_busy or flush.volume.holds_answers or not node.log.acked_up_to(flush.epoch):
                 still.append(flush)
                 continue
             node.reply(flush.volume, flush.session, flush.batch, flush.member, 0 if self._is_good(flush) else _EIO)

@@ -12,7 +12,7 @@ a `Tick` if nothing happens. No clock, no socket, no file: time and chance come 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydrbd import native
@@ -23,11 +23,11 @@ from pydrbd.core.clients import Clients
 from pydrbd.core.conflicts import Conflicts
 from pydrbd.core.congestion import Congestion
 from pydrbd.core.csums import Csums
-from pydrbd.core.data_packets import block_parts, out_of_sync_parts
+from pydrbd.core.data_packets import block_parts, failed_reply, out_of_sync_parts
 from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
 from pydrbd.core.disk_timeout import DiskTimeout
-from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Reply, Send, Socket
+from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Send, Socket
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.events import (
     ClientBatch,
@@ -61,6 +61,7 @@ from pydrbd.core.packets_in import PacketsIn
 from pydrbd.core.peer_reads import PeerReads
 from pydrbd.core.peer_state import PeerStates
 from pydrbd.core.peer_writes import PeerWrites
+from pydrbd.core.quorum import Quorum, QuorumOptions
 from pydrbd.core.reads import Reads
 from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync
@@ -76,7 +77,6 @@ from pydrbd.limits import BARRIER_IDLE_S
 from pydrbd.native import Batch
 from pydrbd.wire.digests import DigestAlg
 from pydrbd.wire.framing import encode_packet, header_size
-from pydrbd.wire.nbd import NbdError
 from pydrbd.wire.packets import Barrier, Packet
 
 __all__ = ["Node", "NodeOptions"]
@@ -93,6 +93,7 @@ class NodeOptions:
     """The events for which there is a handler to run."""
     on_no_data_suspend: bool = False
     """A Primary without good data freezes its I/O instead of failing it (core/no_data)."""
+    quorum: QuorumOptions = field(default_factory=QuorumOptions)
 
 
 class Node:
@@ -109,10 +110,10 @@ class Node:
         self.volumes: dict[int, Volume] = {
             volume.vnr: Volume(volume, State()) for volume in sorted(options.volumes, key=lambda v: v.vnr)
         }
-        self.out = Outbox(self._on_fence_failed, self._fail_reply)
+        self.out = Outbox(self._on_fence_failed, failed_reply)
         self.log = TransferLog(options.net.max_epoch_size)
         self.changes = Changes(self)
-        self.helpers, self.fence, self.no_data = Helpers(self), Fence(self), NoData(self)
+        self.helpers, self.fence, self.no_data, self.quorum = Helpers(self), Fence(self), NoData(self), Quorum(self)
         self.gate = LogGate(self)
         self.writes = Writes(self)
         self.reads, self.block_status = Reads(self), BlockStatus(self)
@@ -185,6 +186,7 @@ class Node:
             self.resync.next_deadline(),
             self.congestion.next_deadline(),
             self.conflicts.next_deadline(),
+            self.quorum.next_deadline(),
         )
         return min((deadline for deadline in candidates if deadline is not None), default=None)
 
@@ -206,6 +208,7 @@ class Node:
         self.resync.on_tick()
         self.congestion.start_due()
         self.conflicts.check_wait(self.now)
+        self.quorum.on_tick()
 
     # --- what the parts share: states ---
 
@@ -214,6 +217,7 @@ class Node:
         return Rules(
             allow_two_primaries=self.net.allow_two_primaries,
             fencing=volume.options.fencing if volume.disk is not None else Fencing.DONT_CARE,
+            needs_lease=self.quorum.needs_lease and volume.disk is not None,
             on_no_data_suspend=self.options.on_no_data_suspend,
             verify_alg_set=self.digests.verify is not None,
             opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,
@@ -383,6 +387,3 @@ class Node:
 
     def log_line(self, level: Level, text: str) -> None:
         self.out.put_urgent(Log(level, text))
-
-    def _fail_reply(self, reply: Reply) -> Reply:
-        return replace(reply, parts=[native.nbd_replies(reply.batch, reply.mask, NbdError.EIO)], speaks=False)

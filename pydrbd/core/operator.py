@@ -228,7 +228,10 @@ class Operator:
         self.answer(command, StateCode.SS_SUCCESS)
 
     def _resume_io(self, command: Command) -> None:
-        """For whatever reason it is frozen: the operator takes it upon himself."""
+        """For whatever reason it is frozen, the operator takes it upon himself; but the witness' word stands."""
+        if not self._node.quorum.has and self._node.fence.frozen:
+            self.answer(command, StateCode.SS_NO_QUORUM)
+            return
         self._node.fence.go_on()
         if self._node.no_data.frozen:
             self._node.no_data.thaw(again=False)

@@ -3,7 +3,8 @@
     connected       the peer is asked, volume by volume
     alone           the data must be good, and with fencing the peer must be known not to be ahead: the handler
                     fence-peer is asked once. Only with its word does data that is merely Consistent count as good.
-    --force         bad data is called good; a peer that could not be fenced is taken for outdated
+    no quorum       the witness is asked (core/quorum), last of all: whoever asks for nothing keeps others from it
+    --force         bad data is called good; a peer that could not be fenced is taken for outdated; quorum is taken
 
 Besides the operator's `primary` there is the client that wants to write (core/auto_promote): the same, without force.
 
@@ -67,7 +68,19 @@ class Promotion:
             if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
                 self._end(command, code)
                 return
-        self._promote_next(command, list(node.volumes.values()), fenced)
+        if not node.quorum.has and any(volume.state.role is not Role.Primary for volume in node.volumes.values()):
+            node.quorum.win(lambda good: self._on_quorum(command, fenced, good), force=_is_forced(command))
+        else:
+            self._promote_next(command, list(node.volumes.values()), fenced)
+
+    def _on_quorum(self, command: Command, fenced: bool | None, good: bool) -> None:
+        """The witness has spoken; what else counts may have changed meanwhile."""
+        if good:
+            self._begin(command, fenced)
+            return
+        code = StateCode.SS_NO_QUORUM
+        words = f"State change failed: ({int(code)}) {code.message}: {self._node.quorum.refusal}"
+        self._node.operator.answer(command, code, words)
 
     def _check(self, volume: Volume, wish: dict[str, Any]) -> StateCode:
         old, rules = volume.state, self._node.rules(volume)
@@ -77,7 +90,7 @@ class Promotion:
 
     def _wish(self, volume: Volume, command: Command, fenced: bool | None) -> dict[str, Any]:
         """What is to be true besides the role."""
-        state, force = volume.state, bool(command.arguments.get("force"))
+        state, force = volume.state, _is_forced(command)
         wish: dict[str, Any] = {}
         if state.role is Role.Primary:
             return wish
@@ -104,7 +117,7 @@ class Promotion:
             self._promote_next(command, rest, fenced)
             return
         wish = self._wish(volume, command, fenced)
-        forced = bool(command.arguments.get("force")) and "disk" in wish
+        forced = _is_forced(command) and "disk" in wish
 
         if "pdsk" in wish:
             node.log_line(Level.WARNING, f"volume {volume.vnr}: Forced into split brain situation!")
@@ -129,6 +142,10 @@ class Promotion:
     def _end(self, command: Command, code: StateCode) -> None:
         self._node.operator.answer(command, code)
         self._node.operator.auto_promote.review()  # the client may have gone meanwhile
+
+
+def _is_forced(command: Command) -> bool:
+    return bool(command.arguments.get("force"))
 
 
 def _is_about_the_peer(volume: Volume, code: StateCode) -> bool:

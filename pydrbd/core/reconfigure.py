@@ -41,8 +41,9 @@ class Reconfigure:
         node = self._node
         options: NodeOptions = command.arguments["options"]
         assert [volume.vnr for volume in options.volumes] == [volume.vnr for volume in node.options.volumes]
-        told = self._told()
+        told, quorum = self._told(), node.options.quorum
         node.options = options
+        node.quorum.on_reconfigure(quorum)
         self.on_meeting(meets=node.cstate < ConnState.WFReportParams and not node.links.handshaking)
         for volume in node.volumes.values():
             self.on_attach(volume, attaches=volume.disk is None)

@@ -65,6 +65,7 @@ class StateCode(IntEnum):
     SS_CONCURRENT_ST_CHG = -19
     SS_O_VOL_PEER_PRI = -20
     SS_OUTDATE_WO_CONN = -21
+    SS_NO_QUORUM = -25
 
     @property
     def granted(self) -> bool:
@@ -100,6 +101,7 @@ _MESSAGES: Final[Mapping[StateCode, str]] = {
     StateCode.SS_CONCURRENT_ST_CHG: "Concurrent state changes detected and aborted",
     StateCode.SS_O_VOL_PEER_PRI: "Other vol primary on peer not allowed by config",
     StateCode.SS_OUTDATE_WO_CONN: "Need a connection to outdate the peer",
+    StateCode.SS_NO_QUORUM: "No quorum",
 }
 
 

@@ -3,8 +3,10 @@
     name, role, peer_role, connection, connection_reason (in words, while there is none),
     split_brain {volume, my_bits, peer_bits, my_role, peer_role} | null, protocol,
     replication_protocol, peer_is_pydrbd, suspended, suspended_reasons
+    quorum (what it rests on: off, peer, lease, asking, none), quorum_refusal (why there is none, in words)
     ap_in_flight_sectors, rs_in_flight_sectors
-    volumes [ vnr, minor, role, peer_role, cstate, disk, peer_disk, connection, replication, resync_suspended,
+    volumes [ vnr, minor, quorum (whether there is), role, peer_role, cstate, disk, peer_disk, connection, replication,
+              resync_suspended,
               has_disk, degraded (last used by a Primary that was alone), blocked, size_sectors, clients,
               out_of_sync_bits, counters {sectors}, pending {requests},
               activity_log {} | null, gi | null, device_uuid | null, resync {} | null, verify {} | null ]
@@ -47,6 +49,8 @@ def snapshot(node: Node) -> dict[str, Any]:
     rs_in_flight_bytes = sum(progress.in_flight_bytes + progress.served_bytes for progress in resyncs)
     states = [volume.state for volume in node.volumes.values()]
     reasons = [word for word, name in _SUSPENSIONS if any(getattr(state, name) for state in states)]
+    if not node.quorum.has:
+        reasons = ["quorum" if word == "fencing" else word for word in reasons]
     peer_roles = {state.peer for state in states}
     return {
         "name": node.options.resource,
@@ -60,6 +64,8 @@ def snapshot(node: Node) -> dict[str, Any]:
         "peer_is_pydrbd": node.peer_is_pydrbd and node.established,
         "suspended": bool(reasons),
         "suspended_reasons": reasons,
+        "quorum": node.quorum.standing.value,
+        "quorum_refusal": "" if node.quorum.has else node.quorum.refusal,
         "ap_in_flight_sectors": ap_in_flight_bytes // SECTOR_SIZE_BYTES,
         "rs_in_flight_sectors": rs_in_flight_bytes // SECTOR_SIZE_BYTES,
         "volumes": [_volume(node, volume, pending[volume.vnr]) for volume in node.volumes.values()],
@@ -79,6 +85,7 @@ def _volume(node: Node, volume: Volume, pending: dict[str, int]) -> dict[str, An
     return {
         "vnr": volume.vnr,
         "minor": volume.options.minor,
+        "quorum": node.quorum.has,
         "role": state.role.name,
         "peer_role": state.peer.name,
         "cstate": state.conn.name,

@@ -153,6 +153,8 @@ class Volume:
     sessions: set[Any] = field(default_factory=set)
     readers: set[Any] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
+    fails: bool = False
+    """There is no quorum, and requests fail for it (`on-no-quorum io-error`) though I/O is frozen (core/quorum)."""
     consider_resync: bool = False
     invalid: bool = False
     attach_request: Any = None
@@ -226,13 +228,21 @@ class Volume:
     def frozen(self) -> bool:
         """Whether client requests must wait (WIRE 5.5)."""
         state = self.state
-        return (
+        return not self.fails and (
             state.conn in (ConnState.WFBitMapT, ConnState.WFSyncUUID)
             or state.disk in (DiskState.Attaching, DiskState.Negotiating)
             or state.susp
             or state.susp_nod
             or state.susp_fen
         )
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether clients must not hear yet of what has ended."""
+        state = self.state
+        return not self.fails and (
+            state.susp_fen or state.susp_nod or (self.awaits_generation and state.connected)
+        )  # fmt: skip
 
     @property
     def serves(self) -> bool:

@@ -95,7 +95,7 @@ class Writes:
     def _issue(self, volume: Volume, session: Any, batch: Batch, hold: Hold, mask: int, tried: float) -> None:
         node = self._node
         if self.refusing:
-            node.reply(volume, session, batch, mask, _ESHUTDOWN)
+            node.reply(volume, session, batch, mask, _EIO if volume.fails else _ESHUTDOWN)
             volume.ranges.release(hold, mask)
             return
         node.congestion.before_write(volume)
@@ -274,8 +274,7 @@ class Writes:
         )
 
     def _progress(self, write: WriteBatch) -> None:
-        state = write.volume.state
-        if state.susp_fen or state.susp_nod or (write.volume.awaits_generation and state.connected):
+        if write.volume.holds_answers:
             return
         retried = write.retried & ~write.local_busy
         if retried:

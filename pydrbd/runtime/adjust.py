@@ -145,6 +145,9 @@ def _settings(old: Blueprint, new: Blueprint) -> Iterator[Difference]:
     if before.nbd_read_only != after.nbd_read_only:
         words = f"pydrbd.toml: nbd-read-only {before.nbd_read_only} -> {after.nbd_read_only}".lower()
         yield Difference(words, When.NOW)
+    if (before.witness, before.witness_key) != (after.witness, after.witness_key):
+        words = f"pydrbd.toml: witness {before.witness or 'none'} -> {after.witness or 'none'}, or its key"
+        yield Difference(words, When.RESTART)
     if before.tls != after.tls:
         words = f"pydrbd.toml: tls {before.tls.mode} -> {after.tls.mode}, its files, or link-tls"
         yield Difference(words, When.RESTART)

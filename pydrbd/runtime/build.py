@@ -14,6 +14,7 @@ from pydrbd.config.settings import ResourceSettings, load_settings
 from pydrbd.config.values import did_you_mean
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
+from pydrbd.core.quorum import QuorumOptions
 from pydrbd.core.resync_pace import PaceOptions
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import VolumeOptions
@@ -117,6 +118,7 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
             volumes,
             frozenset(handler_commands(resource)),
             on_no_data_suspend=me.options.on_no_data_accessible == "suspend-io",
+            quorum=_quorum(me, settings),
         ),
         Endpoints(
             family,
@@ -135,6 +137,17 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
         ),
         {volume.vnr: place for volume in me.volumes.values() if (place := disk_place(volume)) is not None},
         settings,
+    )
+
+
+def _quorum(me: Host, settings: ResourceSettings) -> QuorumOptions:
+    """Two nodes, and the witness if there is one: `1` is a node alone, `2` and `majority` one more than that."""
+    word = me.options.quorum
+    return QuorumOptions(
+        enabled=word not in ("off", "1"),
+        by_witness=word in ("majority", "2") and settings.witness is not None,
+        io_error=me.options.on_no_quorum == "io-error",
+        node=me.name,
     )
 
 

@@ -46,6 +46,7 @@ from pydrbd.runtime.resync_after import ResyncAfter, dependencies
 from pydrbd.runtime.systemd import notify
 from pydrbd.runtime.volume_disk import VolumeDisk, open_volume_disk, unheeded
 from pydrbd.runtime.watchers import Watchers
+from pydrbd.runtime.witness_client import WitnessClient
 
 __all__ = ["Service"]
 
@@ -77,6 +78,7 @@ class Service:
         self.node = Node(plan.node, lambda: secrets.randbits(64))
         self.link = Link(self, plan.endpoints, plan.times, secrets.token_bytes)
         self.helpers = HelperRunner(plan, self.node, str(run_dir), self._ended)
+        self.witness = WitnessClient(plan, self._ended)
         self.lane: Lane = Lane(self)
         self.latencies = Latencies()
         self.exports = Exports(self)
@@ -111,6 +113,7 @@ class Service:
             fx.Attach: lambda effect: self._nursery.start_soon(self._attach, effect.volume),
             fx.DetachDisk: self._detach,
             fx.MeasureDisk: lambda effect: self._nursery.start_soon(self._measure, effect),
+            fx.AskWitness: lambda effect: self._nursery.start_soon(self.witness.ask, effect),
             fx.RunHelper: lambda effect: self.helpers.start(self._nursery, effect),
             fx.Log: lambda effect: _log.log(int(effect.level), "%s: %s", plan.resource.name, effect.text),
             fx.StateChanged: lambda _effect: self._wake_watchers(),

@@ -12,6 +12,7 @@ def a_volume(vnr: int = 0, **changes: Any) -> dict[str, Any]:
     return {
         "vnr": vnr,
         "minor": vnr,
+        "quorum": True,
         "role": "Primary",
         "peer_role": "Secondary",
         "cstate": "Connected",
@@ -50,6 +51,8 @@ def a_snapshot(*volumes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "peer_is_pydrbd": True,
         "suspended": False,
         "suspended_reasons": [],
+        "quorum": "off",
+        "quorum_refusal": "",
         "ap_in_flight_sectors": 0,
         "rs_in_flight_sectors": 0,
         "volumes": list(volumes) or [a_volume()],

@@ -32,7 +32,7 @@ SHOW += ["wait-con-int", "show", "dump-xml", "doctor", "metrics", "top", "state"
 RUN_TIME = ["net-options", "disk-options", "resource-options"]
 SCRIPTS = [f"sh-{word}" for word in ("nop", "resources", "resource", "mod-parms", "dev", "udev", "minor", "ll-dev")]
 SCRIPTS += ["sh-md-dev", "sh-md-idx", "sh-ip", "sh-lr-of", "sh-b-pri", "sh-status"]
-META_DATA = ["create-md", "dump-md", "wipe-md", "check-resize", "apply-al", "show-gi", "get-gi", "set-gi"]
+META_DATA = ["create-md", "dump-md", "wipe-md", "witness", "check-resize", "apply-al", "show-gi", "get-gi", "set-gi"]
 NBD = ["nbd-attach", "nbd-detach"]
 VERBS = PROCESS + STATE + SYNC + NBD + SHOW + META_DATA + RUN_TIME + SCRIPTS
 

@@ -25,7 +25,7 @@ SWITCHES = [option for option in OPTIONS if option.kind is Kind.BOOL]
 STRINGS = [option for option in OPTIONS if option.kind is Kind.STRING]
 
 
-OF_9 = {"auto-promote", "auto-promote-timeout"}  # DRBD 9's, which have an effect here, too
+OF_9 = {"auto-promote", "auto-promote-timeout", "quorum", "on-no-quorum"}  # DRBD 9's, which have an effect here, too
 
 
 def by_name(option):
@@ -128,7 +128,7 @@ def test_an_enum_takes_its_words_only(option):
     for choice in option.choices:
         word = choice.replace("?*", "alice")
         assert value_of(option, f"{option.name} {word};") == word
-    for word in ("1", option.choices[0] + "s", "discard-node-", '""'):
+    for word in ("17", option.choices[0] + "s", "discard-node-", '""'):
         with pytest.raises(ConfigError, match="can't be"):
             value_of(option, f"{option.name} {word};")
 

@@ -7,16 +7,16 @@ import os
 import pytest
 
 from tests.conftest import MARK
-from tests.documents.machines import Machines
+from tests.documents.machines import PAIR, Machines
 
 
 @pytest.fixture
-def machines(need, short_tmp, processes, monkeypatch):
-    """Two bare ones."""
+def machines(need, short_tmp, processes, monkeypatch, request):
+    """Two bare ones; what a test is parametrized with indirectly, are others."""
     need("unshare", "nsenter", "ip", "nbdcopy", "nbdinfo")
     if os.geteuid() != 0:
         pytest.skip("only root can make machines of namespaces")
     monkeypatch.setenv(MARK, processes.mark)
-    made = Machines(short_tmp, processes)
+    made = Machines(short_tmp, processes, getattr(request, "param", PAIR))
     yield made
     made.stop()

@@ -1,4 +1,6 @@
-"""Two machines on this one, alpha and beta: each has a name, files and a network of its own, and a switch between them.
+"""Two machines on this one, alpha and beta (and gamma for some pages), and a switch between them.
+
+Each has a name, files and a network of its own.
 
 They are namespaces: nothing of the real machine's network, /etc, /run, /srv or /var/lib is changed. Root is needed.
 """
@@ -13,12 +15,13 @@ from pathlib import Path
 
 from tests.documents.pages import DOCS, blocks
 
-__all__ = ["BEGIN", "Machine", "Machines", "follow"]
+__all__ = ["BEGIN", "PAIR", "Machine", "Machines", "follow"]
 
 BEGIN = DOCS / "quick-start.md"
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
-ADDRESSES = {"alpha": "10.77.0.11", "beta": "10.77.0.12"}
+PAIR = ("alpha", "beta")
+ADDRESSES = {"alpha": "10.77.0.11", "beta": "10.77.0.12", "gamma": "10.77.0.13"}
 _OWN = ("/etc", "/run", "/srv", "/var/lib")
 
 
@@ -71,10 +74,10 @@ class Machine:
 
 
 class Machines:
-    """Both, and the switch, which is a third network with a bridge in it."""
+    """All of them, and the switch, which is a third network with a bridge in it."""
 
-    def __init__(self, directory: Path, processes) -> None:
-        self.by_name = {name: Machine(name, directory / name, processes) for name in ADDRESSES}
+    def __init__(self, directory: Path, processes, names: tuple[str, ...] = PAIR) -> None:
+        self.by_name = {name: Machine(name, directory / name, processes) for name in names}
         make = "ip link add switch type bridge && ip link set switch up && echo ready && exec sleep infinity"
         self._switch = processes.start(["unshare", "--net", "sh", "-ec", make], stdout=subprocess.PIPE, text=True)
         assert self._switch.stdout.readline() == "ready\n"
@@ -100,6 +103,7 @@ class Machines:
         """End what runs on them."""
         for machine in self.by_name.values():
             machine.run("pydrbd down --force all || true")
+            machine.run("read pid </run/witness.pid && kill $pid && while kill -0 $pid; do sleep 0.05; done")
 
 
 def follow(machines: Machines, page: Path) -> None:

@@ -12,7 +12,20 @@ from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.packets import Packet
 from tests.harness.world import Client, Machine, World
 
-__all__ = ["BLOCK", "MIB", "AtReply", "order", "pair", "read", "sent", "sent_bytes", "state", "wait", "write"]
+__all__ = [
+    "BLOCK",
+    "MIB",
+    "AtReply",
+    "in_sync_superblock",
+    "order",
+    "pair",
+    "read",
+    "sent",
+    "sent_bytes",
+    "state",
+    "wait",
+    "write",
+]
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -20,14 +33,14 @@ MIB = 1 << 20
 
 def pair(seed: int = 1, size_bytes: int = 16 * MIB, **options: Any) -> tuple[World, Client]:
     """Two nodes that have been in sync before, `a` Primary, and a client of it."""
-    world = World(seed, size_bytes=size_bytes, superblock=_in_sync(size_bytes), **options)
+    world = World(seed, size_bytes=size_bytes, superblock=in_sync_superblock(size_bytes), **options)
     world.start()
     world.run_until(world.is_in_sync)
     assert order(world, world.a, "primary") == 1
     return world, Client(world, world.a)
 
 
-def _in_sync(size_bytes: int) -> Superblock:
+def in_sync_superblock(size_bytes: int) -> Superblock:
     """Meta-data as after a first sync and a clean stop."""
     layout = Layout.internal(size_bytes // SECTOR_SIZE_BYTES)
     flags = MdFlag.CONSISTENT | MdFlag.WAS_UP_TO_DATE | MdFlag.AL_CLEAN

@@ -6,6 +6,7 @@ world only carries out, loses, delays and kills. An `observer` is shown every ev
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import random
 from collections import deque
@@ -28,6 +29,7 @@ from pydrbd.core.events import (
 )
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import Node, NodeOptions
+from pydrbd.core.quorum import QuorumOptions
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import Volume, VolumeOptions
@@ -37,6 +39,7 @@ from pydrbd.metadata.superblock import Superblock
 from tests.harness.disk import MemoryDisk
 from tests.harness.lane import SimulatedLane
 from tests.harness.link import Link
+from tests.harness.witness import Witness
 
 __all__ = ["Client", "Machine", "Observer", "Observers", "World"]
 
@@ -130,7 +133,10 @@ class Machine:
             )
             for vnr in self.disks
         )  # fmt: skip
-        options = NodeOptions("r0", world.net, volumes, world.handlers, on_no_data_suspend=world.suspends)
+        quorum = dataclasses.replace(world.quorum, node=self.name)
+        options = NodeOptions(
+            "r0", world.net, volumes, world.handlers, on_no_data_suspend=world.suspends, quorum=quorum
+        )  # fmt: skip
         self.node = Node(options, lambda: rng.getrandbits(64))
         self._tick_at = None
         self.world.trace(self, "starts")
@@ -258,6 +264,9 @@ class Machine:
                 pass
             case fx.RunHelper():
                 self._run_helper(effect)
+            case fx.AskWitness():
+                assert world.witness is not None, "there is no witness to be asked"
+                world.witness.ask(self, effect)
             case _:
                 self._begin_disk(effect)
 
@@ -432,7 +441,7 @@ class World:
         self, seed: object = 0, *, size_bytes: int = 16 << 20, net: NetOptions | None = None, al_extents: int = 67,
         volumes: int = 1, superblock: Superblock | None = None, fencing: Fencing = Fencing.DONT_CARE,
         handlers: Iterable[str] = (), lanes: bool = False, disk: Mapping[str, Any] = {}, suspends: bool = False,
-        held_back: bool = False,
+        held_back: bool = False, quorum: QuorumOptions | None = None,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.lanes = lanes
@@ -444,11 +453,13 @@ class World:
         self.disk_options = dict(disk)
         self.suspends = suspends
         self.held_back = held_back
+        self.quorum = quorum or QuorumOptions()
+        self.witness = Witness(self) if self.quorum.by_witness else None
         self.now = 0.0
         self.commands = 0
         self.observer: Observer | None = None
         self.lines: deque[tuple[Any, ...]] = deque(maxlen=_TRACE_LINES)
-        self._heap: list[tuple[float, int, Machine, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Machine | None, int, Callable[[], None]]] = []
         self._sequence = 0
         self.link: Link | None = None
         self.link_allowed = True
@@ -468,6 +479,11 @@ class World:
         self._sequence += 1
         heapq.heappush(self._heap, (when, self._sequence, machine, machine.life, action))
 
+    def at_any_rate(self, when: float, action: Callable[[], None]) -> None:
+        """Do something then, whoever has died meanwhile."""
+        self._sequence += 1
+        heapq.heappush(self._heap, (when, self._sequence, None, 0, action))
+
     def later(self, machine: Machine, action: Callable[[], None], *, fast: bool = False) -> None:
         self.at(self.now + self.rng.uniform(0.00001, 0.0001 if fast else 0.002), machine, action)
 
@@ -481,7 +497,7 @@ class World:
             return False
         when, _, machine, life, action = heapq.heappop(self._heap)
         self.now = max(self.now, when)
-        if life == machine.life:
+        if machine is None or life == machine.life:
             action()
         return True
 

@@ -1,0 +1,92 @@
+"""The leases of a witness on disk: a file each, replaced as a whole, durable before anybody is told."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import IO, Final
+
+from pydrbd.core.lease import Lease
+from pydrbd.errors import BusyError, MetaDataError
+from pydrbd.limits import WITNESS_LEASE_FILE_BYTES_MAX, WITNESS_LEASES_MAX
+
+__all__ = ["LeaseFiles"]
+
+_SUFFIX: Final = ".lease"
+_VERSION: Final = 1
+_WORD: Final = 2**64
+
+
+class LeaseFiles:
+    """A directory of leases, in the use of one witness at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises OSError, BusyError if another witness has it, MetaDataError for a file that is damaged."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._lock = _lock(directory / "lock")
+        try:
+            self.leases = self._read_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _read_all(self) -> dict[str, Lease]:
+        files = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        if len(files) > WITNESS_LEASES_MAX:
+            raise MetaDataError(f"{self._directory} has more than {WITNESS_LEASES_MAX} leases")
+        return dict(_read(file) for file in files)
+
+    def write(self, name: str, lease: Lease) -> None:
+        """Durable when this returns. Raises OSError: then either the old or the new one is there."""
+        document = {
+            "version": _VERSION, "name": name, "holder": lease.holder, "generation": f"{lease.generation:016X}",
+            "term": lease.term,
+        }  # fmt: skip
+        file = self._directory / (hashlib.sha256(name.encode()).hexdigest()[:32] + _SUFFIX)
+        fresh = file.with_suffix(".new")
+        with fresh.open("w") as stream:
+            json.dump(document, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    stream = path.open("wb")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.close()
+        raise BusyError(f"another witness keeps its leases in {path.parent}") from error
+    return stream
+
+
+def _read(file: Path) -> tuple[str, Lease]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(WITNESS_LEASE_FILE_BYTES_MAX + 1)
+        if len(content) > WITNESS_LEASE_FILE_BYTES_MAX:
+            raise ValueError
+        document = json.loads(content)
+        name, holder, term = document["name"], document["holder"], document["term"]
+        generation = int(document["generation"], 16)
+        good = document["version"] == _VERSION and isinstance(name, str) and isinstance(holder, str)
+        if not good or type(term) is not int or not (0 <= term < _WORD and 0 <= generation < _WORD):
+            raise ValueError
+    except (ValueError, TypeError, KeyError) as error:
+        raise MetaDataError(
+            f"{file} is no lease: who held it is not known; remove the file only while both nodes are connected"
+        ) from error
+    return name, Lease(holder, generation, term)

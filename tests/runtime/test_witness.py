@@ -1,0 +1,211 @@
+"""The witness and its nodes over real sockets: what is durable, and what bad input leads to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pydrbd.config.settings import Listen
+from pydrbd.core.effects import AskWitness
+from pydrbd.core.lease import Lease
+from pydrbd.errors import BusyError, ConfigError, MetaDataError, UsageError
+from pydrbd.limits import WITNESS_KEY_BYTES_MAX
+from pydrbd.runtime.build import Blueprint, blueprint
+from pydrbd.runtime.lease_files import LeaseFiles
+from pydrbd.runtime.witness_client import WitnessClient, lease_name, read_key
+from pydrbd.runtime.witness_server import WitnessServer
+from pydrbd.wire.witness import Verb
+
+RES = """resource r0 {
+    device minor 0; disk none;
+    on alpha { address 127.0.0.1:7001; }
+    on beta { address 127.0.0.1:7002; }
+}
+"""
+
+
+def plan(directory: Path, node: str, place: Listen, key: str = "") -> Blueprint:
+    (directory / "r0.res").write_text(RES)
+    found = blueprint(directory / "r0.res", "r0", node)
+    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, witness=place, witness_key=key))
+
+
+@asynccontextmanager
+async def running(place: Listen, directory: Path, key: bytes = b"") -> AsyncIterator[WitnessServer]:
+    server = WitnessServer(place, directory, key)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+async def ask(at: Blueprint, verb: Verb = Verb.ACQUIRE, **more: Any) -> AskWitness:
+    effect = AskWitness(verb, lambda _failed, _errno: None, **more)
+    ended = []
+    await WitnessClient(at, lambda *end: ended.append(end)).ask(effect)
+    assert ended == [(effect, 0, 0)]
+    return effect
+
+
+def holder(effect: AskWitness) -> str:
+    assert effect.answer is not None, effect.error
+    return f"{effect.answer.verdict.name} {effect.answer.holder} {effect.answer.term}"
+
+
+async def test_one_of_two_gets_the_lease_and_a_restart_forgets_nothing(short_tmp: Path) -> None:
+    """What was said is on disk, and another process of the witness says the same."""
+    place = Listen(path=str(short_tmp / "w"))
+    alpha, beta = (plan(short_tmp, node, place) for node in ("alpha", "beta"))
+    async with running(place, short_tmp / "leases"):
+        assert holder(await ask(alpha, generation=7)) == "GRANTED alpha 1"
+        assert holder(await ask(beta)) == "HELD alpha 1"
+    assert not (short_tmp / "w").exists()
+    async with running(place, short_tmp / "leases"):
+        assert holder(await ask(beta)) == "HELD alpha 1"
+        assert holder(await ask(alpha, Verb.LOOK)) == "GRANTED alpha 1"
+        assert holder(await ask(alpha, Verb.RELEASE, term=1)) == "GRANTED  1"
+        assert holder(await ask(beta)) == "GRANTED beta 2"
+        assert holder(await ask(alpha, force=True)) == "GRANTED alpha 3"
+
+
+async def test_keys_that_differ_are_told_apart(short_tmp: Path) -> None:
+    """A node with another key, or none, changes nothing, and hears why."""
+    place = Listen(path=str(short_tmp / "w"))
+    (short_tmp / "good").write_text("one\n")
+    (short_tmp / "bad").write_text("two\n")
+    async with running(place, short_tmp / "leases", b"one"):
+        for key in ("bad", ""):
+            effect = await ask(plan(short_tmp, "alpha", place, str(short_tmp / key) if key else ""))
+            assert effect.answer is None and effect.error.endswith("has another key")
+        assert holder(await ask(plan(short_tmp, "beta", place, str(short_tmp / "good")))) == "GRANTED beta 1"
+
+
+@pytest.mark.parametrize(
+    "noise", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(4096), b"pdqw\x01\x00\x02\x00\xff\xff\xff\xff"]
+)
+async def test_noise_ends_its_own_connection_only(short_tmp: Path, noise: bytes) -> None:
+    """Whoever speaks another protocol is left; the next one is served."""
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases"):
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await sock.connect(place.path)
+        async with trio.SocketStream(sock) as stream:
+            await stream.send_all(noise)
+            await stream.send_eof()
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+        assert holder(await ask(plan(short_tmp, "alpha", place))) == "GRANTED alpha 1"
+
+
+async def test_nobody_there_is_an_answer_in_words(short_tmp: Path) -> None:
+    """A witness that can't be reached, on a Unix socket and on TCP."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        places = (Listen(path=str(short_tmp / "w")), Listen(host="127.0.0.1", port=unused.getsockname()[1]))
+        for place in places:
+            effect = await ask(plan(short_tmp, "alpha", place))
+            assert effect.answer is None and effect.error.startswith(f"the witness at {place} can't be reached: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(b"220 mail ESMTP\r\n", "none of ours: this is not the protocol"), (b"", "has closed the connection")],
+)
+async def test_another_service_is_no_witness(short_tmp: Path, answer: bytes, words: str) -> None:
+    """What it says grants nothing."""
+
+    async def other(stream: trio.SocketStream) -> None:
+        await stream.send_all(answer)
+        await stream.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, other, [listener])
+        port = listener.socket.getsockname()[1]
+        effect = await ask(plan(short_tmp, "alpha", Listen(host="127.0.0.1", port=port)))
+        assert effect.answer is None and words in effect.error
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_silent_witness_is_waited_for_no_longer_than_said(
+    short_tmp: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its socket takes the connection, and that is all."""
+    place = Listen(path=str(short_tmp / "w"))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(place.path)
+        silent.listen()
+        effect = await ask(plan(short_tmp, "alpha", place))
+    assert effect.answer is None and effect.error.endswith("does not answer within 5 s")
+
+
+async def test_a_lease_that_can_not_be_written_is_not_given(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of the witness is full: it says no, and goes on."""
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases"):
+        with monkeypatch.context() as broken:
+            broken.setattr(LeaseFiles, "write", _no_space)
+            assert holder(await ask(plan(short_tmp, "alpha", place))) == "FULL  0"
+        assert holder(await ask(plan(short_tmp, "beta", place))) == "GRANTED beta 1"
+
+
+def _no_space(_files: LeaseFiles, _name: str, _lease: Lease) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_directory_has_one_witness_and_good_files(short_tmp: Path) -> None:
+    """Two would each give the lease away; a damaged file could hide who has it."""
+    directory = short_tmp / "leases"
+    first = LeaseFiles(directory)
+    first.write("r0:alpha,beta", Lease("alpha", 2**64 - 1, 7))
+    with pytest.raises(BusyError, match="another witness keeps its leases"):
+        LeaseFiles(directory)
+    first.close()
+    again = LeaseFiles(directory)
+    assert again.leases == {"r0:alpha,beta": Lease("alpha", 2**64 - 1, 7)}
+    again.close()
+    (file,) = directory.glob("*.lease")
+    whole = file.read_text()
+    for text in ("", "{", "[]", whole[:-2], whole.replace("7", "-7"), whole.replace("alpha", "\x00", 1), "x" * 9000):
+        if text != whole:
+            file.write_text(text)
+            with pytest.raises(MetaDataError, match="is no lease"):
+                LeaseFiles(directory)
+
+
+def test_a_place_that_is_taken_or_not_ours(short_tmp: Path) -> None:
+    """Exit codes 69 and 64; the directory is free again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BusyError, match="Address already in use"):
+            WitnessServer(Listen(host="127.0.0.1", port=port), short_tmp / "leases", b"")
+    with pytest.raises(UsageError, match="can't listen at tcp:no such host:1"):
+        WitnessServer(Listen(host="no such host", port=1), short_tmp / "leases", b"")
+    LeaseFiles(short_tmp / "leases").close()
+
+
+def test_keys_that_can_not_be_used(short_tmp: Path) -> None:
+    """Missing, empty, too long: said with the file's name."""
+    (short_tmp / "empty").write_text(" \n")
+    (short_tmp / "long").write_bytes(b"x" * (WITNESS_KEY_BYTES_MAX + 1))
+    for name, words in (("none", "can't be read: No such file"), ("empty", "is empty"), ("long", "is longer than")):
+        with pytest.raises(ConfigError, match=f"{name}.* {words}"):
+            read_key(str(short_tmp / name))
+    assert read_key("") == b""
+
+
+def test_two_pairs_may_each_have_a_resource_of_one_name(short_tmp: Path) -> None:
+    """The lease is the pair's; both nodes call it the same."""
+    names = {lease_name(plan(short_tmp, node, Listen(path="w"))) for node in ("alpha", "beta")}
+    assert names == {"r0:alpha,beta"}
