@@ -22,6 +22,7 @@ from pydrbd.admin.nbd_handshake import NbdClientError
 from pydrbd.admin.output import say
 from pydrbd.errors import BusyError, DiskError, NotRunningError, PydrbdError, UsageError
 from pydrbd.runtime.run_directory import make_run_directory
+from pydrbd.runtime.systemd import notify
 
 if TYPE_CHECKING:
     from pydrbd.admin.nbd_keeper import Wish
@@ -73,7 +74,12 @@ def attach(
     make_run_directory(context.run_dir)
     if foreground:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-        _keep(wish, device, lambda found: say(f"{export} is {found.path}"))
+
+        def attached(found: NbdDevice) -> None:
+            say(f"{export} is {found.path}")
+            notify("READY=1")
+
+        _keep(wish, device, attached)
         return 0
     return _in_background(wish, device)
 

@@ -133,7 +133,7 @@ def test_systemd_takes_the_units(tree: Path, need, tmp_path: Path) -> None:
         assert not re.search(r"@[a-z]+@", text) and "ExecStart=/usr/local/sbin/pydrbd" in text
         # Only the programs are not where the unit says: they are below DESTDIR here.
         (tmp_path / unit.name).write_text(text.replace("/usr/local/sbin", str(tree / SBIN)))
-    for name in ("pydrbd@r0.service", "pydrbd-sbd.service"):
+    for name in ("pydrbd@r0.service", "pydrbd-nbd@r0.service", "pydrbd-sbd.service"):
         words = [analyze, "verify", "--man=no", tmp_path / name]
         done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         ours = [line for line in (done.stdout + done.stderr).splitlines() if "pydrbd" in line]

@@ -45,6 +45,9 @@ END
 mkdir -p /run/units/pydrbd@.service.d
 printf '[Service]\\nExecStart=\\nExecStart=/usr/local/sbin/pydrbd -c /run/etc.res --run-dir /run/pydrbd serve %%i\\n' \\
   >/run/units/pydrbd@.service.d/lab.conf
+mkdir -p /run/units/pydrbd-nbd@.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/usr/local/sbin/pydrbd -c /run/etc.res --run-dir /run/pydrbd nbd-attach \
+--foreground %%i\\n' >/run/units/pydrbd-nbd@.service.d/lab.conf
 cat >/run/init <<'END'
 mount -t cgroup2 none /sys/fs/cgroup
 export container=lab SYSTEMD_UNIT_PATH=/run/units
@@ -91,6 +94,7 @@ def machine(tree: Path) -> Iterator[Machine]:
         except GuestFailed as error:
             pytest.skip(f"a guest can't be started here: {error}")
         load_softdog(guest)
+        guest.load("nbd")
         yield Machine(guest, tree)
 
 
@@ -116,6 +120,29 @@ def test_a_resource_is_a_service(machine: Machine) -> None:
     machine.systemctl("stop", "pydrbd@r0")
     assert machine.show("pydrbd@r0", "Result") == "success"
     assert "nothing new is out of sync" in machine.guest.shell(f"{pydrbd} apply-al r0")
+
+
+def test_a_resource_is_a_block_device_by_a_service(machine: Machine) -> None:
+    """Attached when `start` returns; its helper is killed, and the next one takes the device over; `stop` detaches."""
+    pydrbd = "/usr/local/sbin/pydrbd -c /run/etc.res --run-dir /run/pydrbd"
+    machine.guest.shell(f"{pydrbd} create-md r0")
+    machine.systemctl("start", "pydrbd@r0")
+    machine.guest.shell(f"{pydrbd} primary --force r0")
+    machine.systemctl("start", "pydrbd-nbd@r0")
+    assert machine.guest.shell("cat /sys/block/nbd0/backend").strip() == "pydrbd:r0"
+    machine.guest.shell("mkfs.ext4 -q /dev/nbd0; mkdir -p /run/m; mount /dev/nbd0 /run/m")
+    first = machine.show("pydrbd-nbd@r0", "MainPID")
+    machine.systemctl("kill", "--signal=KILL", "pydrbd-nbd@r0")
+    wait_until(
+        lambda: machine.show("pydrbd-nbd@r0", "MainPID") not in (first, "0")
+        and machine.show("pydrbd-nbd@r0", "ActiveState") == "active",
+        "it is back",
+        LIMIT_S,
+    )
+    machine.guest.shell("echo written >/run/m/file; umount /run/m; e2fsck -fn /dev/nbd0", timeout_s=LIMIT_S)
+    machine.systemctl("stop", "pydrbd-nbd@r0")
+    assert machine.show("pydrbd-nbd@r0", "Result") == "success"
+    assert machine.guest.run("test", "-e", "/sys/block/nbd0/pid", check=False).code != 0
 
 
 def test_the_fence_begins_and_ends_with_the_cluster(machine: Machine) -> None:
