@@ -234,19 +234,6 @@ def _make_room_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogRoom, "ready_epoch", lambda self, volume, disk: self._node.log.released)
 
 
-def write_a_bitmap_before_its_data(patch: pytest.MonkeyPatch) -> None:
-    stage = changes.Changes.bitmap_stage
-
-    def hasty(self, volume, *, flush_data):
-        return stage(self, volume, flush_data=False)
-
-    patch.setattr(changes.Changes, "bitmap_stage", hasty)
-
-
-def forget_an_extent_whose_data_is_in_the_cache(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LogRoom, "durable_up_to", lambda self: 1 << 60)
-
-
 def go_on_after_a_failed_flush(patch: pytest.MonkeyPatch) -> None:
     on_disk_error = Node.on_disk_error
 
@@ -315,7 +302,6 @@ CANARIES = (
     _canary(keep_the_generation_when_the_peer_is_lost, {"C6", "C5", "C1"} | COPIES, 0),
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
-    _canary(write_a_bitmap_before_its_data, {"B5"}, 50),
     _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 5, ending=LOSES_POWER),
     _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),
