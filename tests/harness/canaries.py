@@ -234,6 +234,10 @@ def _make_room_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogRoom, "ready_epoch", lambda self, volume, disk: self._node.log.released)
 
 
+def forget_an_extent_whose_data_is_in_the_cache(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LogRoom, "durable_up_to", lambda self: 1 << 60)
+
+
 def go_on_after_a_failed_flush(patch: pytest.MonkeyPatch) -> None:
     on_disk_error = Node.on_disk_error
 
