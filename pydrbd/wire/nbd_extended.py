@@ -8,7 +8,9 @@ From the NBD project's doc/proto.md, branch extension-ext-header; all integers a
                          `length` bytes follow
 
 What is longer than a compact request can say goes on as several, and is answered when the last of them is; BLOCK_STATUS
-tells of less than was asked for. Behind this stands a connection with structured replies that knows nothing of it.
+tells of less than was asked for. A WRITE has its payload without PAYLOAD_LEN, too: QEMU 10.0 forgets that flag.
+
+Behind this stands a connection with structured replies that knows nothing of it.
 """
 
 from __future__ import annotations
@@ -133,10 +135,10 @@ class ExtendedTranslator:
         magic, flags, command, cookie, offset, length = _HEADER.unpack(self._take_from_client(EXTENDED_HEADER_BYTES))
         if magic != NbdMagic.EXTENDED_REQUEST:
             raise ClientProtocolError(f"an extended request begins with {magic:#x}")
-        has_payload = bool(flags & CommandFlag.PAYLOAD_LEN)
+        has_payload = bool(flags & CommandFlag.PAYLOAD_LEN) or command == Command.WRITE
         if has_payload and length > NBD_REQUEST_BYTES_MAX:
             raise ClientProtocolError(f"a request with {length} bytes of payload (at most {NBD_REQUEST_BYTES_MAX})")
-        if command == Command.WRITE and has_payload:
+        if command == Command.WRITE:
             self._write_left = length
             flags &= ~CommandFlag.PAYLOAD_LEN
             compact += self._begin(_Call(cookie, offset, command), flags, offset, length)
@@ -144,8 +146,6 @@ class ExtendedTranslator:
             keeps = command == Command.BLOCK_STATUS and length <= NBD_STATUS_CHOICE_BYTES_MAX
             header = (flags & ~CommandFlag.PAYLOAD_LEN, command, cookie, offset, length)
             self._payload = _Payload(header, length, bytearray() if keeps else None)
-        elif command == Command.WRITE:
-            self._refuse(cookie, offset, NbdError.EINVAL)
         else:
             compact += self._translate(flags, command, cookie, offset, length)
         return True
