@@ -174,3 +174,49 @@ size_t pydrbd_bitmap_set_records(uint8_t *bits, size_t bit_count, const struct p
     }
     return newly_set;
 }
+
+size_t pydrbd_bitmap_clear_records(uint8_t *bits, size_t bit_count, uint64_t capacity,
+                                   const struct pydrbd_record *records, uint32_t count, uint64_t mask) {
+    size_t newly_clear = 0;
+
+    for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
+        const struct pydrbd_record *record = records + lowest(mask);
+        uint64_t end_bytes = end_of(record->offset, record->length);
+        uint64_t first = record->offset / BIT_SIZE_BYTES + (record->offset % BIT_SIZE_BYTES != 0);
+        uint64_t end = end_bytes >= capacity ? bit_count : end_bytes / BIT_SIZE_BYTES;
+
+        end = end < bit_count ? end : bit_count;
+        if (first < end) {
+            newly_clear += pydrbd_bitmap_clear(bits, (size_t)first, (size_t)(end - first));
+        }
+    }
+    return newly_clear;
+}
+
+#define PIECE_EXTENT_BYTES (UINT64_C(16) << 20)
+
+uint32_t pydrbd_bitmap_pieces(const uint8_t *bits, size_t bit_count, uint64_t capacity, size_t *next, uint32_t most,
+                              int64_t room, struct pydrbd_record *out, uint32_t count) {
+    uint32_t found = 0;
+
+    for (; found < count && room > 0; found++) {
+        size_t first = find(bits, *next, bit_count, 0);
+        uint64_t offset = (uint64_t)first * BIT_SIZE_BYTES;
+        uint64_t align = offset & -offset;
+        uint64_t limit = PIECE_EXTENT_BYTES - offset % PIECE_EXTENT_BYTES;
+        size_t end;
+
+        if (first == bit_count) {
+            break;
+        }
+        limit = limit < most ? limit : most;
+        limit = offset != 0 && align < limit ? align : limit;
+        end = first + (size_t)(limit / BIT_SIZE_BYTES);
+        *next = find(bits, first, end < bit_count ? end : bit_count, UINT64_MAX);
+        limit = (uint64_t)*next * BIT_SIZE_BYTES;
+        out[found].offset = offset;
+        out[found].length = (uint32_t)((limit < capacity ? limit : capacity) - offset);
+        room -= out[found].length;
+    }
+    return found;
+}

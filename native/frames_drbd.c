@@ -297,3 +297,41 @@ size_t pydrbd_drbd_acks(const struct pydrbd_record *records, uint32_t count, uin
     }
     return (size_t)(to - out);
 }
+
+size_t pydrbd_drbd_requests(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                            uint16_t volume, uint16_t packet, uint64_t id, uint8_t *out) {
+    uint8_t *to = out;
+
+    for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
+        const struct pydrbd_record *record = records + lowest(mask);
+
+        to = put_header(to, format, volume, packet, P_BLOCK_SIZE);
+        to = put_be64(to, record->offset / SECTOR_SIZE_BYTES);
+        to = put_be64(to, id);
+        to = put_be32(to, record->length);
+        to = put_be32(to, 0);
+    }
+    return (size_t)(to - out);
+}
+
+/* Before each member's payload, in place. Those that have no room for it there are left alone, and told. */
+uint64_t pydrbd_drbd_reply_headers(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                                   uint16_t volume, uint16_t packet, uint8_t *buffer, uint64_t buffer_size) {
+    const uint64_t size = P_DATA_SIZE + (format >= 100 ? H100_SIZE : H80_SIZE);
+    uint64_t without_room = 0;
+
+    for (mask = members(count, mask); mask != 0; mask = without_lowest(mask)) {
+        const struct pydrbd_record *record = records + lowest(mask);
+        uint8_t *to;
+
+        if (record->data < size || record->data > buffer_size) {
+            without_room |= mask & -mask;
+            continue;
+        }
+        to = put_header(buffer + (record->data - size), format, volume, packet, P_DATA_SIZE + record->length);
+        to = put_be64(to, record->offset / SECTOR_SIZE_BYTES);
+        to = put_be64(to, record->id);
+        put_be64(to, 0);
+    }
+    return without_room;
+}

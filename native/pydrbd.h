@@ -53,6 +53,10 @@ size_t pydrbd_bitmap_find_clear(const uint8_t *bits, size_t first, size_t end);
 size_t pydrbd_bitmap_merge(uint8_t *into, const uint8_t *from, size_t byte_count);
 size_t pydrbd_bitmap_set_records(uint8_t *bits, size_t bit_count, const struct pydrbd_record *records, uint32_t count,
                                  uint64_t mask);
+size_t pydrbd_bitmap_clear_records(uint8_t *bits, size_t bit_count, uint64_t capacity,
+                                   const struct pydrbd_record *records, uint32_t count, uint64_t mask);
+uint32_t pydrbd_bitmap_pieces(const uint8_t *bits, size_t bit_count, uint64_t capacity, size_t *next, uint32_t most,
+                              int64_t room, struct pydrbd_record *out, uint32_t count);
 
 /* --- vli.c --- */
 int64_t pydrbd_vli_encode(const uint8_t *bits, uint64_t bit_count, uint64_t first, uint8_t *out, size_t room,
@@ -79,6 +83,10 @@ size_t pydrbd_drbd_data_headers(const struct pydrbd_record *records, uint32_t co
                                 uint32_t digest_size, uint8_t *out);
 size_t pydrbd_drbd_acks(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
                         uint16_t packet, uint32_t first_seq, uint8_t *out);
+size_t pydrbd_drbd_requests(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                            uint16_t volume, uint16_t packet, uint64_t id, uint8_t *out);
+uint64_t pydrbd_drbd_reply_headers(const struct pydrbd_record *records, uint32_t count, uint64_t mask, int format,
+                                   uint16_t volume, uint16_t packet, uint8_t *buffer, uint64_t buffer_size);
 
 /* --- records.c --- */
 int pydrbd_records_out_of_bounds(const struct pydrbd_record *records, uint32_t count, uint64_t capacity,

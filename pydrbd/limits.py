@@ -82,6 +82,7 @@ __all__ = [
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_AFTER_LOOK_S",
     "RESYNC_BUSY_BYTES_MAX",
+    "RESYNC_HEAD_BYTES_MAX",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
     "RESYNC_PERSIST_S",
     "RESYNC_PIECE_BYTES",
@@ -284,6 +285,9 @@ RESYNC_PERSIST_S: Final = 2.0
 RESYNC_PIECE_BYTES: Final = 512 * KIB
 """A resync reads, sends and writes this much at a time: small enough for a processor's cache, and to be copied to or
 from the page cache with no thread in between."""
+
+RESYNC_HEAD_BYTES_MAX: Final = 64
+"""What may stand before each block of such a piece, so that it leaves in one part with its header."""
 
 RESYNC_WRITE_OUT_BYTES: Final = 32 * MIB
 """A sync target flushes after so much, while it goes on: else the flush at the end would have all of it to do."""

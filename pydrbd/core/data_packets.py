@@ -19,8 +19,17 @@ from pydrbd.wire.packets import BlockDesc, Data, Packet
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["block_parts", "deallocated_parts", "failed_reply", "out_of_sync_parts", "write_parts"]
+__all__ = [
+    "block_parts",
+    "deallocated_parts",
+    "failed_reply",
+    "out_of_sync_parts",
+    "reply_head_bytes",
+    "spaced_parts",
+    "write_parts",
+]
 
+_P_DATA_BYTES = 24
 _COMMAND_AT, _DP_FLAGS_AT = 6, 16 + 20  # in a packet of protocol 100 and later, the only ones that we send
 
 
@@ -71,6 +80,25 @@ def block_parts(node: Node, packet: Packet, volume: Volume, batch: Batch, mask: 
         header = encode_packet(packet, head, apv=node.apv, volume=volume.vnr)
         parts.append(_with_length(header, node.apv, len(head) + record.length))
         parts.append(block)
+    return parts
+
+
+def reply_head_bytes(node: Node) -> int:
+    """What stands before the data in a reply, if it can be put there: room to leave in a buffer; 0 with digests."""
+    return node.header_bytes + _P_DATA_BYTES if node.integrity is None else 0
+
+
+def spaced_parts(node: Node, packet: Packet, volume: Volume, batch: Batch, mask: int) -> list[Part]:
+    """As block_parts, of data that has such room in front of each member: neighbours are one part."""
+    native.drbd_reply_headers(batch, mask, format=node.header_format, volume=volume.vnr, packet=packet)
+    parts: list[Part] = []
+    head_bytes, records = reply_head_bytes(node), batch.records
+    while mask:
+        first = (mask & -mask).bit_length() - 1
+        run = mask & ~(mask + (1 << first))  # the ones from the lowest on, without a gap
+        last = run.bit_length() - 1
+        parts.append(batch.view[records[first].data - head_bytes : records[last].data + records[last].length])
+        mask ^= run
     return parts
 
 

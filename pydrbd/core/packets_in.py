@@ -32,6 +32,8 @@ __all__ = ["PacketsIn"]
 
 _WRITES = frozenset({Packet.P_DATA, Packet.P_TRIM, Packet.P_ZEROES})
 _WRITE_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK, Packet.P_RECV_ACK, Packet.P_NEG_ACK})
+_SYNC_ACKS = frozenset({Packet.P_WRITE_ACK, Packet.P_RS_WRITE_ACK})
+"""Of a sync target, if they name no write."""
 _CONFLICTS = frozenset({Packet.P_SUPERSEDED, Packet.P_RETRY_WRITE})
 _NUMBERED = _WRITE_ACKS | _CONFLICTS | {
     Packet.P_NEG_DREPLY, Packet.P_NEG_RS_DREPLY, Packet.P_OV_RESULT, Packet.P_RS_IS_IN_SYNC, Packet.P_RS_CANCEL,
@@ -230,11 +232,14 @@ class PacketsIn:
         touched: dict[int, WriteBatch] = {}
         if node.links.handshake is None:
             return  # given up: what the sockets still held does not count any more
+        run_end = 0
         for index in range(batch.count):
             record = batch.records[index]
             command = record.command
             if counts and command in _NUMBERED and record.volume in node.volumes:
                 conflicts.see(node.volumes[record.volume], record.seq)
+            if index < run_end:
+                continue
             if command in _CONFLICTS:
                 self._settle(touched)
                 write = node.writes.on_conflict(record.id, retry=command == Packet.P_RETRY_WRITE)
@@ -244,7 +249,10 @@ class PacketsIn:
                 self._on_write_ack(batch, index, touched)
                 continue
             self._settle(touched)
-            self._on_meta_packet(batch, index, command)
+            if command in _SYNC_ACKS:
+                run_end = self._on_sync_acks(batch, index)
+            else:
+                self._on_meta_packet(batch, index, command)
             if node.links.handshake is None:
                 return
         self._settle(touched)
@@ -253,6 +261,17 @@ class PacketsIn:
         if self._awaits_meta and not self.holding:
             self._awaits_meta = False
             self.release()
+
+    def _on_sync_acks(self, batch: Batch, first: int) -> int:
+        """Consecutive acknowledgements of what a resync has written, worked in together; where they end."""
+        vnr, end = batch.records[first].volume, first + 1
+        while end < batch.count:
+            record = batch.records[end]
+            if record.command not in _SYNC_ACKS or record.id != ID_SYNCER or record.volume != vnr:
+                break
+            end += 1
+        self._node.resync_source.on_acks(self._volume(vnr), batch, ((1 << end) - 1) & ~((1 << first) - 1), good=True)
+        return end
 
     def _on_write_ack(self, batch: Batch, index: int, touched: dict[int, WriteBatch]) -> None:
         record = batch.records[index]
@@ -308,9 +327,8 @@ class PacketsIn:
             node.operator.on_idle()
         elif command in (Packet.P_STATE_CHG_REPLY, Packet.P_CONN_ST_CHG_REPLY):
             node.operator.on_reply(Packet(command), record.volume, bytes(batch.data(index)))
-        elif command in (Packet.P_RS_WRITE_ACK, Packet.P_WRITE_ACK, Packet.P_NEG_ACK):
-            good = command != Packet.P_NEG_ACK
-            node.resync_source.on_ack(self._volume(record.volume), record.offset, record.length, good=good)
+        elif command == Packet.P_NEG_ACK:
+            node.resync_source.on_acks(self._volume(record.volume), batch, 1 << index, good=False)
         elif command in (Packet.P_NEG_RS_DREPLY, Packet.P_RS_CANCEL):
             canceled = command == Packet.P_RS_CANCEL
             node.verify.on_negative(self._volume(record.volume), record.offset)

@@ -246,15 +246,13 @@ class Resync:
         """Clear the bits of what has been written, and tell the source of it and of what has not."""
         node, disk = self._node, volume.disk
         assert disk is not None
-        for index in native.indices(good | failed):
-            record = batch.records[index]
-            running.in_flight_bytes -= record.length
-            if good >> index & 1:
-                disk.bitmap.clear_range(record.offset, record.length)
-                running.unflushed_bytes += record.length
-                volume.counters.resynced += record.length >> 9
-            else:
-                running.failed_bits += ceil_div(record.length, BIT_SIZE_BYTES)
+        disk.bitmap.clear_records(batch, good)
+        byte_count = native.records_length_sum(batch, good)
+        running.in_flight_bytes -= byte_count + native.records_length_sum(batch, failed)
+        running.unflushed_bytes += byte_count
+        volume.counters.resynced += byte_count >> 9
+        for index in native.indices(failed):
+            running.failed_bits += ceil_div(batch.records[index].length, BIT_SIZE_BYTES)
         node.send_acks(Packet.P_RS_WRITE_ACK, volume, batch, good)
         node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
         self.persist_progress(volume, running)

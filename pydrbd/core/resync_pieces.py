@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydrbd import native
-from pydrbd.limits import RESYNC_IN_FLIGHT_BYTES_MAX, RESYNC_PIECE_BYTES
+from pydrbd.limits import (
+    BATCH_RECORDS_MAX,
+    RESYNC_HEAD_BYTES_MAX,
+    RESYNC_IN_FLIGHT_BYTES_MAX,
+    RESYNC_PIECE_BYTES,
+)
 from pydrbd.native import Batch
 
 __all__ = ["PieceBuffers", "read_groups"]
+
+_KEPT_BYTES = RESYNC_PIECE_BYTES + (BATCH_RECORDS_MAX + 1) * RESYNC_HEAD_BYTES_MAX
 
 
 class PieceBuffers:
@@ -22,25 +29,29 @@ class PieceBuffers:
     def __init__(self) -> None:
         self._kept: list[bytearray] = []
 
-    def read_batch(self, batch: Batch, mask: int) -> tuple[Batch, bytearray]:
-        """A batch of its own for these requests, and the buffer that they are read into: of their length or longer."""
+    def read_batch(self, batch: Batch, mask: int, head_bytes: int = 0) -> tuple[Batch, bytearray]:
+        """A batch of its own for these requests, and the buffer that they are read into: of their length or longer.
+
+        There are `head_bytes` of room before each of them, at most RESYNC_HEAD_BYTES_MAX.
+        """
+        assert head_bytes <= RESYNC_HEAD_BYTES_MAX
         count = mask.bit_count()
-        records, position = native.new_records(count), 0
+        records, position = native.new_records(count), RESYNC_HEAD_BYTES_MAX if head_bytes else 0
         for record, index in zip(records, native.indices(mask), strict=True):
             asked = batch.records[index]
             record.offset, record.length, record.id, record.volume = asked.offset, asked.length, asked.id, asked.volume
             record.data, record.command = position, asked.command
-            position += asked.length
+            position += asked.length + head_bytes
         buffer = self._take(position)
         return Batch(buffer, records, count), buffer
 
     def _take(self, length: int) -> bytearray:
-        if not RESYNC_PIECE_BYTES // 8 <= length <= RESYNC_PIECE_BYTES:
+        if not RESYNC_PIECE_BYTES // 8 <= length <= _KEPT_BYTES:
             return bytearray(length)
         for buffer in self._kept:  # the first ones again and again: they are in the caches still
             if not _has_views(buffer):
                 return buffer
-        buffer = bytearray(RESYNC_PIECE_BYTES)
+        buffer = bytearray(_KEPT_BYTES)
         if len(self._kept) < RESYNC_IN_FLIGHT_BYTES_MAX // RESYNC_PIECE_BYTES:
             self._kept.append(buffer)
         return buffer

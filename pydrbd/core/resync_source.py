@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core import uuids
+from pydrbd.core.data_packets import reply_head_bytes, spaced_parts
+from pydrbd.core.effects import Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.resync_progress import ResyncProgress
@@ -131,7 +133,7 @@ class ResyncSource:
     def _serve(self, volume: Volume, running: ResyncProgress, batch: Batch, mask: int) -> None:
         """Hold these ranges still, read, answer."""
         node = self._node
-        request, buffer = node.pieces.read_batch(batch, mask)
+        request, buffer = node.pieces.read_batch(batch, mask, reply_head_bytes(node))
         digests = node.csums.received(volume, batch, mask)
         running.served += request.count
         byte_count = native.records_length_sum(request, request.all)
@@ -152,7 +154,7 @@ class ResyncSource:
                     if digests:
                         good &= ~node.csums.settle_equal(volume, running, request, good, digests)
                     if good:
-                        node.send_blocks(Packet.P_RS_DATA_REPLY, volume, request, good, buffer)
+                        self._send(volume, request, good, buffer)
                         volume.counters.resynced += native.records_length_sum(request, good) >> 9
                     node.send_acks(Packet.P_NEG_RS_DREPLY, volume, request, failed)
                 volume.ranges.release(hold, members)
@@ -163,15 +165,25 @@ class ResyncSource:
         volume.counters.read += byte_count >> 9
         volume.ranges.acquire(request, request.all, start)
 
-    def on_ack(self, volume: Volume, offset_bytes: int, length_bytes: int, *, good: bool) -> None:
-        """The target has written one piece, or failed to."""
+    def _send(self, volume: Volume, request: Batch, mask: int, buffer: bytearray) -> None:
+        if not reply_head_bytes(self._node):
+            self._node.send_blocks(Packet.P_RS_DATA_REPLY, volume, request, mask, buffer)
+            return
+        parts = self._node.barrier_parts() + spaced_parts(self._node, Packet.P_RS_DATA_REPLY, volume, request, mask)
+        volume.counters.sent += native.records_length_sum(request, mask) >> 9
+        self._node.out.put(Send(Socket.DATA, parts))
+
+    def on_acks(self, volume: Volume, batch: Batch, mask: int, *, good: bool) -> None:
+        """The target has written these pieces, or failed to."""
         running = self._node.resync.progress(volume)
         if running is None or volume.disk is None:
             return
         if good:
-            volume.disk.bitmap.clear_range(offset_bytes, length_bytes)
+            mask &= ~native.records_out_of_bounds(batch, mask, volume.size_bytes)
+            volume.disk.bitmap.clear_records(batch, mask)
         else:
-            running.failed_bits += ceil_div(length_bytes, BIT_SIZE_BYTES)
+            for index in native.indices(mask):
+                running.failed_bits += ceil_div(batch.records[index].length, BIT_SIZE_BYTES)
         self.check_end(volume)
 
     def check_end(self, volume: Volume) -> None:

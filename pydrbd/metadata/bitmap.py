@@ -78,6 +78,18 @@ class Bitmap:
         end = self.bit_count if end_bytes >= self.size_bytes else end_bytes // BIT_SIZE_BYTES
         return self.clear_bits(first, end - first) if first < end else 0
 
+    def clear_records(self, batch: Batch, mask: int) -> int:
+        """Unmark every block that a member covers whole; how many are newly unmarked. They are within the device."""
+        newly = native.bitmap_clear_records(self._bits, self.bit_count, self.size_bytes, batch, mask)
+        if newly:
+            self._count -= newly
+            self._dirty.update(extent // EXTENTS_PER_PAGE for extent in native.records_extents(batch, mask))
+        return newly
+
+    def pieces(self, first: int, most: int, room: int, batch: Batch) -> tuple[int, int]:
+        """Put runs of marked blocks into a batch, as `native.bitmap_pieces`; how many, and where to go on."""
+        return native.bitmap_pieces(self._bits, self.bit_count, self.size_bytes, first, most, room, batch)
+
     def set_records(self, batch: Batch, mask: int) -> int:
         """Mark every block that these members of a batch touch; how many are newly marked."""
         newly = native.bitmap_set_records(self._bits, self.bit_count, batch, mask)

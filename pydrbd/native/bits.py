@@ -6,14 +6,17 @@ from typing import Final, NamedTuple
 
 from pydrbd._native import lib
 from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, readable, writable
+from pydrbd.units import BIT_SIZE_BYTES
 
 __all__ = [
     "VliCode",
     "bitmap_clear",
+    "bitmap_clear_records",
     "bitmap_count",
     "bitmap_find_clear",
     "bitmap_find_set",
     "bitmap_merge",
+    "bitmap_pieces",
     "bitmap_set",
     "bitmap_set_records",
     "crc32c",
@@ -112,6 +115,31 @@ def bitmap_set_records(bits: WritableBuffer, bit_count: int, batch: Batch, mask:
     _assert_bits(bits, 0, bit_count)
     newly_set: int = lib.pydrbd_bitmap_set_records(pointer, bit_count, batch.records, batch.count, mask)
     return newly_set
+
+
+def bitmap_clear_records(bits: WritableBuffer, bit_count: int, capacity_bytes: int, batch: Batch, mask: int) -> int:
+    """Clears the bit of every 4 KiB block that a member covers whole, or up to the device's end; how many changed."""
+    pointer = writable(bits)
+    _assert_bits(bits, 0, bit_count)
+    changed: int = lib.pydrbd_bitmap_clear_records(pointer, bit_count, capacity_bytes, batch.records, batch.count, mask)
+    return changed
+
+
+def bitmap_pieces(
+    bits: Buffer, bit_count: int, capacity_bytes: int, first: int, most: int, room: int, batch: Batch
+) -> tuple[int, int]:
+    """Puts runs of set bits, from `first` on, into a batch's records; how many, and the bit after the last of them.
+
+    A run has `most` bytes at most (whole blocks), is aligned to the power of two that its start has, does not cross
+    16 MiB, and ends with the device. They end where `room` bytes are used up, by the last one perhaps more.
+    """
+    pointer, position = readable(bits), new("size_t *", min(first, bit_count))
+    _assert_bits(bits, 0, bit_count)
+    assert most >= BIT_SIZE_BYTES and most % BIT_SIZE_BYTES == 0, f"pieces of {most} bytes"
+    found = lib.pydrbd_bitmap_pieces(
+        pointer, bit_count, capacity_bytes, position, most, room, batch.records, len(batch.records)
+    )
+    return found, position[0]
 
 
 # --- the run-length code of P_COMPRESSED_BITMAP (WIRE 11.2) ---

@@ -15,6 +15,8 @@ __all__ = [
     "NbdCommands",
     "drbd_acks",
     "drbd_data_headers",
+    "drbd_reply_headers",
+    "drbd_requests",
     "drbd_split",
     "nbd_commands",
     "nbd_read_header_bytes",
@@ -157,3 +159,20 @@ def drbd_acks(batch: Batch, mask: int, *, format: int, packet: int, first_seq: i
     out = bytearray(_ACK_SIZE_MAX * mask.bit_count())
     used = lib.pydrbd_drbd_acks(batch.records, batch.count, mask, format, packet, first_seq, writable(out))
     return out[:used]
+
+
+def drbd_requests(batch: Batch, mask: int, *, format: int, volume: int, packet: int, block_id: int) -> bytearray:
+    """Requests (p_block_req) for these members' places."""
+    assert 0 <= mask <= batch.all and format in _FORMATS
+    out = bytearray(_ACK_SIZE_MAX * mask.bit_count())
+    used = lib.pydrbd_drbd_requests(batch.records, batch.count, mask, format, volume, packet, block_id, writable(out))
+    return out[:used]
+
+
+def drbd_reply_headers(batch: Batch, mask: int, *, format: int, volume: int, packet: int) -> None:
+    """Puts a reply's header and p_data right before each member's payload, into the batch's buffer."""
+    assert 0 <= mask <= batch.all and format in _FORMATS
+    without_room = lib.pydrbd_drbd_reply_headers(
+        batch.records, batch.count, mask, format, volume, packet, batch.pointer, batch.size_bytes
+    )
+    assert not without_room, f"no room before members {without_room:#x} of {batch!r}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pydrbd.reference.records import Record, chosen, touched_bits
+from pydrbd.units import BIT_SIZE_BYTES, MIB
 
 __all__ = [
     "bitmap_clear",
+    "bitmap_clear_records",
     "bitmap_count",
     "bitmap_find_clear",
     "bitmap_find_set",
     "bitmap_merge",
+    "bitmap_pieces",
     "bitmap_set",
     "bitmap_set_records",
     "crc32c",
@@ -20,6 +23,8 @@ __all__ = [
     "vli_decode",
     "vli_encode",
 ]
+
+_PIECE_EXTENT_BYTES = 16 * MIB
 
 CASTAGNOLI = 0x82F63B78
 
@@ -101,6 +106,42 @@ def bitmap_merge(into: bytearray, source: bytes | bytearray) -> int:
 def bitmap_set_records(bits: bytearray, bit_count: int, records: Sequence[Record], mask: int) -> int:
     """Sets the bit of every block that the members touch; how many are newly set."""
     return sum(_change(bits, touched_bits(record, bit_count), 1) for _, record in chosen(records, mask))
+
+
+def bitmap_clear_records(
+    bits: bytearray, bit_count: int, capacity_bytes: int, records: Sequence[Record], mask: int
+) -> int:
+    """Clears the bit of every block that a member covers whole, or up to the device's end; how many changed."""
+    return sum(
+        _change(bits, [block for block in range(bit_count) if _covers(record, block, capacity_bytes)], 0)
+        for _, record in chosen(records, mask)
+    )
+
+
+def _covers(record: Record, block: int, capacity_bytes: int) -> bool:
+    end = min((block + 1) * BIT_SIZE_BYTES, capacity_bytes)
+    return record.offset <= block * BIT_SIZE_BYTES and end <= record.end
+
+
+def bitmap_pieces(
+    bits: bytes, bit_count: int, capacity_bytes: int, first: int, most: int, room: int, count: int
+) -> tuple[list[tuple[int, int]], int]:
+    """(offset, length) of runs of set bits, and the bit after the last of them."""
+    pieces: list[tuple[int, int]] = []
+    while room > 0 and len(pieces) < count and (start := bitmap_find_set(bits, first, bit_count)) < bit_count:
+        first = start + 1
+        while (
+            first < bit_count
+            and _bit(bits, first)
+            and (first + 1 - start) * BIT_SIZE_BYTES <= most
+            and first % (_PIECE_EXTENT_BYTES // BIT_SIZE_BYTES)
+            and (not start or first - start < start & -start)
+        ):
+            first += 1
+        offset = start * BIT_SIZE_BYTES
+        pieces.append((offset, min(first * BIT_SIZE_BYTES, capacity_bytes) - offset))
+        room -= pieces[-1][1]
+    return pieces, first
 
 
 # --- the run-length code: a code word is a string of "0" and "1" in the order of transmission ---

@@ -14,6 +14,8 @@ from pydrbd.units import SECTOR_SIZE_BYTES
 __all__ = [
     "drbd_acks",
     "drbd_data_headers",
+    "drbd_reply_headers",
+    "drbd_requests",
     "drbd_split",
     "nbd_commands",
     "nbd_read_replies",
@@ -249,3 +251,24 @@ def drbd_acks(records: Sequence[Record], mask: int, *, format: int, packet: int,
         out += _encode_header(format, record.volume, packet, 24)
         out += struct.pack(">QQII", record.offset // SECTOR_SIZE_BYTES, record.id, record.length, seq)
     return out
+
+
+def drbd_requests(
+    records: Sequence[Record], mask: int, *, format: int, volume: int, packet: int, block_id: int
+) -> bytes:
+    """p_block_req packets for these members' places."""
+    out = b""
+    for _, record in chosen(records, mask):
+        out += _encode_header(format, volume, packet, 24)
+        out += struct.pack(">QQII", record.offset // SECTOR_SIZE_BYTES, block_id, record.length, 0)
+    return out
+
+
+def drbd_reply_headers(
+    buffer: bytearray, records: Sequence[Record], mask: int, *, format: int, volume: int, packet: int
+) -> None:
+    """A reply's header and p_data right before each member's payload."""
+    for _, record in chosen(records, mask):
+        header = _encode_header(format, volume, packet, 24 + record.length)
+        header += struct.pack(">QQQ", record.offset // SECTOR_SIZE_BYTES, record.id, 0)
+        buffer[record.data - len(header) : record.data] = header

@@ -42,3 +42,11 @@ def test_small_and_long_requests_have_memory_of_their_own_length() -> None:
     buffers = PieceBuffers()
     for length in (4096, 2 * RESYNC_PIECE_BYTES):
         assert len(buffers.read_batch(batch_of(length), 1)[1]) == length
+
+
+def test_there_is_room_before_each_block_for_its_header() -> None:
+    """Header, data, header, data: neighbours leave as one part."""
+    request, memory = PieceBuffers().read_batch(batch_of(4096, 8192, 4096), 0b111, 40)
+    places = [(request.records[index].data, request.records[index].length) for index in range(3)]
+    assert places == [(64, 4096), (64 + 4096 + 40, 8192), (64 + 4096 + 8192 + 80, 4096)]
+    assert len(memory) >= 64 + 4096 + 8192 + 80 + 4096

@@ -72,10 +72,9 @@ def forget_an_extent_before_its_barrier(patch: pytest.MonkeyPatch) -> None:
 def clear_a_bit_when_asking_for_its_block(patch: pytest.MonkeyPatch) -> None:
     ask = ResyncRequests.ask
 
-    def early(self, volume, running, pieces):
-        ask(self, volume, running, pieces)
-        for offset, length in pieces:
-            volume.disk.bitmap.clear_range(offset, length)
+    def early(self, volume, running, batch):
+        ask(self, volume, running, batch)
+        volume.disk.bitmap.clear_records(batch, batch.all)
 
     patch.setattr(ResyncRequests, "ask", early)
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pydrbd import native, reference
+from pydrbd.native import Batch
 from tests.native.strategies import batch_of, exact, far_lengths, far_offsets, masks, record_lists, records, within
 
 judge = crcmod.mkCrcFun(0x11EDC6F41, initCrc=0, xorOut=0xFFFFFFFF)
@@ -90,6 +91,40 @@ def test_records_mark_and_meet_the_blocks_they_touch(members, mask, bits, bit_co
     newly_set = native.bitmap_set_records(ours, bit_count, batch, mask)
     assert newly_set == reference.bitmap_set_records(twins, bit_count, members, mask)
     assert ours == twins
+
+
+@given(record_lists(records(far_offsets, far_lengths)), masks, st.binary(max_size=12), st.integers(0, 7))
+def test_records_clear_the_blocks_that_they_cover(members, mask, bits, missing_sectors):
+    """bitmap_clear_records: whole blocks only, but for the last one of a device that ends inside of it."""
+    mask, batch = within(mask, members), batch_of(members)
+    capacity = max(0, 8 * len(bits) * 4096 - missing_sectors * 512)
+    ours, twins = exact(bits), bytearray(bits)
+    changed = native.bitmap_clear_records(ours, 8 * len(bits), capacity, batch, mask)
+    assert changed == reference.bitmap_clear_records(twins, 8 * len(bits), capacity, members, mask)
+    assert ours == twins
+
+
+@given(
+    st.binary(max_size=80), st.integers(0, 7), st.integers(0, 700), st.integers(1, 256), st.integers(-1, 1 << 21),
+    st.integers(1, 64),
+)  # fmt: skip
+def test_pieces_are_the_twins(bits, missing_sectors, first, most_blocks, room, count):
+    """bitmap_pieces: as long as their start is aligned, no longer than allowed, up to the device's end."""
+    bits = exact(b"\xff" * len(bits[:20]) + bits)
+    bit_count, most = 8 * len(bits), most_blocks * 4096
+    capacity, first = max(0, bit_count * 4096 - missing_sectors * 512), min(first, bit_count)
+    batch = Batch(bytearray(), native.new_records(count), 0)
+    found, next_bit = native.bitmap_pieces(bits, bit_count, capacity, first, most, room, batch)
+    pieces = [(batch.records[index].offset, batch.records[index].length) for index in range(found)]
+    assert (pieces, next_bit) == reference.bitmap_pieces(bits, bit_count, capacity, first, most, room, count)
+
+
+def test_pieces_end_at_16_mib():
+    """A long run of set bits: each piece begins where the one before it has ended, and none crosses that border."""
+    bits, batch = b"\xff" * 1024, Batch(bytearray(), native.new_records(), 0)
+    found, next_bit = native.bitmap_pieces(bits, 8192, 1 << 25, 4093, 1 << 20, 4 << 12, batch)
+    pieces = [(batch.records[index].offset >> 12, batch.records[index].length >> 12) for index in range(found)]
+    assert (pieces, next_bit) == ([(4093, 1), (4094, 2), (4096, 256)], 4352)
 
 
 def test_a_bitmap_can_be_of_any_size_and_lie_anywhere():

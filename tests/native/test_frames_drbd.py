@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pydrbd import native, reference
 from pydrbd.errors import PeerProtocolError
+from pydrbd.native import Batch
+from pydrbd.reference import Record
 from tests.native.strategies import (
     batch_of,
     exact,
@@ -244,6 +246,30 @@ def test_acknowledgements_are_the_twins(members, mask, format, number, first_seq
         assert consumed == len(acks)
         wanted = [(r.offset, r.id, r.length) for index, r in enumerate(members) if mask >> index & 1]
         assert [(r.offset, r.id, r.length) for r in records_of(batch)] == wanted
+
+
+@given(record_lists(records()), masks, st.sampled_from([80, 95, 100]), u16, u16, u64)
+def test_requests_are_the_twins(members, mask, format, volume, number, block_id):
+    """p_block_req for each member's place."""
+    mask, words = within(mask, members), {"format": format, "volume": volume, "packet": number, "block_id": block_id}
+    assert native.drbd_requests(batch_of(members), mask, **words) == reference.drbd_requests(members, mask, **words)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=8), masks, st.sampled_from([80, 100]), u16, u64)
+def test_reply_headers_are_put_before_the_data(lengths, mask, format, volume, offset):
+    """In place, and nothing else of the buffer changes; what has no room is the caller's bug."""
+    members, position = [], 40
+    for length in lengths:
+        members.append(Record(offset=offset // 512 * 512, id=offset, data=position, length=length * 512))
+        position += length * 512 + 40
+    ours, twins = bytearray(b"d" * position), bytearray(b"d" * position)
+    batch, mask = Batch(ours, batch_of(members).records, len(members)), within(mask, members)
+    native.drbd_reply_headers(batch, mask, format=format, volume=volume, packet=9)
+    reference.drbd_reply_headers(twins, members, mask, format=format, volume=volume, packet=9)
+    assert ours == twins
+    batch.records[0].data = 23
+    with pytest.raises(AssertionError, match="no room"):
+        native.drbd_reply_headers(batch, 1, format=format, volume=volume, packet=9)
 
 
 def test_a_client_write_becomes_the_packet_that_the_peer_reads():
