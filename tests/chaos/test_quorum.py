@@ -58,7 +58,7 @@ def test_who_wins_the_vote_goes_on_and_the_other_one_is_refused(trio_of):
         assert stands(alpha, "lease") and alpha.volume()["quorum"]
     alpha.kill()
     beta.start()
-    with pytest.raises(StateRefused, match=r"\(-25\) No quorum: the witness has given the lease to alpha"):
+    with pytest.raises(StateRefused, match=r"\(-25\) No quorum: "):
         beta.grant("primary")
     alpha.start()
     pair.wait_until(pair.in_sync, "the resync")
