@@ -97,6 +97,13 @@ def test_the_repository_keeps_the_rule(rule):
     assert tidy.broken(rule) == []
 
 
+def test_nothing_lies_at_the_top_by_mistake():
+    assert tidy.strays() == []
+    assert tidy.stray(".coverage")
+    assert not tidy.stray("README.md")
+    assert not tidy.stray("tests/test_tidy.py")
+
+
 def test_exceptions_for_long_functions_are_needed():
     """The list of exceptions only shrinks: each is used, and not higher than what it allows for."""
     assert tidy.useless_exceptions(tidy.LONG_FUNCTIONS, tidy.all_function_lengths()) == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +51,12 @@ BANNED_IN_PURE = (
     | {"threading", "time", "trio"}
 )
 TRIO_PARTS = {"runtime", "admin", "api"}
+
+TOP_FILES = {
+    *(".dockerignore", ".gitignore", "Containerfile", "LICENSE", "MANIFEST.in", "Makefile"),
+    *("pyproject.toml", "setup.py"),
+    *("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
+}
 
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")) + r")\b")
 ALLOCATORS = re.compile(r"\b(malloc|calloc|realloc|reallocarray|aligned_alloc|posix_memalign|strdup|alloca|free)\s*\(")
@@ -312,10 +319,21 @@ def long_modules() -> list[str]:
     return [f"{path}: {count} lines (aim: {MODULE_LINES_AIM})" for count, path in sorted(found, reverse=True)]
 
 
+def strays() -> list[str]:
+    """Files at the top of the repository that have no place there: what a command left behind, committed by mistake."""
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=False)
+    return [f"{name}: no place for it at the top" for name in listed.stdout.splitlines() if stray(name)]
+
+
+def stray(name: str) -> bool:
+    return "/" not in name and name not in TOP_FILES
+
+
 def main() -> int:
     rules = dict.fromkeys([*PYTHON_RULES, *C_RULES, *DOCUMENT_RULES])
     found = [f"{place} ({rule.__name__})" for rule in rules for place in broken(rule)]
     found += useless_exceptions(LONG_FUNCTIONS, all_function_lengths())
+    found += strays()
     for line in [*long_modules(), *found]:
         print(line)
     print(f"Our own rules: {len(found)} broken" if found else "Our own rules: all kept")

@@ -112,7 +112,9 @@ class NbdkitPair:
 
     def run(self, *argv, code=0):
         """A client; what it says."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, env=self._processes.env)
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=LIMIT_S, env=self._processes.env, cwd=self.directory
+        )
         assert done.returncode == code, (argv, done, self.log.read_text()[-2000:] if self.log.exists() else "")
         return done.stdout + done.stderr
 
