@@ -13,6 +13,8 @@ A node has quorum while it is connected to its peer, or has the lease of the wit
 * Only a node whose data is good asks: it would take the vote from the one that has some.
 * The lease stays with its holder while the other copy may lack something. When both nodes are connected and both disks
   UpToDate, the holder gives it back; so a node that was not there meanwhile is refused, however long that was.
+* A node whose peer has no disk takes the lease, too, if there is a Primary: that disk, attached again by a node that
+  has forgotten, looks as good as it was. I/O goes on meanwhile.
 * `quorum all`, or a majority without a witness, is the connection alone: whoever loses it stops.
 * --force asks with force, and goes on even when the witness can't be reached: the operator answers for it.
 
@@ -69,6 +71,7 @@ class Quorum:
         self._node = node
         self._outage = 0
         self._lease = False
+        self._kept = False
         self._asking = False
         self._releasing = False
         self._waiting: list[tuple[bool, _Then]] = []
@@ -121,7 +124,7 @@ class Quorum:
     def on_connected(self) -> None:
         """A new outage will need a new lease."""
         self._outage += 1
-        self._lease = False
+        self._lease = self._kept = False
         self._ask_again_at = None
         self.refusal = ""
 
@@ -131,10 +134,13 @@ class Quorum:
             self._release_at = self._ask_again_at = None
             return
         if self._options.by_witness and all(_in_sync(volume) for volume in self._volumes()):
+            self._kept = False
             if self._release_at is None:
                 self._release_at = self._node.now
         else:
             self._release_at = None
+        if self._keeps_peer_out and not (self._kept or self._asking) and self._ask_again_at is None:
+            self._ask(force=False)
         if self._primary and self.standing is Standing.NONE and self._ask_again_at is None:
             if not self._options.by_witness:
                 self._on_refused("the peer is not connected, and no witness decides")
@@ -144,6 +150,17 @@ class Quorum:
     @property
     def _primary(self) -> bool:
         return any(volume.state.role is Role.Primary for volume in self._volumes())
+
+    @property
+    def _keeps_peer_out(self) -> bool:
+        """Whether what is written comes to our disks, and not to one of the peer's, which does not say so of itself."""
+        states = [volume.state for volume in self._volumes()]
+        return (
+            self._options.by_witness
+            and any(state.connected and state.pdsk < DiskState.Inconsistent for state in states)
+            and any(Role.Primary in (state.role, state.peer) for state in states)
+            and all(state.disk is DiskState.UpToDate for state in states)
+        )
 
     def on_reconfigure(self, before: QuorumOptions) -> None:
         """Other options: a Primary that is alone needs what they ask for now."""
@@ -188,6 +205,8 @@ class Quorum:
                 self._on_granted(effect.answer)
             elif counts:
                 self._on_refused(_why(effect))
+            elif self._keeps_peer_out:
+                self._on_kept(effect)
             for forced, then in waiting:
                 if forced and counts and not effect.force and not self.has:
                     self.win(then, force=True)
@@ -204,6 +223,14 @@ class Quorum:
         self._node.log_line(Level.INFO, f"quorum: the witness has given us the lease (term {answer.term})")
         self._node.out.put(StateChanged())
         self._node.fence.review()
+
+    def _on_kept(self, effect: AskWitness) -> None:
+        """The word on a lease against the peer's old disk; without it I/O goes on, and it is asked for again."""
+        self._kept = effect.answer is not None and effect.answer.verdict is Verdict.GRANTED
+        if self._kept:
+            self._node.log_line(Level.INFO, "quorum: the peer has no disk: we have taken the lease")
+        else:
+            self._ask_again_at = self._node.now + WITNESS_RETRY_S
 
     def _go_on_by_force(self) -> bool:
         self._node.log_line(Level.WARNING, f"quorum: going on by force ({self.refusal})")

@@ -160,6 +160,42 @@ def test_with_io_error_the_returning_peer_ends_it() -> None:
     assert world.copies_equal()
 
 
+@pytest.mark.parametrize("diskless", ["a", "b"])
+def test_a_disk_that_was_detached_does_not_come_back_as_a_good_one(diskless: str) -> None:
+    """C1: its node has forgotten that the other one's disk got writes alone, while both were connected."""
+    world, client, witness = trio()
+    old, good = (world.a, world.b) if diskless == "a" else (world.b, world.a)
+    witness.up = False
+    assert order(world, old, "detach") == 1
+    assert write(client, 0, b"x" * BLOCK, fua=True) == 0, "nobody waits for it"
+    witness.up = True
+    world.run(WITNESS_TIMEOUT_S + WITNESS_RETRY_S + 1)
+    assert witness.lease.holder == good.name
+    for machine in (world.a, world.b):
+        machine.lose_power(world.rng)
+    old.start()
+    world.run_until(lambda: old.volume.disk is not None)
+    assert order(world, old, "primary") == NO_QUORUM
+    good.start()
+    world.try_link()
+    world.run_until(world.is_in_sync)
+    world.run(1)
+    assert witness.lease.holder == "" and world.copies_equal()
+
+
+def test_a_peer_without_a_disk_costs_one_question() -> None:
+    """The lease is taken once; without a Primary not at all."""
+    world, client, witness = trio()
+    assert order(world, world.a, "secondary", force=True) == 1
+    witness.asked.clear()
+    assert order(world, world.b, "detach") == 1
+    world.run(60)
+    assert not witness.asked
+    assert order(world, world.a, "primary") == 1
+    world.run(60)
+    assert witness.asked == [("a", "ACQUIRE")] and write(client, 0, b"x" * BLOCK) == 0
+
+
 def test_without_a_witness_the_peer_is_the_quorum() -> None:
     """`quorum majority` of two nodes, as in DRBD 9: whoever is alone stops, and nobody is promoted."""
     world, client = pair(quorum=QuorumOptions(enabled=True))
