@@ -96,6 +96,8 @@ class QuorumStory:
         if machine.node is None:
             return False
         state = machine.volume.state
+        if state.connected and not self.world.linked:
+            return False  # it has not seen yet that the link is gone: its writes wait for an answer that can't come
         return state.role is Role.Primary and not state.susp_fen and DiskState.UpToDate in (state.disk, state.pdsk)
 
     # --- the story ---
