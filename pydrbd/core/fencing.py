@@ -174,7 +174,8 @@ class Fence:
             return
         states = [volume.state for volume in self._volumes()]
         if all(state.conn == ConnState.Connected or state.conn >= ConnState.SyncSource for state in states):
-            self._thaw(alone=False)
+            if not self._node.quorum.peer_may_be_ahead:
+                self._thaw(alone=False)
         elif self._node.cstate < ConnState.WFReportParams and (
             self.policy is None or (self._node.quorum.has and self._is_fenced())
         ):

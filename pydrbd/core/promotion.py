@@ -68,7 +68,8 @@ class Promotion:
             if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
                 self._end(command, code)
                 return
-        if not node.quorum.has and any(volume.state.role is not Role.Primary for volume in node.volumes.values()):
+        votes = not node.quorum.has or node.quorum.peer_may_be_ahead
+        if votes and any(volume.state.role is not Role.Primary for volume in node.volumes.values()):
             node.quorum.win(lambda good: self._on_quorum(command, fenced, good), force=_is_forced(command))
         else:
             self._promote_next(command, list(node.volumes.values()), fenced)

@@ -15,6 +15,8 @@ A node has quorum while it is connected to its peer, or has the lease of the wit
   UpToDate, the holder gives it back; so a node that was not there meanwhile is refused, however long that was.
 * A node whose peer has no disk takes the lease, too, if there is a Primary: that disk, attached again by a node that
   has forgotten, looks as good as it was. I/O goes on meanwhile.
+* And the other way round: while a peer that has come has no disk yet, that may be the one with newer data. So nobody is
+  promoted, and no frozen I/O goes on, without the lease.
 * `quorum all`, or a majority without a witness, is the connection alone: whoever loses it stops.
 * --force asks with force, and goes on even when the witness can't be reached: the operator answers for it.
 
@@ -152,6 +154,16 @@ class Quorum:
         return any(volume.state.role is Role.Primary for volume in self._volumes())
 
     @property
+    def peer_may_be_ahead(self) -> bool:
+        """Whether the peer is there without a disk that could be compared, and no lease says that it got no writes."""
+        return (
+            self._options.by_witness
+            and not self._kept
+            and self._node.established
+            and any(volume.state.pdsk < DiskState.Inconsistent for volume in self._volumes())
+        )
+
+    @property
     def _keeps_peer_out(self) -> bool:
         """Whether what is written comes to our disks, and not to one of the peer's, which does not say so of itself."""
         states = [volume.state for volume in self._volumes()]
@@ -205,14 +217,15 @@ class Quorum:
                 self._on_granted(effect.answer)
             elif counts:
                 self._on_refused(_why(effect))
-            elif self._keeps_peer_out:
+            elif self.peer_may_be_ahead:
                 self._on_kept(effect)
             for forced, then in waiting:
                 if forced and counts and not effect.force and not self.has:
                     self.win(then, force=True)
                     continue
                 # What came too late for its outage is no answer to a promotion: that looks at the new state itself.
-                then(self.has or not counts or (forced and self._go_on_by_force()))
+                good = (self.has or not counts) and not self.peer_may_be_ahead
+                then(good or (forced and self._go_on_by_force()))
             self.review()
 
         effect = AskWitness(Verb.ACQUIRE, ended, generation=generation, force=force)
@@ -229,12 +242,18 @@ class Quorum:
         self._kept = effect.answer is not None and effect.answer.verdict is Verdict.GRANTED
         if self._kept:
             self._node.log_line(Level.INFO, "quorum: the peer has no disk: we have taken the lease")
+            self._node.fence.review()
         else:
+            self.refusal = _why(effect)
             self._ask_again_at = self._node.now + WITNESS_RETRY_S
 
     def _go_on_by_force(self) -> bool:
         self._node.log_line(Level.WARNING, f"quorum: going on by force ({self.refusal})")
-        self._lease = True
+        if self._node.established:
+            self._kept = True  # for this connection, and no outage that follows it
+            self._ask_again_at = None
+        else:
+            self._lease = True
         return True
 
     def _on_refused(self, words: str) -> None:

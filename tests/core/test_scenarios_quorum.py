@@ -183,6 +183,65 @@ def test_a_disk_that_was_detached_does_not_come_back_as_a_good_one(diskless: str
     assert witness.lease.holder == "" and world.copies_equal()
 
 
+def newer_without_its_disk(frozen: bool) -> tuple[World, Client, Witness]:
+    """`b` has gone on alone, and comes back without its disk to `a`, which is frozen, or Secondary."""
+    world, client, witness = trio()
+    witness.cut_off.add("a")
+    part(world)
+    assert order(world, world.b, "primary") == 1
+    assert write(Client(world, world.b), 0, b"y" * BLOCK, fua=True) == 0
+    if not frozen:
+        assert order(world, world.a, "secondary", force=True) == 1
+    assert order(world, world.b, "secondary", force=True) == 1
+    assert order(world, world.b, "detach", force=True) == 1
+    witness.cut_off.clear()
+    world.link_allowed = True
+    world.try_link()
+    world.run(1)
+    return world, client, witness
+
+
+def test_frozen_io_does_not_go_on_with_a_peer_whose_disk_nobody_has_seen() -> None:
+    """C1: that disk may be ahead. When it is attached, all is as with any peer that has gone on."""
+    world, client, _witness = newer_without_its_disk(frozen=True)
+    cookie = client.write(0, b"x" * BLOCK)
+    world.run(WITNESS_TIMEOUT_S * 3)
+    assert cookie not in client.replies
+    world.b.command("attach")
+    world.run(10)
+    assert cookie not in client.replies
+    assert order(world, world.a, "secondary", force=True) == 1
+    for machine in (world.a, world.b):
+        machine.command("connect")
+    reunite(world)
+    assert world.copies_equal() and world.a.disks[0].image[:BLOCK] == b"y" * BLOCK
+
+
+def test_nobody_is_promoted_with_a_peer_whose_disk_nobody_has_seen() -> None:
+    """C1: with --force the operator answers for it, and only until the connection ends."""
+    world, _client, witness = newer_without_its_disk(frozen=False)
+    assert order(world, world.a, "primary") == NO_QUORUM
+    witness.up = False
+    assert order(world, world.a, "primary", force=True) == 1
+    part(world)
+    assert standing(world.a) is Standing.ASKING
+
+
+def test_frozen_io_goes_on_when_the_disk_of_the_returned_peer_was_compared() -> None:
+    """No vote is needed for it."""
+    world, client, witness = trio()
+    witness.up = False
+    world.b.lose_power(world.rng)
+    cookie = client.write(0, b"x" * BLOCK)
+    world.run(60)
+    assert cookie not in client.replies
+    world.b.start()
+    world.b.command("connect")
+    world.try_link()
+    assert wait(client, cookie) == [0]
+    world.run_until(world.is_in_sync)
+
+
 def test_a_peer_without_a_disk_costs_one_question() -> None:
     """The lease is taken once; without a Primary not at all."""
     world, client, witness = trio()
