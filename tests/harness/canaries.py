@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pydrbd.core import changes, fencing, peer_state, transitions, uuids
+from pydrbd.core import changes, fencing, peer_state, resync, transitions, uuids
 from pydrbd.core.effects import Persist, Reply
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.log_gate import LogGate
@@ -233,6 +233,21 @@ def _make_room_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogRoom, "ready_epoch", lambda self, volume, disk: self._node.log.released)
 
 
+def write_a_bitmap_before_its_data(patch: pytest.MonkeyPatch) -> None:
+    stage = changes.Changes.bitmap_stage
+
+    def hasty(self, volume, *, flush_data):
+        return stage(self, volume, flush_data=False)
+
+    patch.setattr(changes.Changes, "bitmap_stage", hasty)
+    _persist_progress_at_once(patch)
+
+
+def _persist_progress_at_once(patch: pytest.MonkeyPatch) -> None:
+    """No fault: a resync writes the bitmap after each batch. A story's resync is seldom so long that it does at all."""
+    patch.setattr(resync, "RESYNC_PERSIST_S", 0.0)
+
+
 def forget_an_extent_whose_data_is_in_the_cache(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogRoom, "durable_up_to", lambda self: 1 << 60)
 
@@ -305,6 +320,7 @@ CANARIES = (
     _canary(keep_the_generation_when_the_peer_is_lost, {"C6", "C5", "C1"} | COPIES, 0),
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
+    _canary(write_a_bitmap_before_its_data, {"B5"}, 1015, ending=LOSES_POWER),
     _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 5, ending=LOSES_POWER),
     _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),
