@@ -87,6 +87,8 @@ class Promotion:
         old, rules = volume.state, self._node.rules(volume)
         if old.pdsk in _ATTACHING:
             return StateCode.SS_IN_TRANSIENT_STATE  # the peer's data may be newer: wait until they are compared
+        if self._node.options.quorum.enabled and old.disk in _ATTACHING:
+            return StateCode.SS_IN_TRANSIENT_STATE  # or ours, and the peer would begin a generation for us without it
         return check_change(old, sanitize(old, replace(old, role=Role.Primary, **wish), rules), rules)
 
     def _wish(self, volume: Volume, command: Command, fenced: bool | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from pydrbd.core.quorum import QuorumOptions, Standing
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.snapshot import snapshot
+from pydrbd.core.states import DiskState
 from pydrbd.core.transitions import Fencing
 from pydrbd.limits import WITNESS_RETRY_S, WITNESS_TIMEOUT_S
 from tests.harness.scene import BLOCK, order, pair, state, wait, write
@@ -240,6 +241,24 @@ def test_frozen_io_goes_on_when_the_disk_of_the_returned_peer_was_compared() -> 
     world.try_link()
     assert wait(client, cookie) == [0]
     world.run_until(world.is_in_sync)
+
+
+def test_nobody_is_promoted_before_its_own_disk_was_compared() -> None:
+    """C1: it may be the newer one, and the peer would serve us from its own, in a generation that is begun for that."""
+    world, client, _witness = trio()
+    part(world)
+    assert write(client, 0, b"x" * BLOCK, fua=True) == 0
+    world.a.lose_power(world.rng)
+    world.a.start()
+    world.link_allowed = True
+    world.a.command("connect")
+    world.try_link()
+    world.run_until(lambda: world.a.volume.state.connected)
+    assert world.a.volume.state.disk in (DiskState.Attaching, DiskState.Negotiating)
+    assert order(world, world.a, "primary") == StateCode.SS_IN_TRANSIENT_STATE
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.b.disks[0].image[:BLOCK] == b"x" * BLOCK
+    assert order(world, world.a, "primary") == 1
 
 
 def test_a_peer_without_a_disk_costs_one_question() -> None:
