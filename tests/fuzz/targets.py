@@ -22,12 +22,28 @@ from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.metadata.layout import MetaKind
 from pydrbd.metadata.opening import open_meta_data
 from pydrbd.metadata.superblock import Superblock
-from pydrbd.runtime.control_arguments import decode_request, wrong_arguments
+from pydrbd.runtime import control_arguments
 from pydrbd.wire.bitmap_code import BitmapReceiver, encode_bitmap
 from pydrbd.wire.framing import PacketReader
 from pydrbd.wire.nbd_option_data import OptionRefused, decode_context_request, decode_info_request
 from pydrbd.wire.packet_numbers import FEATURES_KERNEL, Packet, SocketKind
 from pydrbd.wire.packets import WireContext, decode_packet
+from pydrbd.wire.witness import (
+    HEADER_BYTES,
+    Kind,
+    Verb,
+    Verdict,
+    WitnessAnswer,
+    WitnessRequest,
+    _answer_mac,
+    decode_answer,
+    decode_header,
+    decode_request,
+    encode_answer,
+    encode_frame,
+    encode_request,
+    request_mac,
+)
 from tests.fuzz.engine import Target
 from tests.harness.disk import MemoryDisk
 from tests.harness.simulation import fresh_pair_superblock
@@ -239,16 +255,49 @@ def configuration(content: bytes) -> None:
 
 def control(content: bytes) -> None:
     """A line on the control socket."""
-    request = decode_request(content)
+    request = control_arguments.decode_request(content)
     if not isinstance(request, str):
         verb, arguments = request
-        wrong_arguments(verb, arguments, (0, 1))
+        control_arguments.wrong_arguments(verb, arguments, (0, 1))
 
 
 def generations(content: bytes) -> None:
     """The identifiers of a generation as text, as create-md and get-gi have them."""
     superblock = fresh_pair_superblock(_DISK_BYTES)
     _refused_or(lambda: superblock.with_gi_text(content.decode("utf-8", "replace")).gi_text())
+
+
+_KEY, _CHALLENGE, _NONCE = b"a key", bytes(range(32)), bytes(range(16))
+_ASKED = encode_request(WitnessRequest(Verb.ACQUIRE, "r0:a,b", "a", 7, 0, True), _KEY, _CHALLENGE, 0, _NONCE)
+_MAC_BYTES = 32
+
+
+def _witness_seeds() -> list[bytes]:
+    requests = (WitnessRequest(verb, "r0:a,b", "b", 9, 3) for verb in Verb)
+    answers = (WitnessAnswer(verdict, "a", 3, 9) for verdict in Verdict)
+    payloads = [_ASKED, *(encode_request(request, _KEY, _CHALLENGE, 0, _NONCE) for request in requests)]
+    frames_of = [(Kind.REQUEST, payload) for payload in payloads]
+    frames_of += [(Kind.ANSWER, encode_answer(answer, _KEY, _ASKED)) for answer in answers]
+    return [encode_frame(kind, payload) for kind, payload in frames_of]
+
+
+def witness(content: bytes) -> None:
+    """A frame between a node and its witness: as it is, and signed by somebody who knows the key.
+
+    What is taken is what was said: it has the same bytes again.
+    """
+    for kind in Kind:
+        _refused_or(lambda kind=kind: decode_header(content[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), kind))
+    payload = content[HEADER_BYTES:]
+    body = payload[:-_MAC_BYTES]
+    for signed in (payload, body + request_mac(body, _KEY, _CHALLENGE, 0)):
+        request = _refused_or(lambda signed=signed: decode_request(signed, _KEY, _CHALLENGE, 0))
+        if isinstance(request, WitnessRequest):
+            assert encode_request(request, _KEY, _CHALLENGE, 0, signed[24:40]) == signed
+    for signed in (payload, body + _answer_mac(body, _KEY, _ASKED)):
+        answer = _refused_or(lambda signed=signed: decode_answer(signed, _KEY, _ASKED))
+        if isinstance(answer, WitnessAnswer) and answer.verdict is not Verdict.WRONG_KEY:
+            assert encode_answer(answer, _KEY, _ASKED) == signed
 
 
 TARGETS = (
@@ -261,5 +310,6 @@ TARGETS = (
     Target("bitmaps", _bitmap_seeds, bitmaps),
     Target("configuration", lambda: [path.read_bytes() for path in sorted(_CONFIGS.glob("*.res"))], configuration),
     Target("control", lambda: _REQUESTS, control),
+    Target("witness", _witness_seeds, witness),
     Target("generations", lambda: [fresh_pair_superblock(_DISK_BYTES).gi_text().encode()], generations),
 )

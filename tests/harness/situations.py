@@ -192,7 +192,7 @@ TOLD = (
     "a durable write (FUA) is asked for", "a client goes while its requests are under way", "an error is answered",
     "a lane serves writes", "a lane serves a flush", "a service moves to the other node", "a clean restart",
     "a disk is replaced", "a disk marked as bad is synced again",
-    "news of newer data comes too late", "I/O is resumed by an operator",
+    "news of newer data comes too late", "I/O is resumed by an operator", "a witness lets a node go on alone",
 )  # fmt: skip
 """What is told by whoever sees it."""
 

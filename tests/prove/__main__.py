@@ -34,7 +34,7 @@ PROMISES = {
     "B4": "an extent is forgotten late", "B5": "a bit is cleared late", "B6": "a resync ends with equal copies",
     "B7": "a sync target is Inconsistent on disk", "B8": "a resync broken off loses no bit",
     "B9": "a verify finds what differs, nothing else", "B10": "a crash marks what was hot, nothing else",
-    "C1": "no old data is served", "C2": "one Primary", "C3": "a split brain is never merged",
+    "C1": "no old data is served", "C2": "one Primary that answers writes", "C3": "a split brain is never merged",
     "C4": "both ends come to the same verdict", "C5": "resync goes from new to old",
     "C6": "a new generation before a lone write's answer", "C7": "strangers are refused",
     "C8": "frozen until a verdict counts", "C11": "a disk set back takes the newer data, or is refused",

@@ -1,4 +1,4 @@
-"""The simulator's stories as rungs: every kind of pair, and split brains made on purpose."""
+"""The simulator's stories as rungs: every kind of pair, split brains made on purpose, and quorum."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydrbd.core.transitions import Fencing
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Violation
+from tests.harness.quorum_story import QuorumStory
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.situations import SOMETIMES
 from tests.harness.split_brain_story import SplitBrainStory
@@ -64,6 +65,20 @@ def split(seed: int, figures: Counter[str]) -> None:
     figures["checked C3"] += 1
 
 
+def ask_witness(seed: int, figures: Counter[str]) -> None:
+    """Two nodes and a witness: never two that answer writes (C2), nor copies that part ways (C1). Raises Broken."""
+    story = QuorumStory(seed)
+    try:
+        story.run()
+    except AssertionError as error:
+        promise = error.promise if isinstance(error, Violation) else "D1"
+        raise Broken(promise, f"{type(error).__name__} {error}", _replay("quorum", seed)) from error
+    figures["checked C1"] += 1
+    figures["checked C2"] += story.stats["checked C2"]
+    if story.stats["grants"]:
+        figures[SOMETIMES + "a witness lets a node go on alone"] += 1
+
+
 def _broken(name: str, seed: int, failure: SimulationFailed) -> Broken:
     error = failure.error
     promise = error.promise if isinstance(error, Violation) else "D1"
@@ -77,4 +92,5 @@ def _replay(name: str, seed: int) -> str:
 RUNGS = (
     *(Rung(name, weight, partial(tell, name, options)) for name, weight, options in KINDS),
     Rung("split brains", 0.5, split),
+    Rung("quorum", 0.5, ask_witness),
 )

@@ -7,13 +7,14 @@ from collections import Counter
 
 import pytest
 
+from pydrbd.core.quorum import Quorum
 from pydrbd.metadata import al_transaction
 from pydrbd.wire.framing import PacketReader
 from tests.harness import canaries
 from tests.harness.checkers import Oracle, Violation, fill
 from tests.harness.situations import SITUATIONS, SOMETIMES, Sightings
 from tests.harness.world import World
-from tests.prove import canary_hunt, fuzz, meetings, pieces, torn
+from tests.prove import canary_hunt, fuzz, meetings, pieces, stories, torn
 from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, sightings, situations, table
 from tests.prove.run import Broken, Outcome, Rung, run
 
@@ -50,6 +51,16 @@ def test_a_barrier_without_a_flush_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         for seed in range(40):
             torn.tear(seed, Counter())
     assert caught.value.promise in {"B2", "B4"}
+
+
+def test_a_node_that_goes_on_without_its_witness_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C1, C2: two nodes answer, or their copies part ways; the replay names the rung."""
+    monkeypatch.setattr(Quorum, "needs_lease", property(lambda _self: False))
+    monkeypatch.setattr(Quorum, "has", property(lambda _self: True))
+    with pytest.raises(Broken) as caught:
+        for seed in range(40):
+            stories.ask_witness(seed, Counter())
+    assert caught.value.promise in {"C1", "C2"} and "--only 'quorum' --seed" in caught.value.replay
 
 
 def test_flushed_data_that_power_failure_could_take_is_found() -> None:
