@@ -100,7 +100,7 @@ class WitnessClient:
             effect.error = f"the witness at {place} is none of ours: {error}"
         except EOFError:
             effect.error = f"the witness at {place} has closed the connection"
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, trio.BrokenResourceError, UnicodeError) as error:  # the last: no name that can be looked up
             effect.error = f"the witness at {place} can't be reached: {_reason(error)}"
         if effect.answer is not None and effect.answer.verdict is Verdict.WRONG_KEY:
             effect.answer, effect.error = None, f"the witness at {place} has another key"

@@ -116,6 +116,13 @@ async def test_nobody_there_is_an_answer_in_words(short_tmp: Path) -> None:
             assert effect.answer is None and effect.error.startswith(f"the witness at {place} can't be reached: ")
 
 
+async def test_a_name_that_can_not_be_looked_up_does_not_end_the_node(short_tmp: Path) -> None:
+    """It would end when its peer is lost, since nobody asks before: an empty label, a label that is too long."""
+    for host in ("witness..example", "w" * 70):
+        effect = await ask(plan(short_tmp, "alpha", Listen(host=host, port=7799)))
+        assert effect.answer is None and effect.error.startswith(f"the witness at tcp:{host}:7799 can't be reached: ")
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [(b"220 mail ESMTP\r\n", "none of ours: this is not the protocol"), (b"", "has closed the connection")],
