@@ -3,17 +3,21 @@
     ```sh alpha beta        a script, carried out by bash on each of these machines
     ```output               what the last one has printed, on each of them
     ```file alpha /etc/x    a file with these contents, on these machines
+
+README's sections have indented blocks instead, and a test of its own knows where each is to be carried out.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCS", "Block", "blocks"]
+__all__ = ["DOCS", "Block", "blocks", "indented"]
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+README = DOCS.parent / "README.md"
 _BEGIN = re.compile(r"^```(sh|output|file)((?: \S+)*)$")
 
 
@@ -45,3 +49,11 @@ def blocks(page: Path) -> list[Block]:
             assert match[1] == "output" or match[2], f"{page.name}:{number}: on which machine?"
     assert begun is None, f"{page.name}: a block has no end"
     return found
+
+
+def indented(title: str) -> list[str]:
+    """The blocks of a section of README, without what they are indented by."""
+    _, found, section = README.read_text().partition(f"\n## {title}\n")
+    assert found, f"README has no section {title}"
+    section, _, _ = section.partition("\n## ")
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", section, re.MULTILINE)]
