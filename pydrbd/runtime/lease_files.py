@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from pydrbd.core.lease import Lease
 from pydrbd.errors import BusyError, MetaDataError
-from pydrbd.limits import WITNESS_LEASE_FILE_BYTES_MAX, WITNESS_LEASES_MAX
+from pydrbd.limits import WITNESS_LEASE_FILE_BYTES_MAX, WITNESS_LEASES_MAX, WITNESS_NAME_BYTES_MAX
 
 __all__ = ["LeaseFiles"]
 
@@ -85,7 +85,9 @@ def _read(file: Path) -> tuple[str, Lease]:
         good = document["version"] == _VERSION and isinstance(name, str) and isinstance(holder, str)
         if not good or type(term) is not int or not (0 <= term < _WORD and 0 <= generation < _WORD):
             raise ValueError
-    except (ValueError, TypeError, KeyError) as error:
+        if max(len(name.encode()), len(holder.encode())) > WITNESS_NAME_BYTES_MAX:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MetaDataError(
             f"{file} is no lease: who held it is not known; remove the file only while both nodes are connected"
         ) from error

@@ -182,7 +182,10 @@ def test_a_directory_has_one_witness_and_good_files(short_tmp: Path) -> None:
     again.close()
     (file,) = directory.glob("*.lease")
     whole = file.read_text()
-    for text in ("", "{", "[]", whole[:-2], whole.replace("7", "-7"), whole.replace("alpha", "\x00", 1), "x" * 9000):
+    worse = ("[" * 8000, whole.replace('"alpha"', '"\\ud800"'), whole.replace('"alpha"', f'"{"a" * 1000}"'))
+    for text in (
+        "", "{", "[]", whole[:-2], whole.replace("7", "-7"), whole.replace("alpha", "\x00", 1), "x" * 9000, *worse,
+    ):  # fmt: skip
         if text != whole:
             file.write_text(text)
             with pytest.raises(MetaDataError, match="is no lease"):
