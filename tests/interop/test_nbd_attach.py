@@ -5,11 +5,13 @@ One guest has both nodes (and so loses neither by its own power), the kernel's n
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.documents.pages import indented
 from tests.lab.guest import GuestFailed
 from tests.lab.waiting import wait_until
 
@@ -43,22 +45,26 @@ class Machine:
 
     def __init__(self, guest):
         self.guest = guest
+        self.config = dict.fromkeys(NODES, CONFIG)
         self._old_lines = len(guest.dmesg().splitlines())
 
     def kernel_log(self):
         """What the kernel has said since this test began."""
         return "\n".join(self.guest.dmesg().splitlines()[self._old_lines :])
 
+    def command(self, node):
+        """`pydrbd` for a node; its verb and the verb's words follow."""
+        where = ("-c", self.config[node], "--node", node, "--run-dir", NODES[node])
+        return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-P", "-m", "pydrbd", *where]
+
     def call(self, verb, *words, node="alpha", code=0):
-        where = ("-c", CONFIG, "--node", node, "--run-dir", NODES[node])
-        argv = ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-P", "-m", "pydrbd", verb, *words, *where]
-        done = self.guest.run(*argv, check=False)
+        done = self.guest.run(*self.command(node), verb, *words, check=False)
         assert done.code == code, (verb, words, done)
         return done.output
 
     def start(self):
-        self.guest.write_file(CONFIG, RES)
         for node in NODES:
+            self.guest.write_file(self.config[node], RES)
             self.call("create-md", "--force", "r0", node=node)
             self.call("up", "r0", node=node)
         self.call("wait-connect", "r0")
@@ -104,8 +110,10 @@ def guest(lab_nodes):
 
 
 @pytest.fixture
-def machine(guest):
+def machine(guest, request):
+    """Up, alpha is Primary; a test's parameter may change it before."""
     machine = Machine(guest)
+    getattr(request, "param", lambda _machine: None)(machine)
     machine.start()
     try:
         yield machine
@@ -154,6 +162,7 @@ def crash(machine):
 def fail_over(machine):
     """The Primary dies for good, its peer takes over; the device follows it."""
     machine.kill("alpha")
+    wait_until(lambda: "Connected" not in machine.call("cstate", "r0", node="beta"), "beta to miss its peer")
     machine.call("primary", "r0", node="beta")
 
 
@@ -272,3 +281,34 @@ def test_udev_makes_the_link(machine):
         assert not machine.exists(LINK)
     finally:
         machine.guest.shell("udevadm control --exit; rm -rf /run/udev", check=False)
+
+
+def serve_by_network(machine):
+    """Each node has one of README's addresses."""
+    machine.guest.shell("ip link set lo up; mount -t tmpfs none /srv; mkdir /srv/files")
+    for number, node in enumerate(NODES, 1):
+        place = f"/run/etc-{node}"
+        machine.guest.shell(f"mkdir -p {place}; ip address replace 10.0.0.{number}/32 dev lo")
+        machine.config[node] = f"{place}/r0.res"
+        served = f'"unix:{NODES[node]}/r0.nbd.sock", "tcp:10.0.0.{number}:10809"'
+        machine.guest.write_file(f"{place}/pydrbd.toml", f"[resource.r0]\nnbd = [{served}]\n")
+
+
+@pytest.mark.parametrize("machine", [serve_by_network], indirect=True, ids=["network"])
+def test_readme_says_how(machine):
+    """Its section "As a block device", as it is written; the device that has both addresses follows the Primary."""
+    attach, follow, detach = indented("As a block device")
+    here = f'pydrbd() {{ {shlex.join(machine.command("alpha"))} "$@"; }}\n'
+    try:
+        machine.guest.shell(here + attach)
+        machine.guest.shell("echo hello >/srv/files/hello")
+        machine.guest.shell(here + detach)
+        assert not machine.exists(LINK)
+        machine.guest.shell(here + follow)
+        machine.guest.shell(f"mount {LINK} /srv/files")
+        fail_over(machine)
+        assert machine.guest.shell("echo again >>/srv/files/hello; sync; cat /srv/files/hello") == "hello\nagain\n"
+        machine.guest.shell(here + detach)
+        assert not machine.exists(LINK)
+    finally:
+        machine.guest.shell("umount -l /srv/files; umount /srv", check=False)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
+from tests.documents.pages import indented
 from tests.interop.pair import DISK_BYTES, Pair
 from tests.interop.test_moving import swap_disks
 
 pytestmark = pytest.mark.interop
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 LIMIT_S = 120
 
 
 def commands() -> list[str]:
     """What the section tells its reader to type, in order."""
-    _, _, section = README.read_text().partition("## With a kernel node\n")
-    section, _, _ = section.partition("\n## ")
-    lines = [line.partition("#")[0].strip() for line in section.splitlines() if line.startswith("    ")]
+    lines = [line.partition("#")[0].strip() for line in "".join(indented("With a kernel node")).splitlines()]
     return [line for line in lines if line]
 
 
