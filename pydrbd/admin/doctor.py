@@ -17,6 +17,9 @@ __all__ = ["Finding", "Level", "diagnose"]
 
 Values = dict[str, Any]
 
+_LOST: Final = ("Diskless", "Failed")
+"""A peer's disk that is not there; what is not known of it (DUnknown) is the connection's matter."""
+
 
 class Level(Enum):
     """How bad it is."""
@@ -35,14 +38,22 @@ class Finding:
     commands: tuple[str, ...] = ()
 
 
-def diagnose(data: Values, *, handlers: frozenset[str], fencing: frozenset[str], since: str) -> list[Finding]:
+def diagnose(
+    data: Values,
+    *,
+    handlers: frozenset[str],
+    fencing: frozenset[str],
+    since: str,
+    peer_diskless: frozenset[int] = frozenset(),
+) -> list[Finding]:
     """Of a process that runs, from its snapshot.
 
     handlers, fencing: what the configuration has of them. since: when the nodes were connected last, in words.
+    peer_diskless: the volumes of which the peer is to have no copy.
     """
     found = [*_connection(data, since)]
     for volume in data["volumes"]:
-        found += _volume(data, volume)
+        found += _volume(data, volume, of_one=volume["vnr"] in peer_diskless)
     guards = _fencing(handlers, fencing) if data["quorum"] == "off" else _quorum(data)
     return [*found, *_suspended(data), *guards]
 
@@ -86,7 +97,8 @@ def _size(bits: int) -> str:
     return format_bytes(bits * BIT_SIZE_BYTES)
 
 
-def _volume(data: Values, volume: Values) -> Iterator[Finding]:
+def _volume(data: Values, volume: Values, *, of_one: bool) -> Iterator[Finding]:
+    """`of_one`: the peer is to have no copy of it."""
     name, peer = data["name"], data["peer"]
     what = f"volume {volume['vnr']}" if len(data["volumes"]) > 1 else "the disk"
     disk, peer_disk = volume["disk"], volume["peer_disk"]
@@ -99,6 +111,10 @@ def _volume(data: Values, volume: Values) -> Iterator[Finding]:
         yield _two_new_disks(data, what)
     elif volume["resync"] is not None:
         yield from _resync(data, volume, what)
+    elif disk == "UpToDate" and of_one:
+        yield Finding(Level.NOTE, f"{what} is UpToDate here; none on {peer}, as configured: this is the only copy")
+    elif disk == "UpToDate" and peer_disk in _LOST:
+        yield from _only_good_disk(data, volume, what)
     elif disk == "UpToDate":
         yield from _good_disk(data, volume, what)
     elif disk == "Inconsistent":
@@ -119,6 +135,18 @@ def _volume(data: Values, volume: Values) -> Iterator[Finding]:
         )
     if volume["blocked"]:
         yield Finding(Level.NOTE, f"{what}: clients wait at the moment")
+
+
+def _only_good_disk(data: Values, volume: Values, what: str) -> Iterator[Finding]:
+    """The peer has lost its disk, or has not attached it."""
+    name, peer, stale = data["name"], data["peer"], volume["out_of_sync_bits"]
+    yield Finding(
+        Level.BAD,
+        f"{what} is UpToDate here, but {volume['peer_disk']} on {peer}: there is only one good copy",
+        (f"on {peer}: look in its log for why, then pydrbd attach {name}",),
+    )
+    if stale:
+        yield Finding(Level.NOTE, f"{what}: {_size(stale)} will be copied to {peer} when it has a disk again")
 
 
 def _two_new_disks(data: Values, what: str) -> Finding:

@@ -59,7 +59,13 @@ def _look(context: Context, resource: Resource, me: Host, peer: Host) -> Iterato
     handlers = resource.handlers
     with_handler = frozenset(name.replace("_", "-") for name in handlers.__slots__ if getattr(handlers, name))
     fencing = frozenset(volume.disk_options.fencing for volume in me.volumes.values())
-    yield from diagnose(data, handlers=with_handler, fencing=fencing, since=last_connected(log))
+    yield from diagnose(
+        data,
+        handlers=with_handler,
+        fencing=fencing,
+        since=last_connected(log),
+        peer_diskless=frozenset(vnr for vnr, volume in peer.volumes.items() if volume.is_diskless),
+    )
     if data["connection"] not in ("Connected", "StandAlone"):
         yield _peer_port(resource.name, me, peer)
     yield from _exports(data)

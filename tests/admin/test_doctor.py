@@ -28,6 +28,11 @@ CASES = [
         "8.0 KiB differ from beta's copy, as a verify has found",
         "pydrbd disconnect r0 && pydrbd connect r0",
     ),
+    (
+        a_snapshot(a_volume(peer_disk="Diskless", out_of_sync_bits=2)),
+        "the disk is UpToDate here, but Diskless on beta: there is only one good copy",
+        "on beta: look in its log for why, then pydrbd attach r0",
+    ),
     (a_snapshot(suspended_reasons=["user"]), "somebody has said suspend-io", "pydrbd resume-io r0"),
     (a_snapshot(suspended_reasons=["fencing"]), "has given no verdict", "when you know that it is off"),
     (a_snapshot(suspended_reasons=["no-data"]), "no good data is in reach", "resume-io"),
@@ -56,6 +61,15 @@ def test_a_healthy_pair():
     assert "held back by: user pydrbd resume-sync r0" in told(paused)
     client = a_snapshot(a_volume(disk="Diskless"), backing_devices={})
     assert told(client) == "" and "all data is beta's" in told(client, Level.NOTE)
+
+
+def test_a_peer_without_a_disk():
+    """Nothing can be copied to it before it has one; a peer that is to have none is no sickness."""
+    lost = a_snapshot(a_volume(peer_disk="Diskless", out_of_sync_bits=2))
+    assert "disconnect" not in told(lost) and "a verify" not in told(lost)
+    assert "8.0 KiB will be copied to beta when it has a disk again" in told(lost, Level.NOTE)
+    assert told(lost, peer_diskless=frozenset({0})) == ""
+    assert "none on beta, as configured: this is the only copy" in told(lost, Level.NOTE, peer_diskless=frozenset({0}))
 
 
 def test_split_brain_says_who_has_what_since_when_and_both_ways_out():
