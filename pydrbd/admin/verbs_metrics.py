@@ -26,10 +26,11 @@ _REQUEST_S: Final = 10.0
 
 
 def metrics(context: Context, listen: str | None, *, once: bool) -> int:
-    """Print them, or serve them until interrupted. Raises ConfigError, BusyError."""
+    """Print them, or serve them until interrupted. Raises ConfigError, BusyError, OSError (no look at what runs)."""
     if once:
         say(metrics_text(_snapshots(context)))
         return 0
+    names_here(context.run_dir)  # may we? A scrape in vain would tell nobody
     with Exporter(context, _place(context, listen)) as exporter:
         say(f"metrics of all resources of this node at {exporter.place}")
         exporter.serve_forever()
