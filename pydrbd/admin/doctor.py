@@ -5,7 +5,7 @@ Pure: verbs_doctor.py looks at the configuration, the disks, the sockets and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -16,6 +16,9 @@ from pydrbd.units import BIT_SIZE_BYTES
 __all__ = ["Finding", "Level", "diagnose"]
 
 Values = dict[str, Any]
+
+_PRIMARY_TARGET: Final = "I should become SyncTarget, but I am Primary"
+"""DRBD's words for a connection that would have overwritten a Primary's data (core/split_brain)."""
 
 _LOST: Final = ("Diskless", "Failed")
 """A peer's disk that is not there; what is not known of it (DUnknown) is the connection's matter."""
@@ -45,14 +48,17 @@ def diagnose(
     fencing: frozenset[str],
     since: str,
     peer_diskless: frozenset[int] = frozenset(),
+    log: str = "the log",
+    errors: Mapping[int, str] | None = None,
 ) -> list[Finding]:
     """Of a process that runs, from its snapshot.
 
     handlers, fencing: what the configuration has of them. since: when the nodes were connected last, in words.
-    peer_diskless: the volumes of which the peer is to have no copy.
+    peer_diskless: the volumes of which the peer is to have no copy. log: where it is; errors: its last for each volume.
     """
     found = [*_connection(data, since)]
     for volume in data["volumes"]:
+        found += _lost_disk(data, volume, (errors or {}).get(volume["vnr"], ""), log)
         found += _volume(data, volume, of_one=volume["vnr"] in peer_diskless)
     guards = _fencing(handlers, fencing) if data["quorum"] == "off" else _quorum(data)
     return [*found, *_suspended(data), *guards]
@@ -64,6 +70,11 @@ def _connection(data: Values, since: str) -> Iterator[Finding]:
         yield _split_brain(data, since)
     elif data["connection"] == "Connected":
         yield Finding(Level.GOOD, f"connected to {peer}")
+    elif data["connection"] == "StandAlone" and _PRIMARY_TARGET in reason:
+        here = data["node"]
+        words = f"{here}'s data is to be replaced by {peer}'s, but {here} is Primary: nobody looks for {peer}"
+        give_up = f"pydrbd secondary {name} && pydrbd connect {name} --discard-my-data"
+        yield Finding(Level.BAD, words, (f"{give_up}; if {peer} is StandAlone, there: pydrbd connect {name}",))
     elif data["connection"] == "StandAlone":
         why = f": {reason}" if reason else ""
         yield Finding(Level.BAD, f"nobody looks for {peer}{why}", (f"pydrbd connect {name}",))
@@ -97,17 +108,27 @@ def _size(bits: int) -> str:
     return format_bytes(bits * BIT_SIZE_BYTES)
 
 
+def _what(data: Values, volume: Values) -> str:
+    return f"volume {volume['vnr']}" if len(data["volumes"]) > 1 else "the disk"
+
+
+def _lost_disk(data: Values, volume: Values, error: str, log: str) -> Iterator[Finding]:
+    """A disk that is not attached here, or that there is none by configuration."""
+    what, where = _what(data, volume), data["backing_devices"].get(str(volume["vnr"]))
+    if volume["disk"] != "Diskless":
+        return
+    if where is None:
+        yield Finding(Level.NOTE, f"{what}: none here, as configured: all data is {data['peer']}'s")
+    else:
+        why = f": {error} ({log})" if error else f" (why, says {log})"
+        yield Finding(Level.BAD, f"{what}: {where} is not attached{why}", (f"pydrbd attach {data['name']}",))
+
+
 def _volume(data: Values, volume: Values, *, of_one: bool) -> Iterator[Finding]:
     """`of_one`: the peer is to have no copy of it."""
     name, peer = data["name"], data["peer"]
-    what = f"volume {volume['vnr']}" if len(data["volumes"]) > 1 else "the disk"
-    disk, peer_disk = volume["disk"], volume["peer_disk"]
-    where = data["backing_devices"].get(str(volume["vnr"]))
-    if disk == "Diskless" and where is None:
-        yield Finding(Level.NOTE, f"{what}: none here, as configured: all data is {peer}'s")
-    elif disk == "Diskless":
-        yield Finding(Level.BAD, f"{what}: {where} is not attached (why, says the log)", (f"pydrbd attach {name}",))
-    elif disk == peer_disk == "Inconsistent":
+    what, disk, peer_disk = _what(data, volume), volume["disk"], volume["peer_disk"]
+    if disk == peer_disk == "Inconsistent":
         yield _two_new_disks(data, what)
     elif volume["resync"] is not None:
         yield from _resync(data, volume, what)

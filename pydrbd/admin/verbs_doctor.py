@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +11,16 @@ from pydrbd.admin.context import Context, Target
 from pydrbd.admin.doctor import Finding, Level, diagnose
 from pydrbd.admin.exit_codes import os_error_text
 from pydrbd.admin.output import say
+from pydrbd.admin.run_log import last_connected, last_error, last_words, place_of
 from pydrbd.admin.verbs_adjust import changes_of
 from pydrbd.config.model import Host, Resource
 from pydrbd.errors import BusyError, PydrbdError
 
-__all__ = ["doctor", "last_connected", "report"]
+__all__ = ["doctor", "report"]
 
 _PROBE_S: Final = 2.0
 """How long the peer may take to accept a connection."""
 
-_LOG_BYTES: Final = 4 << 20
 _EXIT_ILL: Final = 10
 _INDENT: Final = " " * 8
 
@@ -65,6 +64,8 @@ def _look(context: Context, resource: Resource, me: Host, peer: Host) -> Iterato
         fencing=fencing,
         since=last_connected(log),
         peer_diskless=frozenset(vnr for vnr, volume in peer.volumes.items() if volume.is_diskless),
+        log=place_of(log),
+        errors={vnr: last_error(log, vnr) for vnr in me.volumes},
     )
     if data["connection"] not in ("Connected", "StandAlone"):
         yield _peer_port(resource.name, me, peer)
@@ -83,16 +84,19 @@ def _configuration(context: Context, resource: Resource) -> Iterator[Finding]:
 def _changes(context: Context, name: str) -> Iterator[Finding]:
     """What the configuration says otherwise than what runs."""
     try:
-        for change in changes_of(context, context.client(name)):
+        changes = changes_of(context, context.client(name))
+        refused = any(change["when"] == "restart" for change in changes)  # adjust would take over none of them
+        restart = f"pydrbd down {name} && pydrbd up {name} (under systemd: systemctl restart pydrbd@{name})"
+        for change in changes:
             words = f"the configuration has changed since this runs: {change['text']}"
-            yield Finding(Level.NOTE, words, (f"pydrbd adjust {name}",))
+            yield Finding(Level.NOTE, words, (restart if refused else f"pydrbd adjust {name}",))
     except PydrbdError as error:
         yield Finding(Level.BAD, f"the configuration can't be taken over: {error}")
 
 
 def _not_running(name: str, log: Path) -> Finding:
-    lines = [line for line in _tail(log) if line.startswith("pydrbd: ") or " ERROR " in line]
-    last = f"; the last words in {log}: {lines[-1].removeprefix('pydrbd: ')}" if lines else ""
+    said = last_words(log)
+    last = f"; the last words in {log}: {said}" if said else ""
     return Finding(Level.BAD, f"it does not run here{last}", (f"pydrbd up {name}",))
 
 
@@ -137,8 +141,9 @@ def _peer_port(name: str, me: Host, peer: Host) -> Finding:
         try:
             probe.connect((peer.address.host, peer.address.port))
         except ConnectionRefusedError:
-            text = f"{peer.name}'s machine answers, but nobody listens on {where}: the resource is not up there"
-            return Finding(Level.BAD, text, (f"{there}: pydrbd up {name}", f"{there}: pydrbd connect {name}"))
+            text = f"{peer.name}'s machine answers, but nobody listens on {where}: it is not up there, or StandAlone"
+            mend = f"{there}: pydrbd up {name}, or pydrbd connect {name} if it is StandAlone"
+            return Finding(Level.BAD, text, (f"{there}: pydrbd cstate {name}", mend))
         except OSError as error:
             words = error.strerror or str(error)
             text = f"{where} can't be reached ({words}): the machine, the network, a firewall, or a wrong address"
@@ -157,30 +162,3 @@ def _exports(data: dict[str, Any]) -> Iterator[Finding]:
         elif data["role"] == "Primary":
             clients = sum(volume["clients"] for volume in data["volumes"])
             yield Finding(Level.GOOD, f"NBD clients find it at {uri} ({clients} connected)")
-
-
-def last_connected(log: Path) -> str:
-    """When the nodes were connected last, by the log of the process, in words."""
-    if not log.exists():
-        return "a time that only the journal knows"
-    found = ""
-    for line in _tail(log):
-        if (match := _DISCONNECTS.match(line)) and match[2] in _CONNECTED:
-            found = match[1]
-    return found or "a time before the log begins"
-
-
-_DISCONNECTS: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d).* conn\( (\w+) -> (?!Sync|PausedSync|Verify|WFB|WFS|Conn|Start)"
-)
-_CONNECTED: Final = ("Connected", "SyncSource", "SyncTarget", "PausedSyncS", "PausedSyncT", "VerifyS", "VerifyT")
-
-
-def _tail(log: Path) -> list[str]:
-    """The last lines of a log; none if it can't be read."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            return stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []

@@ -37,6 +37,7 @@ def run(
     handler = LogFile(Path(log_file)) if log_file else logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
     plan = blueprint(config_path, resource_name, node_name, peer_name)
+    _log.info("%s: starts as %s", resource_name, node_name)  # admin/run_log looks for it
     for notice in plan.config.notices:
         _log.warning("%s", notice)
     directory = Path(run_dir)

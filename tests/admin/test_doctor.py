@@ -7,12 +7,17 @@ import re
 import pytest
 
 from pydrbd.admin.doctor import Level, diagnose
-from pydrbd.admin.verbs_doctor import last_connected
+from pydrbd.admin.run_log import last_connected, last_error, last_words
 from tests.admin.snapshots import a_snapshot, a_volume, alone, syncing
 
 SPLIT = {"volume": 0, "my_bits": 3, "peer_bits": 1024, "my_role": "Primary", "peer_role": "Secondary"}
 CASES = [
     (alone("StandAlone") | {"connection_reason": "it is mad"}, "nobody looks for beta: it is mad", "pydrbd connect r0"),
+    (
+        alone("StandAlone") | {"connection_reason": "I should become SyncTarget, but I am Primary"},
+        "alpha's data is to be replaced by beta's, but alpha is Primary: nobody looks for beta",
+        "pydrbd secondary r0 && pydrbd connect r0 --discard-my-data",
+    ),
     (alone(), "beta at ipv4:10.0.0.2:7788 is not there; not connected since noon", ""),
     (a_snapshot(a_volume(disk="Diskless")), "the disk: /dev/sdx is not attached", "pydrbd attach r0"),
     (
@@ -72,6 +77,27 @@ def test_a_peer_without_a_disk():
     assert "none on beta, as configured: this is the only copy" in told(lost, Level.NOTE, peer_diskless=frozenset({0}))
 
 
+def test_why_a_disk_is_not_attached():
+    """Its last error of this run, and where all of it is to be read."""
+    lost, log = a_snapshot(a_volume(disk="Diskless")), "/run/r0.log"
+    assert "/dev/sdx is not attached (why, says /run/r0.log)" in told(lost, log=log)
+    assert "/dev/sdx is not attached: no such file (/run/r0.log)" in told(lost, log=log, errors={0: "no such file"})
+
+
+def test_only_what_this_run_has_said_counts(tmp_path):
+    """An error before the last `up` is of a run that is over, as after a kill that left no word."""
+    log = tmp_path / "r0.log"
+    assert last_words(log) == last_error(log, 0) == ""
+    said = "2026-01-02 03:04:05,678 {} {}\n".format
+    log.write_text(said("INFO", "r0: starts as alpha") + said("ERROR", "r0: volume 0: old") + "pydrbd: older\n")
+    assert last_words(log) == "older" and last_error(log, 0) == "r0: volume 0: old"
+    log.write_text(log.read_text() + said("INFO", "r0: starts as alpha"))
+    assert last_words(log) == last_error(log, 0) == ""
+    lines = [said("ERROR", f"r0: {text}") for text in ("volume 1: one", "volume 0: two", "the network")]
+    log.write_text(log.read_text() + "".join(lines))
+    assert [last_error(log, vnr) for vnr in (0, 1, 2)] == ["r0: volume 0: two", "r0: volume 1: one", "r0: the network"]
+
+
 def test_split_brain_says_who_has_what_since_when_and_both_ways_out():
     """The two commands for either choice, each with its node."""
     text = told(alone("StandAlone") | {"split_brain": SPLIT})
@@ -121,7 +147,8 @@ def test_a_node_from_nothing_to_a_split_brain(node):
     assert "alpha0.img has meta-data: Inconsistent" in node("doctor", "r0").out
     assert node("up", "r0").code == 0
     up = node("doctor", "r0").out
-    assert "on beta: pydrbd up r0" in up and "nobody listens" in up
+    assert "nobody listens" in up and "it is not up there, or StandAlone" in up
+    assert "on beta: pydrbd cstate r0" in up and "pydrbd up r0, or pydrbd connect r0 if it is StandAlone" in up
     assert beta("up", "r0").code == 0
     try:
         assert node("wait-connect", "-t", "20", "r0").code == 0
@@ -143,8 +170,13 @@ def test_a_node_from_nothing_to_a_split_brain(node):
         split = node("doctor", "r0")
         assert split.code == 10 and "split brain: both copies were written to" in split.out
         assert re.search(r"apart \(since \d{4}-\d\d-\d\d [\d:]+\)", split.out)
-        assert beta("secondary", "r0").code == 0 and beta("connect", "--discard-my-data", "r0").code == 0
-        assert node("connect", "r0").code == 0
+        assert node("primary", "--force", "r0").code == 0 and node("connect", "--discard-my-data", "r0").code == 0
+        assert beta("connect", "r0").code == 0
+        node("wait-connect", "r0").complains(10, "is StandAlone")
+        wrong = node("doctor", "r0")
+        assert wrong.code == 10 and "but alpha is Primary" in wrong.out
+        assert node("secondary", "r0").code == 0 and node("connect", "--discard-my-data", "r0").code == 0
+        assert beta("connect", "r0").code == 0
         assert node("wait-sync", "-t", "20", "r0").code == 0
         assert node("doctor", "r0").code == 0
     finally:
@@ -158,6 +190,32 @@ def test_a_changed_configuration_is_noticed(node):
     node.config.write_text(text.replace("resource r0 {", "resource r0 { net { ko-count 3; }"))
     for _ in range(2):
         assert "the configuration has changed since this runs: net: ko-count 7 -> 3" in node("doctor", "r0").out
+
+
+def test_an_error_while_it_starts_is_quoted(node):
+    """The disk fails before the process says that it is up; the next run has no such error."""
+    assert node("create-md", "r0").code == 0
+    disk, kept = node.disk("alpha"), node.directory / "kept"
+    disk.rename(kept)
+    up = node("up", "r0")
+    assert up.code != 0
+    told = node("doctor", "r0").out
+    assert f"{disk} is not attached: r0: volume 0: can't attach: " in told and f"({node.run_dir}/r0.log)" in told
+    node("down", "--force", "r0")
+    kept.rename(disk)
+    assert node("up", "r0").code == 0 and node("detach", "--force", "r0").code == 0
+    assert f"{disk} is not attached (why, says {node.run_dir}/r0.log)" in node("doctor", "r0").out
+
+
+def test_what_adjust_refuses_takes_a_restart(place, process):
+    """It takes over nothing then: the other changes wait for the restart, too."""
+    changes = [{"text": "net: ko-count 7 -> 3", "when": "now"}, {"text": "nbd: a -> b", "when": "restart"}]
+    process.answer("adjust", data={"changes": changes})
+    told = place("doctor", "r0").out
+    assert told.count("pydrbd down r0 && pydrbd up r0 (under systemd: systemctl restart pydrbd@r0)") == 2
+    assert "pydrbd adjust r0" not in told
+    process.answer("adjust", data={"changes": changes[:1]})
+    assert "pydrbd adjust r0" in place("doctor", "r0").out
 
 
 def test_a_name_that_nobody_knows(place):
