@@ -211,6 +211,11 @@ def _good_disk(data: Values, volume: Values, what: str) -> Iterator[Finding]:
         yield Finding(Level.NOTE, f"{what}: {_size(stale)} will be copied to {data['peer']} when it is back")
 
 
+_TO_QUORUM: Final = (
+    "get the peer or the witness back; or, when you know that the peer is off: pydrbd secondary --force {0}, "
+    "pydrbd primary --force {0}"
+)
+
 _WHY_SUSPENDED = {
     "user": ("somebody has said suspend-io", "pydrbd resume-io {0}"),
     "fencing": (
@@ -218,11 +223,7 @@ _WHY_SUSPENDED = {
         "the log)",
         "get the peer back; or, when you know that it is off or not Primary: pydrbd resume-io {0}",
     ),
-    "quorum": (
-        "there is no quorum: this node can't know whether its peer goes on",
-        "get the peer or the witness back; or, when you know that the peer is off: pydrbd secondary --force {0}, "
-        "pydrbd primary --force {0}",
-    ),
+    "quorum": ("there is no quorum: this node can't know whether its peer goes on", _TO_QUORUM),
     "no-data": ("no good data is in reach", "get a good disk back; or let clients have errors: pydrbd resume-io {0}"),
 }
 
@@ -231,6 +232,9 @@ def _suspended(data: Values) -> Iterator[Finding]:
     for reason in data["suspended_reasons"]:
         why, command = _WHY_SUSPENDED[reason]
         yield Finding(Level.BAD, f"all I/O is held back (suspended:{reason}): {why}", (command.format(data["name"]),))
+    if any(volume.get("fails") for volume in data["volumes"]):
+        words = f"all requests fail: there is no quorum ({data['quorum_refusal']}), and on-no-quorum is io-error"
+        yield Finding(Level.BAD, words, (_TO_QUORUM.format(data["name"]),))
 
 
 _QUORUM: Final = {

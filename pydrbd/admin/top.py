@@ -146,6 +146,8 @@ def _trouble(data: Values) -> Text | None:
         words = "split brain"
     elif data["suspended_reasons"]:
         words = f"all I/O is held back ({', '.join(data['suspended_reasons'])})"
+    elif any(volume.get("fails") for volume in data["volumes"]):
+        words = "all requests fail, there is no quorum"
     elif data["connection"] == "StandAlone":
         words = f"stands alone: {data['connection_reason'] or 'disconnected'}"
     else:

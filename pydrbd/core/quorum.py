@@ -283,6 +283,7 @@ class Quorum:
         node.flushes.check()
         for volume in self._volumes():
             node.thaw(volume)
+        node.out.put(StateChanged())
 
     def stop_failing(self) -> None:
         """Requests are taken again, or wait again."""
@@ -290,6 +291,7 @@ class Quorum:
             self._node.writes.refusing = False
             for volume in self._volumes():
                 volume.fails = False
+            self._node.out.put(StateChanged())
 
     # --- giving back ---
 

@@ -7,7 +7,8 @@
     ap_in_flight_sectors, rs_in_flight_sectors
     volumes [ vnr, minor, quorum (whether there is), role, peer_role, cstate, disk, peer_disk, connection, replication,
               resync_suspended,
-              has_disk, degraded (last used by a Primary that was alone), blocked, size_sectors, clients,
+              has_disk, degraded (last used by a Primary that was alone), blocked, fails (for want of quorum),
+              size_sectors, clients,
               out_of_sync_bits, counters {sectors}, pending {requests},
               activity_log {} | null, gi | null, device_uuid | null, resync {} | null, verify {} | null ]
 
@@ -50,7 +51,8 @@ def snapshot(node: Node) -> dict[str, Any]:
     states = [volume.state for volume in node.volumes.values()]
     reasons = [word for word, name in _SUSPENSIONS if any(getattr(state, name) for state in states)]
     if not node.quorum.has:
-        reasons = ["quorum" if word == "fencing" else word for word in reasons]
+        waits = not any(volume.fails for volume in node.volumes.values())  # DRBD 9: what fails is not suspended
+        reasons = ["quorum" if word == "fencing" else word for word in reasons if waits or word != "fencing"]
     peer_roles = {state.peer for state in states}
     return {
         "name": node.options.resource,
@@ -97,6 +99,7 @@ def _volume(node: Node, volume: Volume, pending: dict[str, int]) -> dict[str, An
         "has_disk": volume.has_disk,
         "degraded": volume.disk is not None and volume.disk.degraded,
         "blocked": volume.frozen and state.disk != DiskState.Diskless,
+        "fails": volume.fails,
         "size_sectors": volume.size_sectors,
         "clients": len(volume.sessions) + len(volume.readers),
         "out_of_sync_bits": volume.out_of_sync_bits,

@@ -24,6 +24,7 @@ def a_volume(vnr: int = 0, **changes: Any) -> dict[str, Any]:
         "has_disk": True,
         "degraded": False,
         "blocked": False,
+        "fails": False,
         "size_sectors": 2048,
         "clients": 0,
         "out_of_sync_bits": 0,

@@ -40,6 +40,11 @@ CASES = [
     ),
     (a_snapshot(suspended_reasons=["user"]), "somebody has said suspend-io", "pydrbd resume-io r0"),
     (a_snapshot(suspended_reasons=["fencing"]), "has given no verdict", "when you know that it is off"),
+    (
+        alone(fails=True) | {"quorum": "none", "quorum_refusal": "the witness is silent"},
+        "all requests fail: there is no quorum (the witness is silent), and on-no-quorum is io-error",
+        "get the peer or the witness back",
+    ),
     (a_snapshot(suspended_reasons=["no-data"]), "no good data is in reach", "resume-io"),
 ]
 

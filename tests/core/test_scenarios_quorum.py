@@ -140,10 +140,14 @@ def test_with_io_error_requests_fail_until_there_is_quorum_again() -> None:
     cookies += [client.write(10 * BLOCK, b"y" * BLOCK), client.flush()]
     assert set(wait(client, *cookies)) == {EIO}
     assert wait(client, client.read(0, BLOCK), client.flush()) == [EIO, EIO]
+    seen = snapshot(world.a.node)
+    assert not seen["suspended"] and seen["suspended_reasons"] == [] and seen["volumes"][0]["fails"], "nothing waits"
+    assert not seen["volumes"][0]["quorum"]
     assert world.a.volume.uuids.bitmap == 0, "a generation of writes that nobody was told of"
     witness.up = True
     world.run_until(lambda: standing(world.a) is Standing.LEASE)
     assert write(client, 0, b"z" * BLOCK) == 0 and world.a.volume.uuids.bitmap != 0
+    assert not snapshot(world.a.node)["volumes"][0]["fails"]
     reunite(world)
     assert world.copies_equal() and write(client, 0, b"w" * BLOCK) == 0
 
