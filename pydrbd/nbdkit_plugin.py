@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(os.path.realpath(__file__)).parents[1]))
 import nbdkit
 
 try:
-    from pydrbd.errors import PydrbdError, UsageError
+    from pydrbd.errors import PydrbdError, UsageError, exit_code_of
     from pydrbd.runtime.build import Blueprint, blueprint
     from pydrbd.runtime.embedded import EmbeddedNode
     from pydrbd.runtime.threads_client import ThreadsClient
@@ -77,13 +77,21 @@ def config(key: str, value: str) -> None:
     """nbdkit's: one parameter."""
     key = key.replace("_", "-")
     if key not in _parameters:
-        raise UsageError(f"unknown parameter '{key}': there are {', '.join(_parameters)}")
+        _end(UsageError(f"unknown parameter '{key}': there are {', '.join(_parameters)}"))
     _parameters[key] = value
 
 
 def config_complete() -> None:
     """nbdkit's: all parameters are there. What is wrong in the configuration is said now, before any fork."""
     global _plan
+    try:
+        _plan = _blueprint()
+    except (PydrbdError, OSError) as error:
+        _end(error)
+
+
+def _blueprint() -> Blueprint:
+    """What the parameters ask for. Raises UsageError, ConfigError, DiskError, OSError."""
     for key in ("config", "resource"):
         if not _parameters[key]:
             raise UsageError(f"{key}=... is missing")
@@ -91,7 +99,14 @@ def config_complete() -> None:
         raise UsageError("primary is true or false")
     _parameters["config"] = str(Path(_parameters["config"]).absolute())
     _parameters["run-dir"] = str(Path(_parameters["run-dir"] or _usual_run_dir()).absolute())
-    _plan = blueprint(_parameters["config"], _parameters["resource"], _node_name())
+    return blueprint(_parameters["config"], _parameters["resource"], _node_name())
+
+
+def _end(error: PydrbdError | OSError) -> NoReturn:
+    """Say what is wrong, and go: nbdkit would show a traceback around it."""
+    sys.stderr.write(f"pydrbd: {error}\n")
+    sys.stderr.flush()
+    os._exit(exit_code_of(error))
 
 
 def after_fork() -> None:
@@ -102,7 +117,7 @@ def after_fork() -> None:
     try:
         _node.start(nbdkit.shutdown)
     except (PydrbdError, OSError) as error:
-        raise _Refused(str(error)) from None
+        _end(error)
 
 
 def cleanup() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "CommandFailed",
     "ConfiguredError",
     "CopiesDiffer",
+    "NotInstalled",
     "StandAloneError",
     "WaitTimedOut",
     "WorseThanOutdated",
@@ -35,7 +36,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     20: "the disk is in use by the running process of the resource",
     64: "the command line is wrong",
     65: "the meta-data is missing, damaged or foreign; create-md: there is something on the disk",
-    69: "the resource does not run here, or what it needs (disk, port, socket) is in use",
+    69: "the resource does not run here, or what it needs is in use (disk, port) or not installed",
     70: "an error in pydrbd",
     74: "the disk failed, is missing, or can't be used",
     76: "the peer, or a client, broke the protocol",
@@ -68,6 +69,12 @@ class CopiesDiffer(PydrbdError):
     """An online verify, or a check, has found differences."""
 
     exit_code: ClassVar[int] = 6
+
+
+class NotInstalled(PydrbdError):
+    """A verb needs software that is not there."""
+
+    exit_code: ClassVar[int] = 69
 
 
 class StandAloneError(PydrbdError):

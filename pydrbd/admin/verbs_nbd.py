@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydrbd.admin.context import Context
-from pydrbd.admin.exit_codes import os_error_text
+from pydrbd.admin.exit_codes import NotInstalled, os_error_text
 from pydrbd.admin.nbd_address import ServerAddress, open_first, parse_uri
 from pydrbd.admin.nbd_client import NbdClient
 from pydrbd.admin.nbd_device import BACKEND_PREFIX, NbdDevice, find_backend
@@ -51,8 +51,9 @@ def attach(
     """RES[/VNR] [/dev/nbdN]: make the export a block device, and leave a helper with it.
 
     Without `uris` the server is this machine's process of the resource. Raises UsageError, NotRunningError, BusyError,
-    DiskError, NbdClientError, PermissionError.
+    DiskError, NbdClientError, PermissionError, NotInstalled.
     """
+    _check_netlink()
     from pydrbd.admin.nbd_keeper import Wish, pid_of_keeper
 
     export, asked_for = _names(names)
@@ -88,8 +89,9 @@ def detach(context: Context, names: list[str], *, force: bool, dry_run: bool) ->
     """RES[/VNR], or /dev/nbdN: write what is buffered, detach. One that is not attached is done already.
 
     Refused while somebody uses the device, and while its server does not take what was written, unless `force`, which
-    gives that up. Raises BusyError, DiskError, UsageError, PermissionError.
+    gives that up. Raises BusyError, DiskError, UsageError, PermissionError, NotInstalled.
     """
+    _check_netlink()
     from pydrbd.admin.nbd_keeper import pid_of_keeper
 
     device = _attached(names)
@@ -161,17 +163,23 @@ def _own_addresses(context: Context, export: str) -> list[ServerAddress]:
 # --- the kernel ---
 
 
-def _kernel() -> NbdKernel:
-    """The nbd module, loaded if it is not yet. Raises UsageError if pyroute2 is missing."""
+def _check_netlink() -> None:
+    """Before anything that imports it. Raises NotInstalled if pyroute2 is missing."""
     try:
-        from pydrbd.admin.nbd_netlink import NbdKernel, NbdKernelError
+        import pydrbd.admin.nbd_netlink  # noqa: F401
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("pyroute2"):
             raise
-        raise UsageError(
+        raise NotInstalled(
             "pyroute2 is missing, which speaks netlink: pip install 'pydrbd[attach]', or apt-get install "
             "python3-pyroute2"
         ) from None
+
+
+def _kernel() -> NbdKernel:
+    """The nbd module, loaded if it is not yet. Raises NbdKernelError."""
+    from pydrbd.admin.nbd_netlink import NbdKernel, NbdKernelError
+
     if not Path("/sys/module/nbd").exists():
         try:
             subprocess.run(["modprobe", "nbd"], capture_output=True, check=True, timeout=_ANSWER_TIMEOUT_S)

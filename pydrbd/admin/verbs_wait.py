@@ -12,7 +12,7 @@ from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed, StandAloneError, WaitTimedOut
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.progress import Progress
-from pydrbd.errors import StateRefused
+from pydrbd.errors import DiskError, PydrbdError, StateRefused
 from pydrbd.units import BIT_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ _TENTATIVE_S: Final = 60.0
 """How long `connect --tentative` looks for the peer."""
 
 _LOOK_EVERY_S: Final = 0.1
-_STANDALONE_GRACE_S: Final = 1.0
-"""A process that just starts is StandAlone for a moment."""
+_GRACE_S: Final = 1.0
+"""How long what will not end by itself is borne: a process that just starts is StandAlone for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,10 @@ def wait_at_start(context: Context, resource: str, patience: Patience) -> int:
 
 
 def wait_sync(context: Context, resource: str, patience: Patience, *, quiet: bool = False) -> int:
-    """Wait until every volume is connected and no resync runs, and show how far it is."""
+    """Wait until every volume is connected and UpToDate on both nodes, and show how far it is.
+
+    Raises WaitTimedOut, StandAloneError, DiskError (a disk is missing, on either node).
+    """
     return _wait(context, resource, "wait-sync", patience, None if quiet else _Bar(resource))
 
 
@@ -168,7 +171,7 @@ def _wait(context: Context, resource: str, verb: str, patience: Patience, bar: C
 def _wait_in_slices(
     client: ControlClient, verb: str, timeout_s: float, deadline: float, bar: Companion | None, *, stays: bool
 ) -> None:
-    alone_since: float | None = None
+    stuck_since: float | None = None
     while True:
         now = time.monotonic()
         slice_s = max(0.0, min(_SLICE_S, deadline - now))
@@ -180,21 +183,34 @@ def _wait_in_slices(
         data = client.status()
         if bar is not None:
             bar.show(data)
-        if data["connection"] != "StandAlone" or stays:
-            alone_since = None
-        elif alone_since is None:
-            alone_since = now
-        elif now - alone_since >= _STANDALONE_GRACE_S:
-            raise StandAloneError(
-                f"{client.resource}: is StandAlone: {data.get('connection_reason') or 'disconnected'}: "
-                f"when that is mended, pydrbd connect {client.resource}"
-            )
+        stuck = _stuck(data, verb, stays=stays)
+        if stuck is None:
+            stuck_since = None
+        elif stuck_since is None:
+            stuck_since = now
+        elif now - stuck_since >= _GRACE_S:
+            raise stuck
         if bar is not None:
             bar.explain(data)
         if time.monotonic() >= deadline:
             raise WaitTimedOut(f"{client.resource}: {verb}: not within {timeout_s:g} s ({_state(data)})")
         if time.monotonic() - now < slice_s / 2:
             raise CommandFailed(f"{client.resource}: {verb}: {answer.text or 'the process does not wait'}")
+
+
+def _stuck(data: dict[str, Any], verb: str, *, stays: bool) -> PydrbdError | None:
+    """Why what is waited for does not come by itself."""
+    name = data["name"]
+    if data["connection"] == "StandAlone" and not stays:
+        reason = data.get("connection_reason") or "disconnected"
+        return StandAloneError(f"{name}: is StandAlone: {reason}: when that is mended, pydrbd connect {name}")
+    for volume in data["volumes"] if verb == "wait-sync" else ():
+        place = f"{name}/{volume['vnr']}"
+        if volume["cstate"] == "Connected" and volume["disk"] == "Diskless":
+            return DiskError(f"{place}: there is no disk here: when that is mended, pydrbd attach {name}")
+        if volume["cstate"] == "Connected" and volume["peer_disk"] == "Diskless":
+            return DiskError(f"{place}: the peer has no disk: when that is mended, pydrbd attach {name} there")
+    return None
 
 
 def _state(data: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
 from pydrbd.core.reconfigure import Reconfigure
-from pydrbd.core.refusals import StateCode, decode_reply
+from pydrbd.core.refusals import ERR_DISCARD_IMPOSSIBLE, StateCode, decode_reply, failure
 from pydrbd.core.states import Change, ConnState, DiskState, Role
 from pydrbd.core.sync_commands import SyncCommands
 from pydrbd.core.transitions import check_change, sanitize
@@ -124,11 +124,14 @@ class Operator:
     # --- connection ---
 
     def _connect(self, command: Command) -> None:
-        node = self._node
+        node, discards = self._node, bool(command.arguments.get("discard_my_data"))
+        if discards and any(volume.state.role is Role.Primary for volume in node.volumes.values()):
+            self.answer(command, StateCode.SS_UNKNOWN_ERROR, failure(ERR_DISCARD_IMPOSSIBLE))
+            return
         if node.cstate != ConnState.StandAlone:
             self.answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
             return
-        node.wants_discard = bool(command.arguments.get("discard_my_data"))
+        node.wants_discard = discards
         node.links.reason, node.links.split_brain = "", None
         node.links.tentative = bool(command.arguments.get("tentative"))
         node.set_cstate(ConnState.Unconnected)

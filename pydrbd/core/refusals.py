@@ -13,6 +13,7 @@ from pydrbd.errors import StateRefused
 
 __all__ = [
     "ERR_CONNECTED",
+    "ERR_DISCARD_IMPOSSIBLE",
     "ERR_IMPLICIT_SHRINK",
     "ERR_MD_LAYOUT_CONNECTED",
     "ERR_MD_LAYOUT_NO_FIT",
@@ -28,6 +29,7 @@ __all__ = [
     "refusal",
 ]
 
+ERR_DISCARD_IMPOSSIBLE: Final = 123
 ERR_RESIZE_RESYNC: Final = 130
 ERR_NO_PRIMARY: Final = 131
 ERR_NO_DISK: Final = 138
@@ -123,6 +125,7 @@ def refusal(code: StateCode) -> StateRefused:
 
 
 _FAILURES: Final[Mapping[int, str]] = {
+    ERR_DISCARD_IMPOSSIBLE: "--discard-my-data not allowed when primary.",
     ERR_RESIZE_RESYNC: "Resize not allowed during resync.",
     ERR_NO_PRIMARY: "Need one Primary node to resize.",
     ERR_NO_DISK: "Device does not have a disk-config",

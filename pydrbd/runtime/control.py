@@ -60,13 +60,6 @@ _NODE_VERBS = frozenset(
     }
 )
 
-_TO_BE_SYNCED = frozenset(
-    {
-        *(DiskState.Attaching, DiskState.Negotiating),
-        *(DiskState.Inconsistent, DiskState.Outdated, DiskState.Consistent),
-    }
-)
-
 Response = dict[str, Any]
 
 
@@ -280,10 +273,5 @@ def _place(host: Host) -> str:
 
 
 def _is_in_sync(state: State) -> bool:
-    """Connected, and nothing to be copied: also not in a moment, when a good copy and one that is not have just met.
-
-    Two new disks are not in sync either: one of them must be chosen first.
-    """
-    disks = {state.disk, state.pdsk}
-    due = DiskState.UpToDate in disks and bool(disks & _TO_BE_SYNCED)
-    return state.conn == ConnState.Connected and not due and disks != {DiskState.Inconsistent}
+    """Connected, and two good copies: not while one of them is yet to be made, or there is no disk to make it on."""
+    return state.conn is ConnState.Connected and state.disk is state.pdsk is DiskState.UpToDate

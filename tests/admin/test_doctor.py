@@ -175,7 +175,7 @@ def test_a_node_from_nothing_to_a_split_brain(node):
         split = node("doctor", "r0")
         assert split.code == 10 and "split brain: both copies were written to" in split.out
         assert re.search(r"apart \(since \d{4}-\d\d-\d\d [\d:]+\)", split.out)
-        assert node("primary", "--force", "r0").code == 0 and node("connect", "--discard-my-data", "r0").code == 0
+        assert node("connect", "--discard-my-data", "r0").code == 0 and node("primary", "--force", "r0").code == 0
         assert beta("connect", "r0").code == 0
         node("wait-connect", "r0").complains(10, "is StandAlone")
         wrong = node("doctor", "r0")

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -153,3 +154,12 @@ def test_every_code_of_a_process_is_in_the_table():
         assert error is None or (error.exit_code == code and str(error) == "words")
     assert isinstance(blamed(78, ""), ConfigError)
     assert blamed(None, "") is None and blamed("65", "") is None and blamed(17, "") is None
+
+
+@pytest.mark.parametrize("words", [("nbd-attach", "r0"), ("nbd-attach", "--dry-run", "r0"), ("nbd-detach", "r0")])
+def test_what_speaks_netlink_is_not_installed(place, monkeypatch, words):
+    """pyroute2 is an extra: without it one line says how to get it."""
+    for name in ("pydrbd.admin.nbd_netlink", "pydrbd.admin.nbd_keeper", "pyroute2.netlink"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "pyroute2", None)
+    place(*words).complains(69, "pip install 'pydrbd[attach]'")

@@ -13,6 +13,7 @@ from pydrbd.errors import BusyError, ConfigError
 from pydrbd.runtime.rendezvous import Endpoints, bind
 from tests.admin.conftest import config_text
 from tests.admin.snapshots import a_snapshot, alone
+from tests.lab.waiting import wait_until
 
 
 @contextmanager
@@ -108,6 +109,19 @@ def test_two_new_disks_are_not_in_sync(node):
         assert "neither copy is UpToDate: waiting until one is chosen ('pydrbd primary --force r0'" in waited.err
         assert beta("primary", "--force", "r0").code == 0
         assert node("wait-sync", "-t", "20", "r0").code == 0
+
+
+def test_a_pair_with_one_disk_is_not_in_sync(node):
+    """On neither node, until the disk is there again."""
+    with both_up(node, node.directory / "run-b") as beta:
+        assert node("wait-connect", "-t", "20", "r0").code == 0
+        assert node("primary", "--force", "r0").code == 0
+        assert node("wait-sync", "-t", "20", "r0").code == beta("wait-sync", "-t", "20", "r0").code == 0
+        assert beta("detach", "r0").code == 0
+        wait_until(lambda: node("dstate", "r0").out == "UpToDate/Diskless\n", "the peer to say that its disk is gone")
+        assert node("wait-sync", "r0").code == beta("wait-sync", "r0").code == 74
+        assert beta("attach", "r0").code == 0
+        assert node("wait-sync", "-t", "20", "r0").code == beta("wait-sync", "-t", "20", "r0").code == 0
 
 
 def test_a_peer_that_does_not_answer_has_not_refused(place, process):

@@ -76,6 +76,17 @@ def test_nobody_looks_for_the_peer(place, process):
     place("wait-connect", "r0").complains(10, "r0: is StandAlone", "pydrbd connect r0")
 
 
+@pytest.mark.parametrize(
+    ("disks", "words"),
+    [({"disk": "Diskless"}, "r0/0: there is no disk here"), ({"peer_disk": "Diskless"}, "r0/0: the peer has no disk")],
+)
+def test_a_disk_that_is_missing_is_not_synced(place, process, disks, words):
+    """Nor does one come by itself: wait-sync ends, and says what to do. wait-connect asks for no disk."""
+    slow(process, "wait-sync", [a_snapshot(a_volume(**disks))] * 100)
+    place("wait-sync", "r0").complains(74, words, "pydrbd attach r0")
+    assert place("wait-connect", "r0").code == 0
+
+
 def test_a_process_that_does_not_wait(place, process):
     """An answer of nonsense must not become a busy loop."""
     process.answers["wait-sync"] = {"code": 0, "text": "what?", "data": None}

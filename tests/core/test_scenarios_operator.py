@@ -251,3 +251,13 @@ def test_nobody_is_promoted_while_the_peer_is_attaching_what_may_be_newer() -> N
     assert world.b.answers[request][0] == -18
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and world.b.disks[0].data[:5] == b"newer"
+
+
+def test_a_primary_does_not_discard_its_data() -> None:
+    """As the kernel: ERR_DISCARD_IMPOSSIBLE at once, and nobody is looked for."""
+    world, _client = pair()
+    assert order(world, world.a, "disconnect") == 1
+    request = world.a.command("connect", discard_my_data=True)
+    world.run(0.1)
+    assert world.a.answers[request] == (0, "Failure: (123) --discard-my-data not allowed when primary.")
+    assert state(world.a).startswith("StandAlone Primary")
