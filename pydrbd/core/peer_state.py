@@ -191,7 +191,8 @@ class PeerStates:
         ):
             real = DiskState.UpToDate
         if volume.peer.skips_sync and mine.pdsk == DiskState.UpToDate and peer.conn <= ConnState.Connected:
-            real = max(real, mine.pdsk)  # as above: older than our word
+            # As above: older than our word. But a disk that is lost is news, whenever that was.
+            real = mine.pdsk if real >= DiskState.Inconsistent else real
         conn: ConnState = ConnState.Connected if mine.conn == ConnState.WFReportParams else mine.conn
         if peer.conn == ConnState.Ahead:
             conn = ConnState.Behind

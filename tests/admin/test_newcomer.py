@@ -115,7 +115,7 @@ def test_a_pair_with_one_disk_is_not_in_sync(node):
     """On neither node, until the disk is there again."""
     with both_up(node, node.directory / "run-b") as beta:
         assert node("wait-connect", "-t", "20", "r0").code == 0
-        assert node("primary", "--force", "r0").code == 0
+        assert node("new-current-uuid", "--clear-bitmap", "r0").code == 0
         assert node("wait-sync", "-t", "20", "r0").code == beta("wait-sync", "-t", "20", "r0").code == 0
         assert beta("detach", "r0").code == 0
         wait_until(lambda: node("dstate", "r0").out == "UpToDate/Diskless\n", "the peer to say that its disk is gone")

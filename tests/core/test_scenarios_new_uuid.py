@@ -43,6 +43,18 @@ def test_the_first_sync_is_skipped_on_a_fresh_pair(seed: int) -> None:
     assert world.copies_equal()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_disk_that_goes_just_after_the_first_sync_was_skipped_is_gone(seed: int) -> None:
+    """What the peer said before it heard of that counts no more, but for this."""
+    world = World(seed)
+    world.start()
+    assert order(world, world.a, "new-current-uuid", clear_bitmap=True) == 1
+    world.run_until(lambda: state(world.b).endswith(" UpToDate/UpToDate"))
+    assert order(world, world.b, "detach") == 1
+    world.run(1)
+    assert state(world.a) == "Connected Secondary/Secondary UpToDate/Diskless" and not world.protocol_errors
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_power_failure_while_it_is_skipped_never_leaves_a_split_brain(seed: int) -> None:
     """Whatever of it has become durable on which node: they meet again and agree."""
