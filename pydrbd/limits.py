@@ -65,6 +65,7 @@ __all__ = [
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
     "NBD_EXTENDED_PIECE_BYTES",
+    "NBD_GOODBYE_S",
     "NBD_HANDSHAKE_TIMEOUT_S",
     "NBD_IN_FLIGHT_BYTES_MAX",
     "NBD_OPTIONS_MAX",
@@ -132,6 +133,9 @@ NBD_ALL_IN_FLIGHT_BYTES_MAX: Final = 1024 * MIB
 
 NBD_DISCONNECT_TIMEOUT_S: Final = 30.0
 """How long a client that said DISC is given the replies it still has coming."""
+
+NBD_GOODBYE_S: Final = 0.5
+"""How long a demotion waits for the last clients: who has gone already may not have been read from yet."""
 
 NBD_OPTION_BYTES_MAX: Final = 64 * KIB
 NBD_OPTIONS_MAX: Final = 64

@@ -26,7 +26,7 @@ from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState, DiskState, State
 from pydrbd.core.verify_report import verify_report
 from pydrbd.errors import BusyError, UsageError
-from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX
+from pydrbd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX, NBD_GOODBYE_S
 from pydrbd.runtime.accepting import accept
 from pydrbd.runtime.adjust import adjust, set_options
 from pydrbd.runtime.control_arguments import decode_request, wrong_arguments
@@ -207,6 +207,8 @@ class ControlServer:
         failures = self._service.attach_failures
         if verb == "attach":
             failures.clear()
+        if verb == "secondary" and not arguments.get("force"):
+            await self._service.exports.goodbyes(NBD_GOODBYE_S)
         self._service.feed(Command(answer, verb, arguments))
         await answered.wait()
         if failures and verb == "attach" and response["code"] < 1:

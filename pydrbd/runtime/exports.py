@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+import trio
+
 from pydrbd.core.block_status import CONTEXTS
 from pydrbd.core.effects import Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
@@ -37,6 +39,7 @@ class Exports:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._gone = trio.Event()
 
     def names(self) -> dict[str, int]:
         """Export name -> volume number."""
@@ -112,6 +115,18 @@ class Exports:
         async with promoted(self._service) as refusal:
             words = f"{full} is not Primary on {self._service.plan.me.name}, and can't be: {refusal}"
             yield ExportUnavailable(words, ReplyType.ERR_POLICY) if refusal else None
+
+    def on_gone(self) -> None:
+        """A client is gone, and the node has heard of it."""
+        gone, self._gone = self._gone, trio.Event()
+        gone.set()
+
+    async def goodbyes(self, limit_s: float) -> None:
+        """Wait until no client keeps a Primary from being demoted, or for as long as the limit says."""
+        volumes = self._service.node.volumes.values()
+        with trio.move_on_after(limit_s):
+            while any(volume.sessions and volume.state.role == Role.Primary for volume in volumes):
+                await self._gone.wait()
 
     async def open_when_ready(self, name: str, client: Client) -> ClientSession:
         """`open`, after `make_ready` where that is needed. Raises ExportUnavailable."""
@@ -227,3 +242,4 @@ class ClientSession:
             self._open = False
             self._unanswered.clear()
             self._service.feed(SessionClosed(self, self._vnr))
+            self._service.exports.on_gone()
