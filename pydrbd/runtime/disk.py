@@ -175,9 +175,9 @@ class Disk:
         """Call back for operations as they are done, until `stop` is through. What a callback raises ends it.
 
         Raises InternalError when a thread met anything but the disk's own errors. `stop` may run it too: whoever comes
-        second takes over if the first is cancelled.
+        second takes over if the first is cancelled. It never returns while the other one still waits for the threads.
         """
-        while not self._workers.have_ended:
+        while self._run_ended is not None or not self._workers.have_ended:
             if self._run_ended is not None:
                 await self._run_ended.wait()
                 continue

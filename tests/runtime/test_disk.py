@@ -344,6 +344,20 @@ async def test_stop_fails_what_is_queued_and_waits_for_what_runs(runs: bool) -> 
     assert disk.submit(late, done.append) and not late.ok
 
 
+async def test_stop_closes_nothing_under_a_task_that_waits() -> None:
+    """Threads that have ended before `stop` looks: the task in run() has not been woken by their last word yet."""
+    memory = MemoryDevice(SIZE_BYTES)
+    async with trio.open_nursery() as nursery:
+        rig = Rig(memory, nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.disk._workers.end()
+        for thread in threading.enumerate():
+            if thread.name.startswith("disk-"):
+                thread.join(TIMEOUT_S)
+        await rig.stop()
+    assert memory.is_closed
+
+
 async def test_stop_gives_up_what_the_kernel_does_not_let_go(autojump_clock: trio.testing.MockClock) -> None:
     """A stuck operation is handed back after the time-out, never called back for, and its device stays open."""
     memory = MemoryDevice(SIZE_BYTES)
