@@ -10,7 +10,7 @@ import errno
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from pydrbd.errors import BusyError, ConfigError, DiskError, DiskForbidden, MetaDataError, PydrbdError
+from pydrbd.errors import BusyError, ConfigError, DiskError, DiskForbidden, MetaDataError, PydrbdError, UsageError
 
 __all__ = [
     "EXIT_CODES",
@@ -90,7 +90,7 @@ class ConfiguredError(PydrbdError):
 
 
 _BY_CODE: Final[Mapping[int, type[PydrbdError]]] = {
-    kind.exit_code: kind for kind in (MetaDataError, BusyError, DiskError, DiskForbidden, ConfigError)
+    kind.exit_code: kind for kind in (UsageError, MetaDataError, BusyError, DiskError, DiskForbidden, ConfigError)
 }
 """What a process can say of its disk, so that the same fault ends every verb with the same code."""
 

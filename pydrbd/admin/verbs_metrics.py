@@ -13,7 +13,7 @@ from pydrbd.admin.context import Context
 from pydrbd.admin.metrics import metrics_text
 from pydrbd.admin.output import complain, say
 from pydrbd.admin.running import names_here
-from pydrbd.config.settings import Listen, load_settings, parse_listen
+from pydrbd.config.settings import Listen, listen_option, load_settings, parse_listen
 from pydrbd.errors import BusyError, PydrbdError
 
 __all__ = ["DEFAULT_PLACE", "Exporter", "metrics"]
@@ -40,7 +40,7 @@ def metrics(context: Context, listen: str | None, *, once: bool) -> int:
 def _place(context: Context, listen: str | None) -> Listen:
     """Where to listen: the command line's word, pydrbd.toml's, or the usual place."""
     if listen is not None:
-        return parse_listen(listen, "--listen", "command line")
+        return listen_option(listen)
     configured = load_settings(context.config_path).metrics if context.has_config else None
     return configured or parse_listen(DEFAULT_PLACE, "", "")
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pydrbd.admin.output import say
-from pydrbd.config.settings import Listen, parse_listen
+from pydrbd.config.settings import Listen, listen_option
 
 __all__ = ["witness"]
 
@@ -16,7 +16,7 @@ def witness(listen: str, state: str, key_file: str | None) -> int:
     from pydrbd.runtime.witness_client import read_key
     from pydrbd.runtime.witness_server import run_witness
 
-    place = parse_listen(listen, "--listen", "command line")
+    place = listen_option(listen)
     key = read_key(key_file or "")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 

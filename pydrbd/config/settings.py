@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pydrbd.config.values import did_you_mean
-from pydrbd.errors import ConfigError
+from pydrbd.errors import ConfigError, UsageError
 from pydrbd.limits import CONFIG_FILE_BYTES_MAX, TLS_NAMES_MAX
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ResourceSettings",
     "Settings",
     "TlsSettings",
+    "listen_option",
     "load_settings",
     "parse_listen",
     "parse_settings",
@@ -257,6 +258,14 @@ def parse_listen(entry: object, key: str, file: str) -> Listen:
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise _error(file, f"{key}: '{port}' is not a TCP port: 1 to 65535")
     return Listen(host=bare_host, port=int(port))
+
+
+def listen_option(entry: str) -> Listen:
+    """The word of --listen. Raises UsageError."""
+    try:
+        return parse_listen(entry, "--listen", "command line")
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _error(file: str, message: str) -> ConfigError:

@@ -21,7 +21,7 @@ from pydrbd.config.model import Host
 from pydrbd.config.options import SECRET_OPTION, SECTIONS, Option
 from pydrbd.core.reconfigure import AT_ATTACH, AT_MEETING
 from pydrbd.core.states import ConnState
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import ConfigError, PydrbdError, UsageError, exit_code_of
 from pydrbd.runtime.affinity import use_processors
 from pydrbd.runtime.build import Blueprint, blueprint
 from pydrbd.runtime.rendezvous import try_address
@@ -167,7 +167,7 @@ async def adjust(service: Service, config_path: str, *, dry_run: bool) -> dict[s
                 try_address(new.endpoints, must_be_ours=must_be_ours)
             await _take_over(service, new)
     except (PydrbdError, OSError) as error:
-        return {"code": 0, "text": str(error), "data": None}
+        return {"code": 0, "text": str(error), "data": {"exit_code": exit_code_of(error)}}
     changes = [{"text": one.text, "when": _when(service, one).value} for one in found]
     return {"code": 1, "text": "", "data": {"changes": changes, "applied": not (dry_run or restart)}}
 
@@ -184,12 +184,15 @@ def _when(service: Service, difference: Difference) -> When:
 async def set_options(service: Service, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to the control verb `options`: other options of one section, until the next adjust."""
     try:
-        settings = parse_options(arguments["section"], arguments["options"])
+        try:
+            settings = parse_options(arguments["section"], arguments["options"])
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
         new = overridden(service.plan, arguments["section"], settings, arguments.get("volume"))
         found = differences(service.plan, new)
         await _take_over(service, new)
     except (PydrbdError, OSError) as error:
-        return {"code": 0, "text": str(error), "data": None}
+        return {"code": 0, "text": str(error), "data": {"exit_code": exit_code_of(error)}}
     changes = [{"text": one.text, "when": _when(service, one).value} for one in found]
     return {"code": 1, "text": "", "data": {"changes": changes, "applied": True}}
 

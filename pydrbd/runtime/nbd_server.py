@@ -56,8 +56,8 @@ class NbdServer:
     def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket that only this user may connect to.
 
-        A socket file whose process is gone is replaced. Raises BusyError if a process listens there, UsageError if
-        the path is too long, not a socket, or can't be created.
+        A socket file whose process is gone is replaced. Raises BusyError if a process listens there or
+        it is no socket, UsageError if the path is too long, or can't be created.
         """
         if len(os.fsencode(path)) > _UNIX_PATH_BYTES_MAX:
             raise UsageError(
@@ -214,13 +214,13 @@ def _listen(sock: socket.socket, address: Any, place: str) -> None:
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """Make way for a new socket. Raises BusyError if somebody listens on the old one, UsageError if it is none."""
+    """Make way for a new socket. Raises BusyError if somebody listens on the old one, or if it is none."""
     try:
         mode = path.lstat().st_mode
     except OSError:
         return  # nothing there, or no way to it: bind says what is wrong
     if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path} is in the way of the NBD socket and is not a socket: move it")
+        raise BusyError(f"{path} is in the way of the NBD socket and is not a socket: move it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

@@ -163,3 +163,14 @@ def test_what_speaks_netlink_is_not_installed(place, monkeypatch, words):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "pyroute2", None)
     place(*words).complains(69, "pip install 'pydrbd[attach]'")
+
+
+def test_a_running_process_blames_the_same_as_the_command_line(node):
+    """78 for a pydrbd.toml that is wrong, running or not; 64 for an option that can't be; and where to listen."""
+    assert node("create-md", "r0").code == 0 and node("up", "r0").code == 0
+    node("disk-options", "--al-extents=1", "r0").complains(64, "al-extents")
+    settings = node.config.with_name("pydrbd.toml")
+    settings.write_text("[resource.r0]\nio = 'perhaps'\n")
+    for verb in ("up", "adjust"):
+        node(verb, "r0").complains(78, "pydrbd.toml")
+    node.run("witness", "--listen", "nowhere", "--state", node.directory / "leases").complains(64, "--listen can't be")

@@ -67,11 +67,11 @@ def test_close_leaves_a_socket_alone_that_is_not_ours_any_more(engine, socket_pa
     assert socket_path.exists()
 
 
-@pytest.mark.parametrize("name", ["file", "missing/s", "n" * 120])
-def test_a_path_that_cannot_be_a_socket_is_the_users_error(engine, short_tmp, name):
+@pytest.mark.parametrize(("name", "error"), [("file", BusyError), ("missing/s", UsageError), ("n" * 120, UsageError)])
+def test_a_path_that_cannot_be_a_socket_is_told(engine, short_tmp, name, error):
     """A file in the way, no directory, a name that is too long: clear words, and nothing destroyed."""
     (short_tmp / "file").write_text("precious")
-    with pytest.raises(UsageError, match=name):
+    with pytest.raises(error, match=name):
         NbdServer(engine).listen_unix(short_tmp / name)
     assert (short_tmp / "file").read_text() == "precious"
 
@@ -318,7 +318,7 @@ def test_places_that_can_not_be_listened_at(engine, socket_path, monkeypatch):
     """A file in the way, a directory that is not there, a name that nobody has, a port that somebody has."""
     server = NbdServer(engine)
     socket_path.touch()
-    with pytest.raises(UsageError, match="is in the way of the NBD socket and is not a socket: move it"):
+    with pytest.raises(BusyError, match="is in the way of the NBD socket and is not a socket: move it"):
         server.listen_unix(socket_path)
     with pytest.raises(UsageError, match=r"can't listen on the NBD socket .*: No such file"):
         server.listen_unix(socket_path.with_name("none") / "s")
