@@ -105,7 +105,9 @@ class QemuMirror(_QemuPair):
         return ["--export", _export("a"), *monitor]
 
     def _begin(self, stack: ExitStack) -> None:
-        self._monitor = stack.enter_context(_Monitor(self.directory / "qmp.sock"))
+        path = self.directory / "qmp.sock"
+        wait_for_socket(path, self._servers[0])
+        self._monitor = stack.enter_context(_Monitor(path))
         self._copy()
 
     def prepare_resync(self, row: Row, seed: int) -> None:
@@ -147,7 +149,11 @@ class _Monitor:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(_READY_TIMEOUT_S)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._lines = self._socket.makefile("r")
 
     def __enter__(self) -> _Monitor:

@@ -147,7 +147,7 @@ def test_options_of_what_runs(node, ports):
         "r0: volume 0: disk: fencing dont-care -> resource-only\n"
     )
     assert node("resource-options", "--cpu-mask=1", "r0").out == "r0: options: cpu-mask none -> 1\n"
-    node("net-options", "--ko-count=900", "r0").complains(10, "'ko-count 900' is out of range: 0 to 200")
+    node("net-options", "--ko-count=900", "r0").complains(64, "'ko-count 900' is out of range: 0 to 200")
     node("net-options", "r0").complains(64, "which option?")
     back = ["r0: options: cpu-mask 1 -> none", "r0: net: ping-int 3 -> 10", "r0: net: ko-count 9 -> 5"]
     assert node("adjust", "r0").out.splitlines()[:3] == back

@@ -161,20 +161,20 @@ def test_a_node_that_runs_already_is_left_alone(pair):
     pair.start()
     words = pair.nbdkit_words(options=("-U", "-"))
     done = subprocess.run(words, env=pair.env, capture_output=True, text=True, timeout=LIMIT_S)
-    assert done.returncode == 1 and "r0 is running here already" in done.stderr
+    assert done.returncode == 69 and "r0 is running here already" in done.stderr
     assert "pydrbd/runtime" not in done.stderr
     assert "role:Secondary" in pair.call("a", "status")
 
 
 def test_wrong_parameters_are_named_at_once(pair):
     """Before nbdkit serves anything: what is unknown, what is missing, what the configuration does not have."""
-    for words, said in (
-        (("colour=red",), "unknown parameter 'colour'"),
-        (("primary=perhaps",), "primary is true or false"),
-        (("resource=r9",), "r9"),
+    for words, code, said in (
+        (("colour=red",), 64, "unknown parameter 'colour'"),
+        (("primary=perhaps",), 64, "primary is true or false"),
+        (("resource=r9",), 78, "r9"),
     ):
         done = subprocess.run(
             pair.nbdkit_words(*words, options=("-U", "-", "--run", "true")),
             env=pair.env, capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
-        assert done.returncode == 1 and said in done.stderr, done
+        assert done.returncode == code and said in done.stderr, done
