@@ -19,6 +19,7 @@ from pathlib import Path
 from pydrbd.metadata.layout import MetaKind
 from pydrbd.metadata.opening import KnownSize
 from pydrbd.runtime.build import DiskPlace
+from pydrbd.runtime.durable_file import make_directory, replace_file
 from pydrbd.units import SECTOR_SIZE_BYTES
 
 __all__ = ["KnownSizes", "state_dir"]
@@ -72,19 +73,8 @@ class KnownSizes:
             "device_uuid": f"{sizes[-1].device_uuid:016X}",
             "sizes_bytes": [size.md_sectors * SECTOR_SIZE_BYTES for size in sizes],
         }
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(place)
-        new = path.with_suffix(".new")
-        with new.open("w") as file:
-            file.write(json.dumps(content) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        make_directory(self._directory)
+        replace_file(self._path(place), json.dumps(content) + "\n")
 
     def _path(self, place: DiskPlace) -> Path:
         return self._directory / f"disk-{hashlib.sha256(os.fsencode(place.path)).hexdigest()[:16]}.size"

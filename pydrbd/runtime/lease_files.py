@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import IO, Final
 
 from pydrbd.core.lease import Lease
 from pydrbd.errors import BusyError, MetaDataError
 from pydrbd.limits import WITNESS_LEASE_FILE_BYTES_MAX, WITNESS_LEASES_MAX, WITNESS_NAME_BYTES_MAX
+from pydrbd.runtime.durable_file import make_directory, replace_file
 
 __all__ = ["LeaseFiles"]
 
@@ -25,7 +25,7 @@ class LeaseFiles:
 
     def __init__(self, directory: Path) -> None:
         """Raises OSError, BusyError if another witness has it, MetaDataError for a file that is damaged."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         self._directory = directory
         self._lock = _lock(directory / "lock")
         try:
@@ -50,17 +50,7 @@ class LeaseFiles:
             "term": lease.term,
         }  # fmt: skip
         file = self._directory / (hashlib.sha256(name.encode()).hexdigest()[:32] + _SUFFIX)
-        fresh = file.with_suffix(".new")
-        with fresh.open("w") as stream:
-            json.dump(document, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(file)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(file, json.dumps(document))
 
 
 def _lock(path: Path) -> IO[bytes]:
