@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -71,36 +73,44 @@ async def dial(address: tuple[str, int]) -> SocketPair:
     return SocketPair(*sockets, resolve_conflicts=False)
 
 
-async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() -> None:
-    """Memory is bounded by what waits for the disk; the peer is not taken for dead meanwhile, and nothing is lost."""
+@asynccontextmanager
+async def met(owner: Notes) -> AsyncIterator[tuple[Link, SocketPair]]:
+    """A link that runs, and the peer that has met it."""
     ours, _nobody = endpoints()
-    owner = Notes(behind_after=1)
     link = Link(owner, ours, TIMES, lambda count: bytes(count))
-    write = encode_packet(Packet.P_UNPLUG_REMOTE, b"", apv=101)
-    ping = encode_packet(Packet.P_PING, b"", apv=101)
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             link.open()
             await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
             peer = await dial(ours.local)
-            await peer.data.send(write)
-            await owner.until(Socket.DATA, 1)
-            for count in range(1, 4):
-                await peer.data.send(write)
-                await peer.meta.send(ping)
-                await owner.until(Socket.META, count)
-            await trio.testing.wait_all_tasks_blocked(QUIET_S)
-            assert owner.received[Socket.DATA] == 1
-            owner.behind_after = 100
-            owner.node.holds_data = False
-            link.resume_reading()
-            await owner.until(Socket.DATA, 4)
-            assert [type(event) for event in owner.events] == [LinkUp]
+            yield link, peer
             peer.close()
-            while not any(isinstance(event, LinkDown) for event in owner.events):
-                await owner.changed.wait()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_that_is_behind_stops_the_peers_data_but_not_its_pings() -> None:
+    """Memory is bounded by what waits for the disk; the peer is not taken for dead meanwhile, and nothing is lost."""
+    owner = Notes(behind_after=1)
+    write = encode_packet(Packet.P_UNPLUG_REMOTE, b"", apv=101)
+    ping = encode_packet(Packet.P_PING, b"", apv=101)
+    async with met(owner) as (link, peer):
+        await peer.data.send(write)
+        await owner.until(Socket.DATA, 1)
+        for count in range(1, 4):
+            await peer.data.send(write)
+            await peer.meta.send(ping)
+            await owner.until(Socket.META, count)
+        await trio.testing.wait_all_tasks_blocked(QUIET_S)
+        assert owner.received[Socket.DATA] == 1
+        owner.behind_after = 100
+        owner.node.holds_data = False
+        link.resume_reading()
+        await owner.until(Socket.DATA, 4)
+        assert [type(event) for event in owner.events] == [LinkUp]
+        peer.close()
+        while not any(isinstance(event, LinkDown) for event in owner.events):
+            await owner.changed.wait()
 
 
 async def test_an_address_that_is_gone_is_waited_for(

@@ -10,13 +10,11 @@ from pydrbd.core.effects import Socket
 from pydrbd.core.events import LinkDown, LinkUp
 from pydrbd.core.states import ConnState
 from pydrbd.runtime import link_unread
-from pydrbd.runtime.link import Link
 from pydrbd.runtime.link_unread import Unread
 from pydrbd.units import MIB
 from pydrbd.wire.framing import encode_packet
 from pydrbd.wire.packets import Packet
-from tests.runtime.test_link import LIMIT_S, QUIET_S, Notes, dial
-from tests.runtime.test_rendezvous import TIMES, endpoints
+from tests.runtime.test_link import QUIET_S, Notes, met
 
 ANSWER = bytes(16 * MIB)  # more than a socket takes
 ASK = encode_packet(Packet.P_UNPLUG_REMOTE, b"", apv=101)
@@ -25,52 +23,34 @@ ASK = encode_packet(Packet.P_UNPLUG_REMOTE, b"", apv=101)
 async def test_a_peer_that_does_not_read_its_answers_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost by it: when it has read, its next question is heard."""
     monkeypatch.setattr(link_unread, "LINK_UNREAD_ANSWERS_BYTES_MAX", MIB)
-    ours, _nobody = endpoints()
     owner = Notes(behind_after=100)
-    link = Link(owner, ours, TIMES, lambda count: bytes(count))
-    with trio.fail_after(LIMIT_S):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            link.open()
-            await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
-            peer = await dial(ours.local)
-            await peer.data.send(ASK)
-            await owner.until(Socket.DATA, 1)
-            link.send(Socket.DATA, [ANSWER], answer=True)
-            link.flush()
-            await peer.data.send(ASK)  # its reader waits already: this one is still heard
-            await owner.until(Socket.DATA, 2)
-            await peer.data.send(ASK)
-            await trio.testing.wait_all_tasks_blocked(QUIET_S)
-            assert owner.received[Socket.DATA] == 2
-            left = len(ANSWER)
-            while left:
-                left -= len(await peer.data.recv(left))
-            await owner.until(Socket.DATA, 3)
-            peer.close()
-            nursery.cancel_scope.cancel()
+    async with met(owner) as (link, peer):
+        await peer.data.send(ASK)
+        await owner.until(Socket.DATA, 1)
+        link.send(Socket.DATA, [ANSWER], answer=True)
+        link.flush()
+        await peer.data.send(ASK)  # its reader waits already: this one is still heard
+        await owner.until(Socket.DATA, 2)
+        await peer.data.send(ASK)
+        await trio.testing.wait_all_tasks_blocked(QUIET_S)
+        assert owner.received[Socket.DATA] == 2
+        left = len(ANSWER)
+        while left:
+            left -= len(await peer.data.recv(left))
+        await owner.until(Socket.DATA, 3)
 
 
 async def test_a_peer_that_does_not_read_its_acknowledgements_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on writing and never looks at the meta socket."""
     monkeypatch.setattr(link_unread, "LINK_UNREAD_ACKS_BYTES_MAX", MIB)
-    ours, _nobody = endpoints()
     owner = Notes(behind_after=100)
-    link = Link(owner, ours, TIMES, lambda count: bytes(count))
-    with trio.fail_after(LIMIT_S):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            link.open()
-            await trio.testing.wait_all_tasks_blocked(QUIET_S)
-            peer = await dial(ours.local)
-            await peer.data.send(ASK)
-            await owner.until(Socket.DATA, 1)
-            link.send(Socket.META, [ANSWER])
-            link.flush()
-            while not any(isinstance(event, LinkDown) for event in owner.events):
-                await owner.changed.wait()
-            peer.close()
-            nursery.cancel_scope.cancel()
+    async with met(owner) as (link, peer):
+        await peer.data.send(ASK)
+        await owner.until(Socket.DATA, 1)
+        link.send(Socket.META, [ANSWER])
+        link.flush()
+        while not any(isinstance(event, LinkDown) for event in owner.events):
+            await owner.changed.wait()
     assert [type(event) for event in owner.events] == [LinkUp, LinkDown]
     assert owner.events[1].reason is ConnState.Timeout
 
