@@ -62,6 +62,7 @@ __all__ = [
     "LINK_UNREAD_ANSWERS_BYTES_MAX",
     "LOG_FILE_BYTES_MAX",
     "NBD_ALL_IN_FLIGHT_BYTES_MAX",
+    "NBD_ATTACH_CONNECTIONS_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
     "NBD_EXTENDED_PIECE_BYTES",
@@ -151,6 +152,9 @@ NBD_EXTENDED_PIECE_BYTES: Final = 256 * KIB
 
 NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
 NBD_CONNECTIONS_MAX: Final = 256
+
+NBD_ATTACH_CONNECTIONS_MAX: Final = 16
+"""How many connections a device of the kernel may have; it uses not more than the machine has processors."""
 
 TLS_PIECE_BYTES: Final = 256 * KIB
 """What is encrypted or decrypted at once, for each direction of a connection."""
