@@ -75,6 +75,7 @@ __all__ = [
     "NBD_STATUS_CHOICE_BYTES_MAX",
     "NBD_STATUS_EXTENTS_MAX",
     "NBD_STRING_BYTES_MAX",
+    "PATIENCE_REQUESTS_MIN",
     "PEER_BACKLOG_BYTES_MAX",
     "PEER_READ_BYTES_MAX",
     "PEER_REQUESTS_MAX",
@@ -225,6 +226,9 @@ LANE_CLIENTS_MAX: Final = 64
 
 LANE_REPLY_BYTES: Final = MIB + 64 * KIB
 """Replies of a lane that one client has not read; beyond it the client is not served."""
+
+PATIENCE_REQUESTS_MIN: Final = 16
+"""Fewer requests of one lane say nothing about how many are under way at a time."""
 
 THREAD_CHANNELS_MAX: Final = 16
 """Requests of one client of another program's threads (nbdkit's) that the engine sees at a time; others wait."""
