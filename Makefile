@@ -62,7 +62,7 @@ test-all: $(VENV)/dev.stamp ## all tests
 prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, and RELIABILITY.json
 	@nice $(PY) -m tests.prove --time $(PROVE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-fuzz: $(VENV)/dev.stamp ## INPUTS=1000000 by coverage on the parsers, SESSIONS=10000 on a live node; SEED=N plays them again
+fuzz: $(VENV)/dev.stamp ## INPUTS=1000000 by coverage on the parsers, SESSIONS=10000 on a live pair; SEED=N plays them again
 	@nice $(PY) -m tests.fuzz --inputs $(INPUTS) --sessions $(SESSIONS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 rounds: $(VENV)/dev.stamp ## the long crash run: ROUNDS=100 times write, kill, restart, resync, compare

@@ -1,7 +1,7 @@
 """The long run: `python -m tests.fuzz --inputs 10000000 --sessions 100000` (make fuzz).
 
-Inputs go to the parsers, each target an equal share, on all processors; sessions to a live node with a good client
-beside them (tests/nbd/test_fuzz.py). What is found is written to a directory, and said; the exit code is then 1.
+Inputs go to the parsers, each target an equal share, on all processors; sessions to a live pair with a good client
+beside them (tests/fuzz/live.py). What is found is written to a directory, and said; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ import argparse
 import multiprocessing
 import os
 import secrets
-import subprocess
 import sys
-import time
+import traceback
 from pathlib import Path
 
+from tests.fuzz.live import play_sessions
 from tests.fuzz.share import GROWTH_BYTES_MAX, play
 from tests.fuzz.targets import TARGETS
-from tests.nbd.test_fuzz import SESSIONS_PER_ROUND
 
 
-def play_sessions(count: int, seed: int) -> bool:
-    """Whole sessions on a live node, as its test plays them."""
-    rounds = -(-count // SESSIONS_PER_ROUND)
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", f"--rounds={rounds}"]
-    words += [f"--seed={seed}", "tests/nbd/test_fuzz.py", "-k", "live_node"]
-    began = time.monotonic()
-    done = subprocess.run(words, cwd=Path(__file__).parents[2], check=False)
-    took_s = time.monotonic() - began
+def meet_clients(count: int, seed: int) -> bool:
+    """Whole sessions on a live pair."""
+    try:
+        figures = play_sessions(count, seed, lambda line: print(line, flush=True))
+    except Exception:
+        print(f"sessions on a live pair: FAILED\n{traceback.format_exc()}", flush=True)
+        return False
     print(
-        f"{rounds * SESSIONS_PER_ROUND} sessions on a live node in {took_s:.0f} s: "
-        f"{'FAILED' if done.returncode else 'good'}"
+        f"{figures.sessions} sessions on a live pair in {figures.spent_s:.0f} s "
+        f"({figures.sessions / figures.spent_s:.0f}/s), fio verified {figures.fio_rounds} times beside them: good"
     )
-    return done.returncode == 0
+    for name, before, after in figures.looks:
+        print(f"  {name}: {before} at the beginning, {after} at the end")
+    return True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=100_000, help="for all targets together")
-    parser.add_argument("--sessions", type=int, default=0, help="on a live node")
+    parser.add_argument("--sessions", type=int, default=0, help="on a live pair")
     parser.add_argument("--seed", type=int, help="the same inputs again")
     parser.add_argument("--target", action="append", choices=[target.name for target in TARGETS])
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where inputs go that were found")
@@ -67,7 +67,7 @@ def main() -> int:
                 print(f"{path}:\n{finding.text}", flush=True)
     print(f"{total} inputs in all: {'good' if good else 'FAILED'}", flush=True)
     if options.sessions:
-        good = play_sessions(options.sessions, seed) and good
+        good = meet_clients(options.sessions, seed) and good
     return 0 if good else 1
 
 

@@ -1,7 +1,8 @@
 """The loop: take an input that was worth keeping, change it, run it, keep it if it came where none has been.
 
-Tracing costs ten times what a parser does, so only one input in TRACED_ONE_IN is looked at; all are run. Where an input
-has been is the set of pairs of lines that followed each other, of our own code. The same seed plays the same inputs.
+Tracing costs ten times what a parser does, so only one input in TRACED_ONE_IN is looked at, and fewer once the first
+have found what is near; all are run. Where an input has been is the set of pairs of lines that followed each other,
+of our own code. The same seed plays the same inputs.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from tests.prove.fuzz import mutate
+from tests.fuzz.mutation import mutate
 
-__all__ = ["Campaign", "Finding", "Target", "rss_bytes"]
+__all__ = ["INPUT_BYTES_MAX", "Campaign", "Finding", "Target", "rss_bytes"]
 
 TRACED_ONE_IN: Final = 8
+LATER_ONE_IN: Final = 32
+EARLY_INPUTS: Final = 20_000
 CORPUS_MAX: Final = 2000
 INPUT_BYTES_MAX: Final = 20_000
 SLOW_S: Final = 2.0
@@ -35,6 +39,11 @@ class Target:
     name: str
     seeds: Callable[[], Sequence[bytes]]
     run: Callable[[bytes], object]
+
+    @cache  # noqa: B019 - the targets are there as long as the process
+    def kept_seeds(self) -> Sequence[bytes]:
+        """What it begins with, made once."""
+        return self.seeds()
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ class Campaign:
         self._draw = random.Random(f"{self.target.name}/{self.seed}")
         self._coverage = Coverage()
         self.corpus: list[bytes] = []
-        for content in self.target.seeds():
+        for content in self.target.kept_seeds():
             self._try(content[:INPUT_BYTES_MAX], traced=True, keep=not self.corpus)
 
     @property
@@ -105,8 +114,9 @@ class Campaign:
     def go_on(self, count: int) -> None:
         """So many inputs more."""
         began = time.process_time()
-        for number in range(count):
-            self._try(self._next(), traced=number % TRACED_ONE_IN == 0)
+        for _ in range(count):
+            one_in = TRACED_ONE_IN if self.inputs < EARLY_INPUTS else LATER_ONE_IN
+            self._try(self._next(), traced=self.inputs % one_in == 0)
         self.spent_s += time.process_time() - began
 
     def _next(self) -> bytes:
@@ -138,9 +148,9 @@ class Campaign:
             self.corpus.append(content)
 
 
-def rss_bytes() -> int:
-    """What of this process is in memory."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def rss_bytes(pid: int | str = "self") -> int:
+    """What of a process is in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
     raise AssertionError("no VmRSS")

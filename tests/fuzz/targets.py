@@ -1,12 +1,13 @@
 """The parsers, each with what real sessions and files have said to it.
 
-Streams are read whole, in two pieces cut at a byte that the input names itself, and byte by byte: the same must come
-out.
+Streams are read whole, in two pieces cut at a byte that the input names itself, and byte by byte (a long one so far as
+its first bytes go, but for one in SLOWLY_ONE_IN): the same must come out.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from pydrbd import native
 from pydrbd.config.load import parse_config
-from pydrbd.errors import PydrbdError
+from pydrbd.errors import ClientProtocolError, PydrbdError
 from pydrbd.limits import DRBD_PAYLOAD_BYTES_MAX, NBD_REQUEST_BYTES_MAX
 from pydrbd.metadata.al_replay import replay
 from pydrbd.metadata.apply_al import split_blocks
@@ -23,8 +24,11 @@ from pydrbd.metadata.layout import MetaKind
 from pydrbd.metadata.opening import open_meta_data
 from pydrbd.metadata.superblock import Superblock
 from pydrbd.runtime import control_arguments
+from pydrbd.units import GIB
 from pydrbd.wire.bitmap_code import BitmapReceiver, encode_bitmap
 from pydrbd.wire.framing import PacketReader
+from pydrbd.wire.nbd_extended import ExtendedTranslator
+from pydrbd.wire.nbd_negotiation import Policy
 from pydrbd.wire.nbd_option_data import OptionRefused, decode_context_request, decode_info_request
 from pydrbd.wire.packet_numbers import FEATURES_KERNEL, Packet, SocketKind
 from pydrbd.wire.packets import WireContext, decode_packet
@@ -47,13 +51,15 @@ from pydrbd.wire.witness import (
 from tests.fuzz.engine import Target
 from tests.harness.disk import MemoryDisk
 from tests.harness.simulation import fresh_pair_superblock
-from tests.nbd.record import CORPUS
+from tests.nbd.hostile import corpus
 from tests.nbd.test_negotiation import run as negotiate
 from tests.wire.pcap import SESSIONS
 from tests.wire.sessions import session_of
 
 __all__ = ["TARGETS"]
 
+SLOWLY_ONE_IN = 16
+SLOWLY_BYTES = 64
 _DISK_BYTES = 1 << 20
 _PIECE_BYTES_MAX = 3000
 _APVS = (80, 86, 95, 100, 101)
@@ -79,7 +85,9 @@ def _refused_or(taken: Callable[[], object]) -> object:
 def _pieces(content: bytes, cut: int) -> tuple[Sequence[bytes], ...]:
     """Whole, in two, byte by byte."""
     at = cut % (len(content) + 1)
-    return (content,), (content[:at], content[at:]), [content[i : i + 1] for i in range(len(content))]
+    slowly = len(content) if zlib.crc32(content) % SLOWLY_ONE_IN == 0 else min(len(content), SLOWLY_BYTES)
+    single = [content[i : i + 1] for i in range(slowly)]
+    return (content,), (content[:at], content[at:]), [*single, content[slowly:]]
 
 
 @cache
@@ -119,7 +127,9 @@ def frames(content: bytes) -> None:
         lambda: native.drbd_split(memory, 0, len(memory), (80, 95, 100)[apv % 3], cut % 2 * 4, DRBD_PAYLOAD_BYTES_MAX)
     )
     if isinstance(split[0], native.Batch):
-        assert split[1] <= len(memory)
+        batch, consumed, _ = split
+        assert consumed <= len(memory)
+        assert all(record.data <= consumed for record in batch.records[0 : batch.count])
 
 
 def _payload_seeds() -> list[bytes]:
@@ -139,13 +149,42 @@ def payloads(content: bytes) -> None:
 
 
 def _nbd_sessions() -> list[bytes]:
-    return [path.read_bytes()[:_PIECE_BYTES_MAX] for path in sorted(CORPUS.glob("*.bin"))]
+    return [session[:_PIECE_BYTES_MAX] for session in corpus()]
 
 
 def handshake(content: bytes) -> None:
     """NBD's negotiation: whole, cut, and byte by byte."""
-    results = [negotiate(*pieces) for pieces in _pieces(content, sum(content[:16]))]
+    policy = Policy(extended=len(content) % 2 == 0)
+    results = [negotiate(*pieces, policy=policy) for pieces in _pieces(content, sum(content[:16]))]
     assert all(one == other for one, other in pairwise(results)), "cut in another way it is another handshake"
+
+
+def _extended_seeds() -> list[bytes]:
+    found = []
+    for session in _nbd_sessions():
+        at = session.find(b"\x21\xe4\x1c\x71")
+        found += [session[at:]] if at >= 0 else []
+    return found
+
+
+def extended(content: bytes) -> None:
+    """NBD's requests with extended headers: what becomes of them is one that can be split, however they arrive."""
+
+    def translated(pieces: Sequence[bytes]) -> tuple[bytes, bytes, str]:
+        one, heard = ExtendedTranslator(20 * GIB, 512, [1, 2]), bytearray()
+        try:
+            for piece in pieces:
+                data = piece
+                while some := one.requests(data):
+                    heard += some
+                    data = b""
+        except ClientProtocolError as error:  # what had been translated of the same piece is lost with it
+            return b"", one.refusals(), str(error)
+        return bytes(heard), one.refusals(), ""
+
+    results = [translated(pieces) for pieces in _pieces(content, sum(content[:16]))]
+    assert all(one == other for one, other in pairwise(results)), "cut in another way they are other requests"
+    requests(results[0][0])
 
 
 def requests(content: bytes) -> None:
@@ -305,6 +344,7 @@ TARGETS = (
     Target("payloads", _payload_seeds, payloads),
     Target("nbd-handshake", _nbd_sessions, handshake),
     Target("nbd-requests", _request_seeds, requests),
+    Target("nbd-extended", _extended_seeds, extended),
     Target("nbd-options", _option_seeds, option_data),
     Target("meta-data", _meta_data_seeds, meta_data),
     Target("bitmaps", _bitmap_seeds, bitmaps),

@@ -15,8 +15,10 @@ __all__ = ["primary_node"]
 
 @asynccontextmanager
 async def primary_node(directory: Path) -> AsyncIterator[Service]:
-    """8 MiB under the name r0, on a Unix socket in the directory."""
-    async with running(make_pair(directory), directory, limit_s=float("inf")) as service:
+    """8 MiB under the name r0, on a Unix socket in the directory; extended headers are offered."""
+    config = make_pair(directory)
+    (directory / "pydrbd.toml").write_text("[resource.r0]\nnbd-extended-headers = true\n")
+    async with running(config, directory, limit_s=float("inf")) as service:
         await service.control.command("primary", {"force": True})
         assert service.node.volumes[0].state.role is Role.Primary
         yield service

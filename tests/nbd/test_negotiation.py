@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydrbd.errors import ClientProtocolError
 from pydrbd.limits import NBD_OPTION_BYTES_MAX, NBD_OPTIONS_MAX, NBD_REQUEST_BYTES_MAX
 from pydrbd.wire.nbd import ExportInfo, ExportNotReady, ExportUnavailable, InfoType, Option, ReplyType, TransmissionFlag
-from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome, Waits
+from pydrbd.wire.nbd_negotiation import Aborted, Negotiation, Opened, Outcome, Policy, Waits
 from tests.nbd.raw_client import FIXED, GREETING, info_request, option, replies
 
 R0 = ExportInfo(
@@ -55,9 +55,9 @@ class Result:
     error: str
 
 
-def run(*chunks: bytes) -> Result:
+def run(*chunks: bytes, policy: Policy = Policy()) -> Result:  # noqa: B008 - it never changes
     """Feed chunks one by one; what came of it. A chunk after the end is what a driver would not read any more."""
-    negotiation = Negotiation(TwoExports())
+    negotiation = Negotiation(TwoExports(), policy)
     outcome: Outcome | None = None
     left = b""
     try:

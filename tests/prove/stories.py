@@ -9,7 +9,6 @@ from typing import Any
 from pydrbd.core.transitions import Fencing
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Violation
-from tests.harness.plots import PlottedSimulation
 from tests.harness.quorum_story import QuorumStory
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.situations import SOMETIMES
@@ -23,10 +22,6 @@ RETOLD = 64
 KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("stories", 3, {}),
     ("stories with lanes", 3, {"lanes": True}),
-    ("busy stories", 5, {"busy": True}),
-    ("busy stories with lanes", 4, {"busy": True, "lanes": True}),
-    ("stories with a plot", 0.5, {"ending": 0.7}),
-    ("stories with a plot, resource-and-stonith", 0.5, {"ending": 0.7, "fencing": Fencing.RESOURCE_AND_STONITH}),
     ("stories, protocol A", 0.5, {"protocol": WireProtocol.A}),
     ("stories, protocol B", 0.5, {"protocol": WireProtocol.B}),
     ("stories, resource-only", 1, {"fencing": Fencing.RESOURCE_ONLY}),
@@ -40,8 +35,7 @@ KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
 
 def tell(name: str, options: dict[str, Any], seed: int, figures: Counter[str]) -> None:
     """One story of a kind. Raises Broken."""
-    kind = PlottedSimulation if "with a plot" in name else Simulation
-    story = kind(seed, **options)
+    story = Simulation(seed, **options)
     try:
         story.run()
     except SimulationFailed as failure:
@@ -52,7 +46,7 @@ def tell(name: str, options: dict[str, Any], seed: int, figures: Counter[str]) -
     figures["checked A8"] += story.stats["error replies"]
     figures["checked D2"] += 1
     if seed % RETOLD == 0:
-        again = kind(seed, **options)
+        again = Simulation(seed, **options)
         again.run()
         figures["checked D9"] += 1
         if again.world.report() != story.world.report():
