@@ -62,6 +62,7 @@ __all__ = [
     "LINK_UNREAD_ANSWERS_BYTES_MAX",
     "LOG_FILE_BYTES_MAX",
     "NBD_ALL_IN_FLIGHT_BYTES_MAX",
+    "NBD_ATTACH_CONNECTIONS_MAX",
     "NBD_CONNECTIONS_MAX",
     "NBD_DISCONNECT_TIMEOUT_S",
     "NBD_EXTENDED_PIECE_BYTES",
@@ -74,6 +75,7 @@ __all__ = [
     "NBD_STATUS_CHOICE_BYTES_MAX",
     "NBD_STATUS_EXTENTS_MAX",
     "NBD_STRING_BYTES_MAX",
+    "PATIENCE_REQUESTS_MIN",
     "PEER_BACKLOG_BYTES_MAX",
     "PEER_READ_BYTES_MAX",
     "PEER_REQUESTS_MAX",
@@ -152,6 +154,9 @@ NBD_EXTENDED_PIECE_BYTES: Final = 256 * KIB
 NBD_HANDSHAKE_TIMEOUT_S: Final = 30.0
 NBD_CONNECTIONS_MAX: Final = 256
 
+NBD_ATTACH_CONNECTIONS_MAX: Final = 16
+"""How many connections a device of the kernel may have; it uses not more than the machine has processors."""
+
 TLS_PIECE_BYTES: Final = 256 * KIB
 """What is encrypted or decrypted at once, for each direction of a connection."""
 
@@ -221,6 +226,9 @@ LANE_CLIENTS_MAX: Final = 64
 
 LANE_REPLY_BYTES: Final = MIB + 64 * KIB
 """Replies of a lane that one client has not read; beyond it the client is not served."""
+
+PATIENCE_REQUESTS_MIN: Final = 16
+"""Fewer requests of one lane say nothing about how many are under way at a time."""
 
 THREAD_CHANNELS_MAX: Final = 16
 """Requests of one client of another program's threads (nbdkit's) that the engine sees at a time; others wait."""

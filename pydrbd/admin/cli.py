@@ -220,6 +220,7 @@ def _on_block_device(context: Context, verb: str, arguments: Namespace) -> int:
         arguments.names,
         arguments.uris,
         dead_timeout_s=arguments.dead_timeout_s,
+        connections=arguments.connections,
         force=arguments.force,
         foreground=arguments.foreground,
         dry_run=arguments.dry_run,

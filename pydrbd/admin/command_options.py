@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pydrbd.admin.colours import CHOICES
+from pydrbd.limits import NBD_ATTACH_CONNECTIONS_MAX
 
 __all__ = [
     "Adder",
@@ -155,6 +156,10 @@ def nbd_attach(parser: argparse.ArgumentParser) -> None:
         "--dead-timeout", dest="dead_timeout_s", type=_count, default=86400, metavar="SECONDS",
         help="how long requests wait while no server is there, before they fail (86400)",
     )  # fmt: skip
+    parser.add_argument(
+        "-C", "--connections", type=_connections, default=1, metavar="N",
+        help="how many the device has, of which it uses one for each processor (1)",
+    )  # fmt: skip
     _flag(parser, "--force", "although there is a swap area on it, as to put something else there")
     _flag(parser, "--foreground", "be the helper that stays with the device, as for a service manager")
 
@@ -183,6 +188,16 @@ def _count(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
+
+
+def _connections(text: str) -> int:
+    value = _count(text)
+    if value > NBD_ATTACH_CONNECTIONS_MAX:
+        raise ValueError
+    return value
+
+
+_connections.__name__ = f"number from 1 to {NBD_ATTACH_CONNECTIONS_MAX}"
 
 
 def _stripe_kib(text: str) -> int:

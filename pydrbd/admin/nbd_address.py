@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,8 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydrbd.admin.nbd_handshake import ConnectionLost, NbdClientError, OpenExport, open_export
 from pydrbd.errors import UsageError
+from pydrbd.wire.nbd import TransmissionFlag
 
-__all__ = ["ServerAddress", "open_first", "parse_uri"]
+__all__ = ["ServerAddress", "open_first", "open_several", "parse_uri"]
 
 _DEFAULT_PORT: Final = 10809
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -100,3 +103,28 @@ def open_first(addresses: list[ServerAddress], export: str) -> tuple[socket.sock
         except NbdClientError:
             continue
     return addresses[-1].open(export)
+
+
+@contextlib.contextmanager
+def open_several(
+    addresses: list[ServerAddress], export: str, count: int
+) -> Iterator[tuple[list[socket.socket], OpenExport]]:
+    """`count` connections to the first server that opens the export, for as long as the block lasts.
+
+    Raises ExportRefused if it doesn't allow several, else as `open_first`.
+    """
+    assert addresses and count >= 1
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            try:
+                sock, opened = address.open(export)
+            except NbdClientError:
+                if address is addresses[-1]:
+                    raise
+                continue
+            break
+        socks = [stack.enter_context(sock)]
+        if count > 1 and not opened.flags & TransmissionFlag.CAN_MULTI_CONN:
+            raise NbdClientError(f"{address} allows one connection to '{export}', and not {count}")
+        socks += [stack.enter_context(address.open(export)[0]) for _ in range(count - 1)]
+        yield socks, opened

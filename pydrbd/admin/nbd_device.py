@@ -24,6 +24,10 @@ _UDEV: Final = Path("/run/udev/control")
 _STUCK_REQUEST_MS: Final = 5000
 """A request that was under way when its connection died is sent again when it is this old; the kernel has 30 s."""
 
+_SLOW_REQUEST_MS: Final = 15_000
+"""The same with several connections, where the kernel takes one that answers so late for dead, and another one gets the
+request: longer than a peer's fencing takes as a rule, shorter than a cluster's time limits."""
+
 
 @dataclass(frozen=True, slots=True)
 class NbdDevice:
@@ -69,9 +73,10 @@ class NbdDevice:
     def size_bytes(self) -> int:
         return int((self._sysfs / "size").read_text()) * 512
 
-    def tune(self) -> None:
+    def tune(self, connections: int) -> None:
         """Requests that a dead connection has taken with it are sent again soon."""
-        (self._sysfs / "queue/io_timeout").write_text(f"{_STUCK_REQUEST_MS}\n")
+        timeout_ms = _STUCK_REQUEST_MS if connections == 1 else _SLOW_REQUEST_MS
+        (self._sysfs / "queue/io_timeout").write_text(f"{timeout_ms}\n")
 
     # --- who uses it ---
 

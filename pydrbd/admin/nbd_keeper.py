@@ -3,6 +3,9 @@
     attach: a connection -> CONNECT; adopt: the device is there, its helper is not -> RECONFIGURE, taken if it has lost
     then:   LINK_DEAD of the kernel -> ask the servers in turn until one opens the export -> RECONFIGURE
 
+A device may have several connections. Which of them are dead only the kernel knows: after LINK_DEAD it is offered as
+many new ones as the device has, and closes those that it does not need.
+
 While no server answers, the kernel holds requests back (its dead-connection time-out is the limit), so a file system
 on top waits and loses nothing. The helper is in the way of its own machine's memory: it asks for none that the device
 would have to be written to for, can't be swapped out, and is not chosen when memory runs out.
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydrbd.admin.nbd_address import ServerAddress, open_first
+from pydrbd.admin.nbd_address import ServerAddress, open_first, open_several
 from pydrbd.admin.nbd_device import BACKEND_PREFIX, NbdDevice
 from pydrbd.admin.nbd_netlink import NbdKernel
 from pydrbd.errors import BusyError, DiskError, PydrbdError
@@ -50,6 +53,7 @@ class Wish:
     index: int | None
     dead_timeout_s: int
     run_dir: Path
+    connections: int = 1
 
     @property
     def backend(self) -> str:
@@ -70,11 +74,10 @@ class Keeper:
     def attach(self) -> NbdDevice:
         """Make the device. Raises BusyError, NbdKernelError, NbdClientError, PermissionError."""
         wish = self._wish
-        sock, opened = open_first(wish.addresses, wish.export)
-        with sock:
+        with open_several(wish.addresses, wish.export, wish.connections) as (socks, opened):
             index = self._kernel.connect(
                 wish.index,
-                sock,
+                socks,
                 size_bytes=opened.size_bytes,
                 server_flags=opened.flags,
                 backend=wish.backend,
@@ -96,7 +99,7 @@ class Keeper:
 
     def _settle(self) -> None:
         self._lock = _lock(_pid_file(self._wish.run_dir, self._device))
-        self._device.tune()
+        self._device.tune(self._wish.connections)
         self._device.show_link(self._wish.export)
 
     def stay(self) -> None:
@@ -120,12 +123,15 @@ class Keeper:
         self._ended = True
 
     def _renew(self) -> None:
-        """Hand over a new socket as soon as a server opens the export."""
+        """Hand over new sockets as soon as a server opens the export."""
         attempt = 0
+        missing = self._wish.connections
         complaint = ""
         while not self._ended and self._device.is_attached:
             try:
-                self._hand_over()
+                while missing:
+                    self._hand_over()
+                    missing -= 1
                 return
             except (PydrbdError, OSError) as error:
                 if str(error) != complaint:

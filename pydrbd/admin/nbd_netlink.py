@@ -1,6 +1,6 @@
 """The kernel's nbd module by generic netlink: attach a device, give it a new socket, detach it, hear of dead links.
 
-    NBD_CMD_CONNECT      a device from a socket that is past its handshake, and how long requests wait for another one
+    NBD_CMD_CONNECT      a device from sockets that are past their handshake, and how long requests wait for another one
     NBD_CMD_RECONFIGURE  another socket in place of one that is dead; dropped without a word while none is
     NBD_CMD_DISCONNECT   the end
     NBD_CMD_LINK_DEAD    from the kernel, to the group nbd_mc_group: a device has lost a socket
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -86,14 +86,14 @@ class NbdKernel:
     def connect(
         self,
         index: int | None,
-        sock: socket.socket,
+        socks: Sequence[socket.socket],
         *,
         size_bytes: int,
         server_flags: int,
         backend: str,
         dead_timeout_s: int,
     ) -> int:
-        """Make /dev/nbdINDEX (None: the first free one) of a connection; which it is. The caller closes its socket.
+        """Make /dev/nbdINDEX (None: the first free one) of connections; which it is. The caller closes its sockets.
 
         No time limit of a single request is set: a server that holds requests back until a peer is fenced is not dead.
         Raises BusyError (the device is in use), NbdKernelError, PermissionError.
@@ -105,7 +105,7 @@ class NbdKernel:
             ("NBD_ATTR_SERVER_FLAGS", server_flags),
             ("NBD_ATTR_DEAD_CONN_TIMEOUT", dead_timeout_s),
             ("NBD_ATTR_BACKEND_IDENTIFIER", backend),
-            _sockets(sock),
+            _sockets(socks),
         ]
         name = "a device" if index is None else f"/dev/nbd{index}"
         for answer in self._ask(_CONNECT, attributes, f"{name} can't be attached"):
@@ -115,8 +115,8 @@ class NbdKernel:
         raise NbdKernelError("the kernel attached a device, and did not say which")
 
     def reconfigure(self, index: int, backend: str, sock: socket.socket) -> None:
-        """Give a device another socket for one that has died. Raises as `connect`."""
-        attributes = [("NBD_ATTR_INDEX", index), ("NBD_ATTR_BACKEND_IDENTIFIER", backend), _sockets(sock)]
+        """Give a device another socket for one that has died; while none has, it is closed. Raises as `connect`."""
+        attributes = [("NBD_ATTR_INDEX", index), ("NBD_ATTR_BACKEND_IDENTIFIER", backend), _sockets([sock])]
         self._ask(_RECONFIGURE, attributes, f"/dev/nbd{index} takes no new connection")
 
     def resize(self, index: int, backend: str, size_bytes: int) -> None:
@@ -186,6 +186,6 @@ class DeadLinks:
                 found.add(int(index))
 
 
-def _sockets(sock: socket.socket) -> tuple[str, Any]:
-    item = ("NBD_SOCK_ITEM", {"attrs": [("NBD_SOCK_FD", sock.fileno())]})
-    return ("NBD_ATTR_SOCKETS", {"attrs": [item]})
+def _sockets(socks: Sequence[socket.socket]) -> tuple[str, Any]:
+    items = [("NBD_SOCK_ITEM", {"attrs": [("NBD_SOCK_FD", sock.fileno())]}) for sock in socks]
+    return ("NBD_ATTR_SOCKETS", {"attrs": items})

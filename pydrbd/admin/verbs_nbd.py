@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydrbd.admin.context import Context
-from pydrbd.admin.exit_codes import NotInstalled, os_error_text
+from pydrbd.admin.exit_codes import CommandFailed, NotInstalled, os_error_text
 from pydrbd.admin.nbd_address import ServerAddress, open_first, parse_uri
 from pydrbd.admin.nbd_client import NbdClient
 from pydrbd.admin.nbd_device import BACKEND_PREFIX, NbdDevice, find_backend
@@ -34,6 +34,7 @@ _ANSWER_TIMEOUT_S: Final = 60.0
 _FLUSH_TIMEOUT_S: Final = 30.0
 _DETACH_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.05
+_MODULE: Final = Path("/sys/module/nbd")
 _PAGE_BYTES: Final = (4096, 16384, 65536)
 _SWAP_SIGNATURES: Final = (b"SWAPSPACE2", b"SWAP-SPACE")
 
@@ -44,6 +45,7 @@ def attach(
     uris: list[str],
     *,
     dead_timeout_s: int,
+    connections: int,
     force: bool,
     foreground: bool,
     dry_run: bool,
@@ -58,7 +60,7 @@ def attach(
 
     export, asked_for = _names(names)
     addresses = [parse_uri(uri) for uri in uris] or _own_addresses(context, export)
-    wish = Wish(export, addresses, asked_for.index if asked_for else None, dead_timeout_s, context.run_dir)
+    wish = Wish(export, addresses, asked_for.index if asked_for else None, dead_timeout_s, context.run_dir, connections)
     if dry_run:
         say(f"pydrbd nbd-attach: {asked_for.path if asked_for else 'a free device'} from {addresses[0]}")
         return 0
@@ -180,7 +182,7 @@ def _kernel() -> NbdKernel:
     """The nbd module, loaded if it is not yet. Raises NbdKernelError."""
     from pydrbd.admin.nbd_netlink import NbdKernel, NbdKernelError
 
-    if not Path("/sys/module/nbd").exists():
+    if not _MODULE.exists():
         try:
             subprocess.run(["modprobe", "nbd"], capture_output=True, check=True, timeout=_ANSWER_TIMEOUT_S)
         except (OSError, subprocess.SubprocessError) as error:
@@ -244,7 +246,7 @@ def _in_background(wish: Wish, device: NbdDevice | None) -> int:
         words = answer.read()
     code, _, text = words.partition(" ")
     if not code:
-        raise PydrbdError(f"{wish.export}: the helper ended without a word: see {_log_path(wish)}")
+        raise CommandFailed(f"{wish.export}: the helper ended without a word: see {_log_path(wish)}")
     if code != "0":
         raise _Failed(int(code), text)
     say(text)

@@ -27,6 +27,7 @@ from pydrbd.limits import (
 )
 from pydrbd.native import LaneFlush, LaneGroup, LaneStream
 from pydrbd.runtime.exports import ClientSession
+from pydrbd.runtime.patience import Patience
 from pydrbd.wire.packet_numbers import DpFlag
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Lane:
         self._sessions: list[ClientSession] = []
         self._streams: list[LaneStream] = []
         self._ended = trio.Event()
+        self._patience = Patience()
         self.deadline: float | None = None
         """When the node must look up from this lane at the latest."""
         self.runs = 0
@@ -172,6 +174,7 @@ class Lane:
         streams, self._streams = self._streams, []
         for session, stream in zip(sessions, streams, strict=True):
             session.lane_leave(stream)
+        self._patience.learn(sum(stream.requests for stream in streams), sum(stream.wakeups for stream in streams))
         service.link.lane_leave(Socket.META, self._link_stream, packets=0)
         service.link.send(Socket.DATA, spilled)
         flushed = lane.flushed
@@ -238,6 +241,7 @@ class Lane:
     def _end_for_peer(self, volume: Volume, reason: int) -> None:
         service, lane = self._service, self._for_peer
         unsent = lane.end()
+        self._patience.learn(lane.packets, self._link_stream.wakeups)
         service.link.lane_leave(Socket.DATA, self._link_stream, packets=lane.packets)
         if unsent:
             service.link.send(Socket.META, [unsent])

@@ -70,6 +70,15 @@ def hang_pydrbd_on_the_primary(cluster: Cluster, judge: Judge, primary: Machine)
     return judge.wait_served(time.monotonic())
 
 
+def kill_pydrbd_on_the_primary(cluster: Cluster, judge: Judge, primary: Machine) -> float:
+    """The file system above has no server: it is unmounted with errors, in time, and nobody is fenced for that."""
+    moment = time.monotonic()
+    primary.shell("kill -KILL $(cat /run/pydrbd/r0.pid)")
+    served_s = judge.wait_served(moment)
+    assert all(node.runs for node in cluster.nodes), "a node has died"
+    return served_s
+
+
 def hang_the_primary(cluster: Cluster, judge: Judge, primary: Machine) -> float:
     """All its processes stop. Nobody feeds its watchdog: it resets the machine."""
     moment = time.monotonic()
@@ -136,6 +145,7 @@ LONG: tuple[Case, ...] = (
     cut_all_links_between_the_nodes,
     unplug_the_primary,
     hang_pydrbd_on_the_primary,
+    kill_pydrbd_on_the_primary,
     hang_the_primary,
     fill_the_log_disk,
     move_the_service,

@@ -128,6 +128,10 @@ class Oracle:
         self._hot: dict[Machine, tuple[int, frozenset[int]]] = {}
         self._zeroed: set[int] = set()
         """Blocks in which a TRIM or WRITE_ZEROES was answered, and nothing written since (A10)."""
+        self._died_whole: set[Machine] = set()
+        """They have lost power, and not been back: whoever has everything that they have sent has everything."""
+        self._stirred: set[int] = set()
+        """Blocks that clients have used since both copies were looked at in rest, or in which something is open."""
         self.retired = 0
         """How often an extent has left an activity log."""
         self.flushed: Machine | None = None
@@ -150,6 +154,7 @@ class Oracle:
 
     def begin_write(self, op: int, sector: int, count: int, value: int) -> None:
         self.clock += 1
+        self._stirred.update(range(sector // 8, (sector + count + 7) // 8))
         if self._zeroed and value:
             self._zeroed.difference_update(range(sector // 8, (sector + count + 7) // 8))
         for register, _ in self.history.cells(sector, count):
@@ -161,10 +166,10 @@ class Oracle:
 
     def end_write(self, op: int, sector: int, count: int, *, durable: bool) -> None:
         self.clock += 1
-        for register, _ in self.history.cells(sector, count):
-            register.end_write(op, self.clock, durable=durable)
+        self.history.end_write(op, sector, count, self.clock, durable=durable)
 
     def begin_read(self, op: int, sector: int, count: int) -> None:
+        self._stirred.update(range(sector // 8, (sector + count + 7) // 8))
         for register, _ in self.history.cells(sector, count):
             register.begin_read(op)
 
@@ -190,8 +195,7 @@ class Oracle:
         return self.clock
 
     def end_flush(self, begun: int) -> None:
-        for register in self.history.all():
-            register.flushed(begun)
+        self.history.flushed(begun)
 
     def _values(self, sector: int, data: bytes) -> Iterable[tuple[int, int, Any]]:
         values = tags(sector, data)
@@ -204,9 +208,11 @@ class Oracle:
 
     def settle(self) -> None:
         """Nothing is under way and both copies are equal: from here on they are what every read returns."""
-        image = self.world.a.disks[0].image
-        for block in list(self.history.blocks):
-            data = image[block * 4096 : (block + 1) * 4096]
+        disk = self.world.a.disks[0]
+        stirred, self._stirred = self._stirred | disk.stirred, set()
+        disk.stirred.clear()
+        for block in stirred & self.history.blocks.keys():
+            data = disk.image[block * 4096 : (block + 1) * 4096]
             for index, value, register in self._values(block * 8, data):
                 if register.has_open_write(lambda op: op < self.dead_below):
                     self._count("A11")
@@ -214,11 +220,15 @@ class Oracle:
                     register.settle(value, lambda op: op < self.dead_below)
                 except NotLinearizable as error:
                     raise Violation("A1", f"sector {block * 8 + index} on both disks: {error}") from None
+                if not register.is_settled:
+                    self._stirred.add(block)
 
     # --- who has the data ---
 
     def power_lost(self, machine: Machine) -> None:
-        """What it had not flushed may be gone there."""
+        """What it had not flushed may be gone there; what it has sent before is not."""
+        if machine in self.whole:
+            self._died_whole.add(machine)
         self.whole.discard(machine)
 
     def disk_failed(self, machine: Machine) -> None:
@@ -264,11 +274,15 @@ class Oracle:
         A, what was only on its way when the peer took over: that much a write's answer promises there (README)."""
         late = self._bereft and self.world.net.protocol is WireProtocol.A
         if machine not in self.whole or late:
-            for register in self.history.all():
-                register.lose_volatile()
+            self._lose_volatile()
             self.whole = {machine}
         self.fresh = {machine}
         self._bereft = False
+
+    def _lose_volatile(self) -> None:
+        for register in self.history.all():
+            register.lose_volatile()
+        self._stirred.update(self.history.blocks)
 
     def _on_state(self, machine: Machine, old: State, new: State) -> None:
         other = self.world.other(machine)
@@ -309,10 +323,9 @@ class Oracle:
             self._count("C2")
             if min(new.conn, theirs.conn) >= ConnState.Connected:
                 self._fail("C2", "two connected Primaries")
-        if (
-            new.conn == theirs.conn == ConnState.Connected
-            and {new.disk, new.pdsk, theirs.disk, theirs.pdsk} == {DiskState.UpToDate}
-        ):
+        if new.conn == theirs.conn == ConnState.Connected and {new.disk, new.pdsk, theirs.disk, theirs.pdsk} == {
+            DiskState.UpToDate
+        }:
             self._in_sync()
 
     def _shares_generation(self, machine: Machine, other: Machine) -> bool:
@@ -323,13 +336,14 @@ class Oracle:
     def _same_generation(self, machine: Machine, other: Machine) -> bool:
         theirs = other.volume.uuids if other.node is not None else other.disks[0].superblock()
         current = theirs.current if isinstance(theirs, uuids.UuidSet) else theirs.current_uuid
-        return other in self.fresh & self.whole and (machine.volume.uuids.current ^ current) & ~1 == 0
+        return (
+            other in self.fresh & (self.whole | self._died_whole) and (machine.volume.uuids.current ^ current) & ~1 == 0
+        )
 
     def _in_sync(self) -> None:
         both = {self.world.a, self.world.b}
         if not self.whole & both:
-            for register in self.history.all():
-                register.lose_volatile()
+            self._lose_volatile()
         self.fresh, self.whole = set(both), set(both)
         self.tainted.clear()
         self.ending.clear()  # both speak of it: from here on it must outlive everything
@@ -343,6 +357,8 @@ class Oracle:
     def on_event(self, machine: Machine, event: Any) -> None:
         new = machine.volume.state
         old = self._states.get(machine)
+        if old is None:
+            self._died_whole.discard(machine)
         self._on_generation(machine, new)
         if new is not old:
             self._states[machine] = new

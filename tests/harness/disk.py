@@ -35,6 +35,11 @@ class MemoryDisk:
         self.known: list[KnownSize] = []
         self.sequence = 0
         self.touched: set[int] = set()
+        """Blocks of the data area that were ever written; all others are zeroes, and reads of them cost nothing."""
+        self.changed: set[int] = set()
+        """Those that have changed since somebody took this set and left an empty one (World.differing_blocks)."""
+        self.stirred: set[int] = set()
+        """The same for Oracle.settle."""
         self.meta_generation = 0
         self.flush_count = 0
         self.fail_writes = False
@@ -93,6 +98,8 @@ class MemoryDisk:
             self.meta_generation += 1
         image = self.image
         content = bytes(data)
+        if self._is_untouched(offset, len(content)) and content == bytes(len(content)):
+            return
         if image[offset : offset + len(content)] == content:
             return
         position = 0
@@ -101,9 +108,21 @@ class MemoryDisk:
             start = offset + position
             if image[start : start + size] != content[position : position + size]:
                 if start < self.data_bytes:
-                    self.touched.add(start // _BLOCK_BYTES)
+                    self._note(start // _BLOCK_BYTES)
                 self._write_sectors(start, content[position : position + size])
             position += size
+
+    def _note(self, block: int) -> None:
+        self.touched.add(block)
+        self.changed.add(block)
+        self.stirred.add(block)
+
+    def _is_untouched(self, offset: int, length: int) -> bool:
+        """Whether nobody has ever written there: it is all zeroes."""
+        end = offset + length
+        return end <= self.data_bytes and self.touched.isdisjoint(
+            range(offset // _BLOCK_BYTES, -(-end // _BLOCK_BYTES))
+        )
 
     def _write_sectors(self, offset: int, content: bytes) -> None:
         sequence, image, versions = self.sequence, self.image, self._versions
@@ -143,6 +162,8 @@ class MemoryDisk:
         image = mmap.mmap(-1, size_bytes)
         image[: len(self.image)] = self.image[:]
         self.known.append(KnownSize(self.sectors))
+        for block in {*self.touched, *range(self.data_bytes // _BLOCK_BYTES, len(self.image) // _BLOCK_BYTES)}:
+            self._note(block)
         self.image, self.sectors = image, size_bytes // SECTOR_SIZE_BYTES
         self.layout = Layout.internal(self.sectors)
         self.data_bytes = self.layout.usable_sectors * SECTOR_SIZE_BYTES
@@ -174,6 +195,8 @@ class MemoryDisk:
                 chosen = known[rng.randrange(len(known))] if rng.random() < 0.5 else known[0 if menu == 2 else -1]
             start = sector * SECTOR_SIZE_BYTES
             self.image[start : start + SECTOR_SIZE_BYTES] = chosen[1]
+            if start < self.data_bytes:
+                self._note(start // _BLOCK_BYTES)
         self._versions.clear()
         self.meta_generation += 1
 
@@ -181,10 +204,20 @@ class MemoryDisk:
         """The disk is another one now: as fresh as from the factory, with new meta-data."""
         self.had_error = False
         self._versions.clear()
-        self.image[:] = bytes(len(self.image))
+        self.image = mmap.mmap(-1, len(self.image))
+        for block in list(self.touched):
+            self._note(block)
         self.touched.clear()
         for offset, data in plan_create(self.layout):
             self.image[offset : offset + len(data)] = data
+        self.meta_generation += 1
+
+    def set_back(self, image: bytes) -> None:
+        """Everything is as it was when `image` was taken of this disk."""
+        self._versions.clear()
+        self.image[:] = image
+        for block in list(self.touched):
+            self._note(block)
         self.meta_generation += 1
 
     # --- effects ---
@@ -196,6 +229,9 @@ class MemoryDisk:
     def read_batch(self, batch: Batch, mask: int, buffer: bytearray) -> None:
         for index in indices(mask):
             record = batch.records[index]
+            if self._is_untouched(record.offset, record.length):
+                buffer[record.data : record.data + record.length] = bytes(record.length)
+                continue
             buffer[record.data : record.data + record.length] = self.image[
                 record.offset : record.offset + record.length
             ]

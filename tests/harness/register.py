@@ -88,9 +88,7 @@ class Register:
 
     def begin_read(self, op: int) -> None:
         self._reads.add(op)
-        self._possible = [
-            (value, used, hidden, seen | {(op, value)}) for value, used, hidden, seen in self._possible
-        ]
+        self._possible = [(value, used, hidden, seen | {(op, value)}) for value, used, hidden, seen in self._possible]
 
     def end_read(self, op: int, value: Hashable) -> None:
         """The read returned `value`. Raises NotLinearizable."""
@@ -120,14 +118,18 @@ class Register:
             for value, used, hidden, seen in self._possible
         ]
 
-    def flushed(self, begun: int) -> None:
-        """A flush that began at `begun` was answered: what was answered before it is durable."""
-        changed = False
+    def flushed(self, begun: int) -> bool:
+        """A flush that began at `begun` was answered: what was answered before it is durable. Whether that is all."""
+        changed, everything = False, True
         for write in self._past.values():
-            if not write.durable and write.ended is not None and write.ended < begun:
-                write.durable = changed = True
+            if not write.durable and write.ended is not None:
+                if write.ended < begun:
+                    write.durable = changed = True
+                else:
+                    everything = False
         if changed:
             self._forget_superseded()
+        return everything
 
     def _forget_superseded(self) -> None:
         """Power loss can't bring back what ended before a durable write began."""
@@ -150,6 +152,11 @@ class Register:
         self._possible = [
             (value, frozenset(), hidden, frozenset()) for value in {write.value for write in self._past.values()}
         ]
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is open: whoever reads finds one value."""
+        return not self._pending and not self._reads and len(self._possible) == 1
 
     def has_open_write(self, dead: Callable[[int], bool]) -> bool:
         """Whether a write of a client that is gone may still have happened or not."""
@@ -189,6 +196,8 @@ class History:
 
     def __init__(self) -> None:
         self.blocks: dict[int, list[Register]] = {}
+        self._unflushed: dict[Register, None] = {}
+        """Those with answered writes that no flush has covered."""
 
     def cells(self, sector: int, count: int) -> list[tuple[Register, int]]:
         """The registers of a range as (register, its first sector inside the range); whole blocks stay whole."""
@@ -196,14 +205,17 @@ class History:
         position = sector
         while position < sector + count:
             block, inside = divmod(position, self.SECTORS)
-            registers = self.blocks.setdefault(block, [Register(0)])
+            registers = self.blocks.get(block)
+            if registers is None:
+                registers = self.blocks[block] = [Register(0)]
             whole = inside == 0 and sector + count - position >= self.SECTORS
             if whole and len(registers) == 1:
                 found.append((registers[0], position - sector))
                 position += self.SECTORS
                 continue
-            self.split(block)
-            found.append((self.blocks[block][inside], position - sector))
+            if len(registers) == 1:
+                self.split(block)
+            found.append((registers[inside], position - sector))
             position += 1
         return found
 
@@ -211,7 +223,20 @@ class History:
         """Follow each sector of a block by itself from now on."""
         registers = self.blocks[block]
         if len(registers) == 1:
-            self.blocks[block] = [registers[0], *(registers[0].copy() for _ in range(self.SECTORS - 1))]
+            registers += [registers[0].copy() for _ in range(self.SECTORS - 1)]
+            if registers[0] in self._unflushed:
+                self._unflushed.update(dict.fromkeys(registers))
+
+    def end_write(self, op: int, sector: int, count: int, now: int, *, durable: bool) -> None:
+        """A write of a range was answered with success."""
+        for register, _ in self.cells(sector, count):
+            register.end_write(op, now, durable=durable)
+            if not durable:
+                self._unflushed[register] = None
+
+    def flushed(self, begun: int) -> None:
+        """A flush that began at `begun` was answered."""
+        self._unflushed = {register: None for register in self._unflushed if not register.flushed(begun)}
 
     def all(self) -> list[Register]:
         return [register for registers in self.blocks.values() for register in registers]

@@ -131,7 +131,7 @@ class Simulation:
 
     def __init__(
         self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C,
-        lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE, thin: bool = False,
+        lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE, thin: bool = False, busy: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
@@ -173,6 +173,12 @@ class Simulation:
         self._moments_probability = moments
         self.both_part = more.random() < 0.1
         self.meta_errors = more.random() < 0.2
+        if busy:  # many requests in each step, which cost little each, in places for all of them
+            self.outstanding_max, self.batch_max = more.choice(((24, 12), (64, 32), (96, 48)))
+            places = [(more.choice((-1, 0, 1)), more.randrange(6000)) for _ in borders for _ in range(40)]
+            self.blocks = sorted(
+                {borders[n % 5] + near if n % 4 else anywhere for n, (near, anywhere) in enumerate(places)}
+            )
         world.observer = Observers(self.oracle, self.disk_checks, self.sightings, self.moments)
         for machine in self.machines:
             machine.disks[0].may_fail = lambda machine=machine: self._can_spare(machine)

@@ -111,9 +111,6 @@ STEPS: dict[str, Callable[[Step], bool]] = {
     "two Primaries, one of them frozen": lambda s: (
         s.other is not None and s.new.role == s.other.role == Role.Primary and s.new.susp_fen != s.other.susp_fen
     ),
-    "both part at once": lambda s: (
-        s.other is not None and s.new.conn == s.other.conn == ConnState.Disconnecting
-    ),
     "both disks attach at once": lambda s: (
         s.other is not None and s.new.disk == s.other.disk == DiskState.Negotiating
     ),
@@ -122,6 +119,12 @@ STEPS: dict[str, Callable[[Step], bool]] = {
 
 def _fails(step: Step) -> bool:
     return step.new.disk <= DiskState.Failed < step.old.disk and step.machine.disks[0].had_error
+
+
+def _parts(machine: Machine) -> bool:
+    """It waits for its peer's word on parting."""
+    asked = machine.node.operator._asked if machine.node is not None else None
+    return asked is not None and asked[0] == Packet.P_CONN_ST_CHG_REQ
 
 
 def _is_full(machine: Machine) -> bool:
@@ -185,7 +188,7 @@ TOLD = (
     "a write waits for the activity log", "the activity log waits for the peer", "an extent leaves the activity log",
     "a client writes what a resync has not reached", "a diskless Primary answers",
     "a flush is answered by one node alone", "a flush is answered by two nodes",
-    "a resync is broken off twice before it ends", "a lane ends with writes under way",
+    "both part at once", "a resync is broken off twice before it ends", "a lane ends with writes under way",
     "a promotion is refused", "a verdict comes after the peer has returned", "a split brain is seen",
     "a link breaks while a flush waits", "one side sees late that the link has broken", "the network stalls",
     "requests overlap", "a request crosses two extents", "a request is not aligned to 4 KiB",
@@ -220,6 +223,8 @@ class Sightings:
             packet = event.batch.records[0].command
             if packet in PACKETS:
                 self.seen[PACKETS[packet]] += 1
+            if packet == Packet.P_CONN_ST_CHG_REQ and _parts(machine):
+                self.saw("both part at once")
         elif isinstance(event, Done):
             if event.failed and machine.disks[0].failed_last and type(event.effect) in ERRORS:
                 self.seen[ERRORS[type(event.effect)]] += 1

@@ -469,6 +469,8 @@ class World:
         self.disk_stall_probability = 0.0
         self.max_bio_bytes = DRBD_IO_BYTES_MAX
         self.protocol_errors: list[str] = []
+        self._compared: dict[int, tuple[tuple[MemoryDisk | None, MemoryDisk | None], set[int]]] = {}
+        """What was found when the disks of a volume were compared last, and which disks those were."""
         self.a = Machine(self, "a", {vnr: MemoryDisk(size_bytes, superblock) for vnr in range(volumes)})
         self.b = Machine(self, "b", {vnr: MemoryDisk(size_bytes, superblock) for vnr in range(volumes)})
 
@@ -635,12 +637,21 @@ class World:
     def differing_blocks(self, vnr: int = 0) -> list[int]:
         """The 4 KiB blocks of the data area that are not the same on both disks."""
         a, b = self.a.disks[vnr], self.b.disks[vnr]
-        return sorted(
-            block
-            for block in a.touched | b.touched
-            if a.image[block << 12 : min((block + 1) << 12, a.data_bytes)]
-            != b.image[block << 12 : min((block + 1) << 12, b.data_bytes)]
-        )
+        (old_a, old_b), differing = self._compared.get(vnr, ((None, None), set()))
+        changed = a.changed | b.changed
+        if old_a is not a or old_b is not b:
+            differing = set()
+            changed = a.touched | b.touched
+            self._compared[vnr] = (a, b), differing
+        for block in changed:
+            start, end = block << 12, (block + 1) << 12
+            if a.image[start : min(end, a.data_bytes)] != b.image[start : min(end, b.data_bytes)]:
+                differing.add(block)
+            else:
+                differing.discard(block)
+        a.changed.clear()
+        b.changed.clear()
+        return sorted(differing)
 
     def copies_equal(self) -> bool:
         return not any(self.differing_blocks(vnr) for vnr in self.a.disks)

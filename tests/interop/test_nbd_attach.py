@@ -30,6 +30,7 @@ RES = """resource r0 {
 """
 DEVICE = "/dev/nbd0"
 MOUNT = "/run/files"
+LOG = "/run/alpha/r0.attach.log"
 LINK = "/dev/drbd/by-res/r0"
 UDEV = Path("/lib/systemd/systemd-udevd")
 FIO = (
@@ -236,12 +237,13 @@ def test_the_traps_are_named(machine):
 
 
 def test_a_new_helper_takes_a_device_over(machine):
-    """Helper and server die; a new helper finds the device by its name, and gives it a new connection."""
-    machine.call("nbd-attach", "r0", DEVICE)
+    """Helper and server die; a new helper finds the device by its name, and gives it new connections."""
+    machine.call("nbd-attach", "-C", "3", "r0", DEVICE)
     mounted(machine)
     machine.guest.run("pkill", "-KILL", "-f", "nbd-attach")
     crash(machine)
-    assert machine.call("nbd-attach", "r0") == f"r0 is {DEVICE}\n"
+    assert machine.call("nbd-attach", "-C", "3", "r0") == f"r0 is {DEVICE}\n"
+    wait_until(lambda: machine.guest.read_file(LOG).count("has a new connection") == 3, "all connections")
     machine.guest.shell(f"echo hello >{MOUNT}/hello; sync")
     unmounted_clean(machine)
     machine.call("nbd-detach", "r0")

@@ -96,9 +96,7 @@ def set_back(draw: random.Random) -> None:
         _write_some(draw, client)
     expected = bytes(world.a.disks[0].data)
     world.b.stop()
-    disk.image[:] = old
-    disk.flush()
-    disk.meta_generation += 1
+    disk.set_back(old)
     world.run(1.0)
     world.b.start()
     world.run(30.0)

@@ -9,6 +9,7 @@ from typing import Any
 from pydrbd.core.transitions import Fencing
 from pydrbd.wire.packet_numbers import WireProtocol
 from tests.harness.checkers import Violation
+from tests.harness.plots import PlottedSimulation
 from tests.harness.quorum_story import QuorumStory
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.situations import SOMETIMES
@@ -22,6 +23,10 @@ RETOLD = 64
 KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("stories", 3, {}),
     ("stories with lanes", 3, {"lanes": True}),
+    ("busy stories", 5, {"busy": True}),
+    ("busy stories with lanes", 4, {"busy": True, "lanes": True}),
+    ("stories with a plot", 0.5, {"ending": 0.7}),
+    ("stories with a plot, resource-and-stonith", 0.5, {"ending": 0.7, "fencing": Fencing.RESOURCE_AND_STONITH}),
     ("stories, protocol A", 0.5, {"protocol": WireProtocol.A}),
     ("stories, protocol B", 0.5, {"protocol": WireProtocol.B}),
     ("stories, resource-only", 1, {"fencing": Fencing.RESOURCE_ONLY}),
@@ -35,7 +40,8 @@ KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
 
 def tell(name: str, options: dict[str, Any], seed: int, figures: Counter[str]) -> None:
     """One story of a kind. Raises Broken."""
-    story = Simulation(seed, **options)
+    kind = PlottedSimulation if "with a plot" in name else Simulation
+    story = kind(seed, **options)
     try:
         story.run()
     except SimulationFailed as failure:
@@ -46,7 +52,7 @@ def tell(name: str, options: dict[str, Any], seed: int, figures: Counter[str]) -
     figures["checked A8"] += story.stats["error replies"]
     figures["checked D2"] += 1
     if seed % RETOLD == 0:
-        again = Simulation(seed, **options)
+        again = kind(seed, **options)
         again.run()
         figures["checked D9"] += 1
         if again.world.report() != story.world.report():
