@@ -61,7 +61,7 @@ class Run:
 def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int) -> Run:
     """One run, and the proof that its answers were right. Raises FioError, ServerError, OSError."""
     before = peer.counters()
-    if row.pattern == "resync":
+    if not row.has_clients:
         outcome, server_s, other_s = _resyncs(row, peer, plan.seconds, repetition)
     else:
         clock = Clock.start(peer.cpu_seconds)
@@ -75,7 +75,7 @@ def run_once(row: Row, name: str, peer: Peer, plan: Plan, repetition: int) -> Ru
 
 
 def _resyncs(row: Row, peer: Peer, seconds: float, repetition: int) -> tuple[Outcome, float, float]:
-    """One resync after the other, until together they have taken a good part of `seconds`; CPU of servers and others.
+    """One after the other, until together they have taken a good part of `seconds`; CPU of servers and others.
 
     A single one of a small disk is over in no time.
     """

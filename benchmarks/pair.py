@@ -25,6 +25,7 @@ __all__ = ["PydrbdPair"]
 _META_ROOM_BYTES = MIB
 """Internal meta-data for up to 8 GiB: 32 KiB of activity log, 32 KiB of bitmap a GiB, the superblock."""
 
+_NET = "protocol C; verify-alg crc32c;"
 _QUIET_TIMEOUT_S = 10.0
 _LEAST_DIRTY = 0.95
 """Of the blocks that a resync row means; fio need not touch each of them once only."""
@@ -48,7 +49,7 @@ class PydrbdPair(NbdPeer):
         """
         self._direct = direct
         io = "direct" if direct else "buffered"
-        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io=io, disk=disk)
+        self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io=io, disk=disk, net=_NET)
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
         if delay_s is not None:
@@ -102,7 +103,9 @@ class PydrbdPair(NbdPeer):
         }
 
     def prepare_resync(self, row: Row, seed: int) -> None:
-        """Paused on the Secondary, which is then spoilt, or misses writes while it is apart."""
+        """Paused on the Secondary, which is then spoilt, or misses writes while it is apart. A check needs nothing."""
+        if row.pattern == "check":
+            return
         try:
             self._secondary.grant("pause-sync")
             if row.dirty == 1:
@@ -120,6 +123,8 @@ class PydrbdPair(NbdPeer):
         return self._secondary.volume()["cstate"] == "PausedSyncT"
 
     def resync(self, row: Row) -> Outcome:
+        if row.pattern == "check":
+            return self._check(row)
         dirty = self._secondary.volume()["out_of_sync_bits"]
         wanted = row.dirty * self.size_bytes / BIT_SIZE_BYTES
         if dirty < wanted * _LEAST_DIRTY:
@@ -138,6 +143,24 @@ class PydrbdPair(NbdPeer):
         except (PydrbdError, CommandFailed) as error:
             raise ServerError(f"{row.name}: {error}") from error
         return Outcome(dirty, dirty * BIT_SIZE_BYTES, curve[-1][0], curve=curve)
+
+    def _check(self, row: Row) -> Outcome:
+        """By digests, from the Secondary. It must have looked at every block, and found no difference."""
+        begun = time.monotonic()
+        try:
+            self._secondary.grant("verify", start_sector=0)
+            self._pair.wait_until(lambda: self._secondary.volume()["verify"] is None, "the end of the comparison")
+            seconds = time.monotonic() - begun
+            found = self._secondary.ask("verify-report", cells=1).data
+        except (PydrbdError, CommandFailed) as error:
+            raise ServerError(f"{row.name}: {error}") from error
+        report, blocks = found["volumes"][0]["report"] if found else {}, self._data_bytes // BIT_SIZE_BYTES
+        if not report.get("complete") or report["compared_blocks"] < blocks or report["different_blocks"]:
+            raise ServerError(
+                f"{row.name}: {report['compared_blocks']} of {blocks} blocks compared, {report['different_blocks']} "
+                "of them said to differ"
+            )
+        return Outcome(blocks, self._data_bytes, seconds)
 
     def verify(self, row: Row, counted: Mapping[str, int], writes: int) -> None:
         """The nodes are connected, every write went to the peer, and the copies are the same. Raises ServerError."""

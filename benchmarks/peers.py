@@ -38,7 +38,7 @@ class Peer(Protocol):
         """Bring the copies as far apart as the row says; nothing mends them yet. Raises FioError, ServerError."""
 
     def resync(self, row: Row) -> Outcome:
-        """Let it begin, and wait for its end. Raises ServerError."""
+        """Let it begin, it or the comparison, and wait for its end. Raises ServerError."""
 
     def counters(self) -> Mapping[str, int]:
         """Counts since the start, for differences over a run."""
@@ -51,7 +51,7 @@ class Peer(Protocol):
 class PeerKind:
     """A line of the table: `start(ground, name)` needs `programs` in the path.
 
-    `resyncs`: the rows of that kind that it can do.
+    `resyncs`: the rows without clients that it can do.
     """
 
     title: str
@@ -73,7 +73,7 @@ def _in_guests(kind: Callable[[Guests, int], Peer]) -> Callable[[Ground, str], P
 _RESYNCS = ("resync-full", "resync-10")
 
 PEERS: dict[str, PeerKind] = {
-    "pydrbd": PeerKind("pydrbd pair", (), _here(PydrbdPair), _RESYNCS),
+    "pydrbd": PeerKind("pydrbd pair", (), _here(PydrbdPair), (*_RESYNCS, "check")),
     "nbdkit": PeerKind("nbdkit file", ("nbdkit",), _here(NbdkitFile)),
     "qemu-nbd": PeerKind("qemu-nbd", ("qemu-nbd",), _here(QemuNbd)),
     "mirror": PeerKind("QEMU mirror", ("qemu-storage-daemon",), _here(QemuMirror), ("resync-full",)),
@@ -97,4 +97,4 @@ PEERS: dict[str, PeerKind] = {
 def can(name: str, row: Row) -> bool:
     """Whether this peer can do this row's work."""
     kind = PEERS[name]
-    return row.name in PLACES[kind.place].rows and (row.pattern != "resync" or row.name in kind.resyncs)
+    return row.name in PLACES[kind.place].rows and (row.has_clients or row.name in kind.resyncs)

@@ -59,7 +59,7 @@ PLACES: dict[str, Place] = {
     "here": Place(
         "on this machine",
         "fio's nbd engine on Unix sockets, all files in the page cache.",
-        (*_ONE_CLIENT, "mix-4k-16x4", *_RESYNCS),
+        (*_ONE_CLIENT, "mix-4k-16x4", *_RESYNCS, "check"),
     ),
     "direct": Place(
         "on this machine, past the page cache",

@@ -14,12 +14,12 @@ class Row:
 
     `clients` connections at a time, each at this depth; `randrw` is 70% reads. A `resync` has no client: the
     copy is brought up to date, of which the share `dirty` is out of sync, in blocks of 4 KiB all over the device
-    unless it is 1.
+    unless it is 1. Nor has a `check`: all of both copies is compared.
     """
 
     name: str
     title: str
-    pattern: Literal["randwrite", "write", "randread", "randrw", "resync"]
+    pattern: Literal["randwrite", "write", "randread", "randrw", "resync", "check"]
     block_bytes: int = 4096
     depth: int = 1
     flush: bool = False
@@ -28,9 +28,13 @@ class Row:
     dirty: float = 0.0
 
     @property
+    def has_clients(self) -> bool:
+        return self.pattern not in ("resync", "check")
+
+    @property
     def writes(self) -> bool:
         """Whether clients write."""
-        return self.pattern not in ("randread", "resync")
+        return self.has_clients and self.pattern != "randread"
 
 
 ROWS: dict[str, Row] = {
@@ -44,5 +48,6 @@ ROWS: dict[str, Row] = {
         Row("mix-4k-16x4", "70/30 random mix of 4k, 4 connections, depth 16 each", "randrw", 4096, 16, clients=4),
         Row("resync-full", "resync of everything", "resync", unit="MB/s", dirty=1.0),
         Row("resync-10", "resync of 10% of the 4k blocks, scattered", "resync", unit="MB/s", dirty=0.1),
+        Row("check", "online comparison of both copies", "check", unit="MB/s"),
     )
 }

@@ -102,6 +102,7 @@ __all__ = [
     "VERIFY_IN_FLIGHT_BLOCKS_MAX",
     "VERIFY_MAP_CELLS_MAX",
     "VERIFY_PEER_BLOCKS_MAX",
+    "VERIFY_PIECE_BYTES",
     "VERIFY_RANGES_MAX",
     "VERIFY_READS_MAX",
 ]
@@ -279,14 +280,14 @@ VERIFY_IN_FLIGHT_BLOCKS_MAX: Final = 512
 """Blocks that an online verify looks at at a time. On the Primary, writes to them wait."""
 
 VERIFY_PEER_BLOCKS_MAX: Final = 1 << 18
-"""Blocks that the peer may have asked for in its online verify, and not told the result of; a kernel has up to
-max-buffers of them, at most 131072."""
+"""Blocks that the peer may be verifying at a time; a kernel has up to max-buffers of them, at most 131072."""
+
+VERIFY_PIECE_BYTES: Final = 256 * KIB
+"""Two nodes of ours compare so much by one digest; one that differs is looked at again block by block, as one batch."""
 
 VERIFY_RANGES_MAX: Final = 10_000
-"""Ranges that differ in the report of a verify; of more it only says that there are more."""
-
 VERIFY_MAP_CELLS_MAX: Final = 1 << 14
-"""Letters in a verify's map of one device."""
+"""Ranges that differ in the report of a verify, which says if there are more; letters in its map of one device."""
 
 VERIFY_READS_MAX: Final = 1024
 """Such blocks that are read for the peer at a time; the others wait."""

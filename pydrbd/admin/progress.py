@@ -1,4 +1,4 @@
-"""Progress of something that takes long: a bar on a terminal, now and then a plain line elsewhere.
+"""Progress of something that takes long: a bar on a terminal; elsewhere a plain line a second, and soon fewer.
 
     with Progress("r0 resync", total_bytes) as progress:
         progress.update(done_bytes)
@@ -20,7 +20,10 @@ __all__ = ["Progress", "format_bytes", "format_duration"]
 
 _WINDOW_S: Final = 5.0
 _REDRAW_S: Final = 0.1
-_LINE_EVERY_S: Final = 5.0
+_LINE_EVERY_S: Final = (1.0, 60.0)
+_LINE_GROWTH: Final = 1.25
+"""The first lines tell that it moves; each one lets the next come later, so that a log of hours stays short."""
+
 _BAR_COLUMNS: Final = 30
 _COLUMNS_MIN: Final = 40
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -46,6 +49,7 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque()
         self._first_bytes = 0
         self._next_draw = self._started
+        self._line_every_s = _LINE_EVERY_S[0]
         self._drawn_columns = 0
 
     def __enter__(self) -> Progress:
@@ -66,7 +70,8 @@ class Progress:
         while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_S:
             self._samples.popleft()
         if now >= self._next_draw:
-            self._next_draw = now + (_REDRAW_S if self._is_terminal else _LINE_EVERY_S)
+            self._next_draw = now + (_REDRAW_S if self._is_terminal else self._line_every_s)
+            self._line_every_s = min(self._line_every_s * _LINE_GROWTH, _LINE_EVERY_S[1])
             self._draw()
 
     def finish(self, text: str = "") -> None:

@@ -36,7 +36,10 @@ APV_MAX = 101
 
 _PYDRBD_MARK = b"pydrbd\x00\x01"
 """Stands in the reserved bytes of our P_CONNECTION_FEATURES, which a kernel ignores: the peer's barriers then say
-whether somebody waits for them (peer_writes.py)."""
+whether somebody waits for them (peer_writes.py). A byte of abilities follows."""
+
+_VERIFIES_PIECES = 1
+"""It may be asked for the digest of more than a block (verify.py)."""
 
 _FEATURES_RESERVED_BYTES = 60
 
@@ -100,10 +103,11 @@ class Handshake:
         self.phase = Phase.FEATURES
         self.apv = 0
         self.features = 0
+        self.verifies_pieces = False
 
     def start(self) -> None:
         """Say what we can."""
-        reserved = _PYDRBD_MARK.ljust(_FEATURES_RESERVED_BYTES, b"\0")
+        reserved = (_PYDRBD_MARK + bytes([_VERIFIES_PIECES])).ljust(_FEATURES_RESERVED_BYTES, b"\0")
         features = Features(APV_MIN, int(self._offered()), APV_MAX, reserved)
         packet = encode_packet(Packet.P_CONNECTION_FEATURES, features.encode(), apv=80)
         self._node.out.put(Send(Socket.DATA, [packet]))
@@ -144,6 +148,7 @@ class Handshake:
         self.features = peer.feature_flags & int(self._offered())
         self._node.zeroes_agreed = bool(self.features & Feature.WZEROES)
         self._node.peer_is_pydrbd = peer.reserved.startswith(_PYDRBD_MARK)
+        self.verifies_pieces = self._node.peer_is_pydrbd and bool(peer.reserved[len(_PYDRBD_MARK)] & _VERIFIES_PIECES)
         self._node.set_protocol(self.apv, bool(self.features & Feature.WSAME))
         if self._node.net.cram_hmac_alg:
             self.phase = Phase.CHALLENGE
@@ -242,5 +247,3 @@ class Handshake:
 
 def _protocol_name(number: int) -> str:
     return WireProtocol(number).name if number in (1, 2, 3) else str(number)
-
-

@@ -10,6 +10,9 @@ its read, for the writes that it is busy with: if it held more, its Primary woul
 So there is no verify while both are Primary; VerifyS ends one when the second is promoted.
 
 What differs is marked out of sync; the next resync, after disconnect and connect, repairs it.
+
+Two nodes of ours compare VERIFY_PIECE_BYTES by one digest. A piece that differs is asked for again block by block: they
+take its place on both sides, and no result is told of it. A kernel is asked for blocks only.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING
 from pydrbd import native
 from pydrbd.core.effects import DiskRead, Level, Send, Socket
 from pydrbd.core.ranges import Hold
+from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.states import ConnState, Role
 from pydrbd.core.verify_group import Group, Running, VerifyProgress
 from pydrbd.core.verify_target import VerifyTarget
@@ -30,11 +34,12 @@ from pydrbd.limits import (
     BATCH_RECORDS_MAX,
     RESYNC_PERSIST_S,
     VERIFY_IN_FLIGHT_BLOCKS_MAX,
+    VERIFY_PIECE_BYTES,
 )
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT, bits_for_sectors, ceil_div
+from pydrbd.units import BIT_SIZE_BYTES, SECTORS_PER_BIT, bits_for_sectors, ceil_div
 from pydrbd.wire.packet_numbers import ID_SYNCER, OV_IN_SYNC, OV_OUT_OF_SYNC
-from pydrbd.wire.packets import BlockReq, Packet
+from pydrbd.wire.packets import Packet
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
@@ -119,9 +124,10 @@ class Verify:
 
     def _end(self, volume: Volume, running: Running) -> None:
         for group in _groups(running):
-            self._let_go(volume, group, group.open)
+            self.let_go(volume, group, group.open)
         running.blocks.clear()
         running.waiting.clear()
+        running.open_blocks = 0
         self._node.changes.write_bitmap(volume)
 
     def log(self, volume: Volume, text: str) -> None:
@@ -147,7 +153,7 @@ class Verify:
 
         volume.ranges.acquire(group.batch, group.batch.all, start)
 
-    def _let_go(self, volume: Volume, group: Group, members: int) -> None:
+    def let_go(self, volume: Volume, group: Group, members: int) -> None:
         hold = group.hold
         if hold is not None and hold.mask & members:
             volume.ranges.release(hold, hold.mask & members)
@@ -159,7 +165,7 @@ class Verify:
             return
         for group in _groups(running):
             if volume.state.role != Role.Primary:
-                self._let_go(volume, group, group.open)
+                self.let_go(volume, group, group.open)
                 group.hold = None
             elif not volume.ranges.busy(group.batch, group.open):
                 group.hold = volume.ranges.acquire(group.batch, group.open, lambda _hold, _members: None)
@@ -172,22 +178,37 @@ class Verify:
         if running is None or volume.state.conn != ConnState.VerifyS:
             return
         stop = running.progress.stop_bit
-        while running.next_bit < stop and len(running.blocks) + BATCH_RECORDS_MAX <= VERIFY_IN_FLIGHT_BLOCKS_MAX:
-            count = min(BATCH_RECORDS_MAX, stop - running.next_bit)
-            group = _new_group(running.next_bit, count, volume.size_bytes, volume.vnr)
-            for index in range(count):
-                running.blocks[group.batch.records[index].offset] = group, 1 << index
-            running.next_bit += count
-            self.hold(volume, running, group, partial(self._request, volume, group))
+        unit_bits = (VERIFY_PIECE_BYTES if self.by_pieces else BIT_SIZE_BYTES) // BIT_SIZE_BYTES
+        most = max(unit_bits, BATCH_RECORDS_MAX)
+        while running.next_bit < stop and running.open_blocks + most <= VERIFY_IN_FLIGHT_BLOCKS_MAX:
+            end = min((running.next_bit // most + 1) * most, stop)
+            self._ask(volume, running, running.next_bit, end, unit_bits)
+            running.next_bit = end
         if running.next_bit >= stop and not running.blocks and not running.waits_for_ping:
             running.waits_for_ping = self._node.send_ping()
 
+    @property
+    def by_pieces(self) -> bool:
+        """Whether the peer knows of pieces, too."""
+        handshake = self._node.links.handshake
+        return handshake is not None and handshake.verifies_pieces
+
+    def _ask(self, volume: Volume, running: Running, first_bit: int, end_bit: int, unit_bits: int) -> None:
+        group = _new_group(first_bit, end_bit, unit_bits, volume)
+        for index in range(group.batch.count):
+            running.add(group, index)
+        self.hold(volume, running, group, partial(self._request, volume, group))
+
+    def _ask_closer(self, volume: Volume, running: Running, offset: int) -> None:
+        """A piece differs, or can't be read: its blocks, one by one."""
+        first = offset // BIT_SIZE_BYTES
+        group, member, length = running.remove(offset)
+        self.let_go(volume, group, member)
+        self._ask(volume, running, first, first + ceil_div(length, BIT_SIZE_BYTES), 1)
+
     def _request(self, volume: Volume, group: Group, members: int) -> None:
-        packets = bytearray()
-        for index in native.indices(members):
-            record = group.batch.records[index]
-            wire = BlockReq(record.offset // SECTOR_SIZE_BYTES, ID_SYNCER, record.length)
-            packets += self._node.packet(Packet.P_OV_REQUEST, wire.encode(), volume.vnr)
+        words = {"format": self._node.header_format, "volume": volume.vnr, "block_id": ID_SYNCER}
+        packets = native.drbd_requests(group.batch, members, packet=Packet.P_OV_REQUEST, **words)
         self._node.out.put(Send(Socket.DATA, [*self._node.barrier_parts(), packets]))
 
     def on_replies(self, volume: Volume, batch: Batch, mask: int) -> None:
@@ -197,34 +218,38 @@ class Verify:
             _number(batch, mask, OV_IN_SYNC)  # cut off here: as good as equal, so that the peer comes to its end
             node.send_acks(Packet.P_OV_RESULT, volume, batch, mask)
             return
-        digests: list[bytes] = []
+        digests: dict[int, bytes] = {}
         for index in native.indices(mask):
             record = batch.records[index]
             known = running.blocks.get(record.offset)
-            if known is None or record.offset in running.answered or record.length != _length(*known):
+            if known is None or record.offset in running.answered or record.length != known[0].length(known[1]):
                 raise PeerProtocolError(f"volume {volume.vnr}: P_OV_REPLY for {record.offset}, which nobody asked for")
             if record.digest != algorithm.size:
                 raise PeerProtocolError(f"volume {volume.vnr}: P_OV_REPLY with a digest of {record.digest} bytes")
             running.answered.add(record.offset)
-            digests.append(bytes(batch.view[record.data : record.data + record.digest]))
-        request, buffer = self._node.pieces.read_batch(batch, mask)
+            digests[record.offset] = bytes(batch.view[record.data : record.data + record.digest])
+        for members in read_groups(batch, mask):
+            request, buffer = node.pieces.read_batch(batch, members)
+            self.read(volume, running, request, buffer, partial(self._compare, volume, running, request, digests))
 
-        def compare(members: int) -> None:
-            unequal = 0
-            for index in native.indices(members):
-                if algorithm.compute(request.data(index)) != digests[index]:
-                    unequal |= 1 << index
-            self._compared(volume, running, request, members & ~unequal, unequal)
-
-        self.read(volume, running, request, buffer, compare)
-
-    def _compared(self, volume: Volume, running: Running, request: Batch, equal: int, unequal: int) -> None:
-        for members, number in ((equal, OV_IN_SYNC), (unequal, OV_OUT_OF_SYNC)):
-            _number(request, members, number)
-        for index in native.indices(equal | unequal):
-            record = request.records[index]
-            self.settle(volume, running, record.offset, equal=bool(equal >> index & 1))
-        self._node.send_acks(Packet.P_OV_RESULT, volume, request, equal | unequal)
+    def _compare(
+        self, volume: Volume, running: Running, request: Batch, digests: dict[int, bytes], members: int, failed: int
+    ) -> None:
+        """These have been read, or could not be."""
+        algorithm, unequal = self._node.digests.verify, failed
+        assert algorithm is not None, "the algorithm was changed in the middle of a verify"
+        for index in native.indices(members & ~failed):
+            if algorithm.compute(request.data(index)) != digests[request.records[index].offset]:
+                unequal |= 1 << index
+        closer = native.records_longer(request, unequal, BIT_SIZE_BYTES) if unequal else 0
+        settled = members & ~closer
+        _number(request, members & ~unequal, OV_IN_SYNC)
+        _number(request, unequal, OV_OUT_OF_SYNC)
+        for index in native.indices(settled):
+            self.settle(volume, running, request.records[index].offset, equal=not unequal >> index & 1)
+        self._node.send_acks(Packet.P_OV_RESULT, volume, request, settled)
+        for index in native.indices(closer):
+            self._ask_closer(volume, running, request.records[index].offset)
         self.persist(volume, running)
         self._ask_more(volume)
 
@@ -233,12 +258,16 @@ class Verify:
         running = self._running.get(volume.vnr)
         if running is None or volume.state.conn != ConnState.VerifyS:
             return
-        if offset_bytes in running.blocks and offset_bytes not in running.answered:
-            group, member = running.blocks.pop(offset_bytes)
-            group.open &= ~member
-            running.progress.skipped.set_range(offset_bytes, 1)
-            self._let_go(volume, group, member)
-            self._ask_more(volume)
+        if offset_bytes not in running.blocks or offset_bytes in running.answered:
+            return
+        known, member = running.blocks[offset_bytes]
+        if known.length(member) > BIT_SIZE_BYTES:
+            self._ask_closer(volume, running, offset_bytes)
+            return
+        group, member, length = running.remove(offset_bytes)
+        self._log_all(volume, running.progress.skip(offset_bytes, length))
+        self.let_go(volume, group, member)
+        self._ask_more(volume)
 
     def on_ping_ack(self) -> None:
         """The peer has seen all results: the verify that waited for that is over."""
@@ -249,9 +278,12 @@ class Verify:
     # --- both ---
 
     def read(
-        self, volume: Volume, running: Running, request: Batch, buffer: bytearray, then: Callable[[int], None]
+        self, volume: Volume, running: Running, request: Batch, buffer: bytearray, then: Callable[[int, int], None]
     ) -> None:
-        """Read these blocks when no write to them is under way here; `then(members)` for those that were read."""
+        """Read a batch when no write to it is under way here; `then(members, failed)` for those that end together.
+
+        What could not be read counts as different, as with a kernel: what the buffer has there is anything.
+        """
         node, disk = self._node, volume.disk
 
         def start(hold: Hold | None, members: int) -> None:
@@ -259,7 +291,7 @@ class Verify:
                 if failed & members:
                     node.on_disk_error(volume, disk, f"read for verify failed (errno {errno})", data=True)
                 if self._running.get(volume.vnr) is running:
-                    then(members)
+                    then(members, members & failed)
                 if hold is not None:
                     volume.ranges.release(hold, members)
 
@@ -274,16 +306,15 @@ class Verify:
     def settle(self, volume: Volume, running: Running, offset: int, *, equal: bool) -> None:
         """One block has its result."""
         assert volume.disk is not None
-        group, member = running.blocks.pop(offset)
-        running.answered.discard(offset)
-        length = _length(group, member)
-        group.open &= ~member
+        group, member, length = running.remove(offset)
         if not equal:
             volume.disk.bitmap.set_range(offset, length)
-        text = running.progress.settle(offset // SECTOR_SIZE_BYTES, length // SECTOR_SIZE_BYTES, equal=equal)
-        if text is not None:
+        self._log_all(volume, running.progress.settle(offset, length, equal=equal))
+        self.let_go(volume, group, member)
+
+    def _log_all(self, volume: Volume, texts: list[str]) -> None:
+        for text in texts:
             self.log(volume, text)
-        self._let_go(volume, group, member)
 
     def persist(self, volume: Volume, running: Running) -> None:
         """Now and then put what was found on disk, so that it outlives a crash."""
@@ -296,22 +327,18 @@ def _groups(running: Running) -> list[Group]:
     return list({id(group): group for group, _ in running.blocks.values()}.values())
 
 
-def _length(group: Group, member: int) -> int:
-    return int(group.batch.records[member.bit_length() - 1].length)
-
-
 def _number(batch: Batch, mask: int, number: int) -> None:
     """Have these members bear the id that says how the comparison ended."""
     for index in native.indices(mask):
         batch.records[index].id = number
 
 
-def _new_group(first_bit: int, count: int, size_bytes: int, vnr: int) -> Group:
-    """`count` consecutive blocks from a bit on; the device may end in the last one."""
-    batch = Batch(bytearray(), native.new_records(count), count)
-    for index in range(count):
-        record = batch.records[index]
-        record.volume = vnr
-        record.offset = (first_bit + index) * BIT_SIZE_BYTES
-        record.length = min(BIT_SIZE_BYTES, size_bytes - record.offset)
+def _new_group(first_bit: int, end_bit: int, unit_bits: int, volume: Volume) -> Group:
+    """The blocks from one bit to another, in pieces that end where their length, or the device, does."""
+    borders = [first_bit, *range((first_bit // unit_bits + 1) * unit_bits, end_bit, unit_bits), end_bit]
+    batch = Batch(bytearray(), native.new_records(len(borders) - 1), len(borders) - 1)
+    for record, first, end in zip(batch.records, borders[:-1], borders[1:], strict=True):
+        record.volume = volume.vnr
+        record.offset = first * BIT_SIZE_BYTES
+        record.length = min(end * BIT_SIZE_BYTES, volume.size_bytes) - record.offset
     return Group(batch, batch.all)

@@ -1,6 +1,7 @@
 """What an online verify keeps in mind: which blocks are being looked at, how far it is, what it has found.
 
-Adjacent blocks that differ are one line of the log, in DRBD's words, written when the run of them ends.
+Adjacent blocks that differ are one line of the log, in DRBD's words, written when the run of them ends. Results
+need not come in order: a piece that differs is looked at again block by block, while those behind it go on.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from pydrbd.core.ranges import Hold
+from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import VERIFY_PEER_BLOCKS_MAX
 from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT
+from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT, ceil_div
 
 __all__ = ["Group", "Running", "VerifyProgress"]
 
@@ -29,16 +32,21 @@ class VerifyProgress:
     device_bits: int
     started: float
     settled_bits: int = 0
+    next_bit: int = field(init=False)
+    """Up to where every block has its result."""
     found: Bitmap = field(init=False)
     skipped: Bitmap = field(init=False)
+    _early: dict[int, int] = field(default_factory=dict)
+    """Lengths in bytes of what has its result beyond that, by first bit."""
     _run_start: int = 0
     _run_sectors: int = 0
 
     def __post_init__(self) -> None:
         self.found, self.skipped = Bitmap(self.device_bits), Bitmap(self.device_bits)
+        self.next_bit = self.start_bit or 0
 
     def start_at(self, bit: int) -> None:
-        self.start_bit = bit
+        self.start_bit = self.next_bit = bit
 
     @property
     def found_bits(self) -> int:
@@ -56,23 +64,39 @@ class VerifyProgress:
     def left_bits(self) -> int:
         return max(0, self.total_bits - self.settled_bits - self.skipped_bits)
 
-    @property
-    def next_bit(self) -> int:
-        """Up to where all is settled; exact while results come in order, as they do."""
-        return self.stop_bit - self.left_bits
+    def settle(self, offset_bytes: int, length_bytes: int, *, equal: bool) -> list[str]:
+        """A piece or a block has its result; the lines about the runs of differences that have ended by now.
 
-    def settle(self, sector: int, sector_count: int, *, equal: bool) -> str | None:
-        """One block has its result; the line about a run of differences that has ended with it."""
-        self.settled_bits += 1
-        if equal:
-            return self.end_run()
-        self.found.set_range(sector * SECTOR_SIZE_BYTES, sector_count * SECTOR_SIZE_BYTES)
-        if self._run_sectors and self._run_start + self._run_sectors == sector:
-            self._run_sectors += sector_count
-            return None
-        text = self.end_run()
-        self._run_start, self._run_sectors = sector, sector_count
-        return text
+        Raises PeerProtocolError if too much has been settled behind a block that never is.
+        """
+        self.settled_bits += ceil_div(length_bytes, BIT_SIZE_BYTES)
+        if not equal:
+            self.found.set_range(offset_bytes, length_bytes)
+        return self._pass(offset_bytes, length_bytes)
+
+    def skip(self, offset_bytes: int, length_bytes: int) -> list[str]:
+        """It can't be compared; otherwise as `settle`."""
+        self.skipped.set_range(offset_bytes, length_bytes)
+        return self._pass(offset_bytes, length_bytes)
+
+    def _pass(self, offset_bytes: int, length_bytes: int) -> list[str]:
+        bit = offset_bytes // BIT_SIZE_BYTES
+        if bit >= self.next_bit:
+            self._early[bit] = length_bytes
+        if len(self._early) > VERIFY_PEER_BLOCKS_MAX:
+            raise PeerProtocolError(f"no result for the block at {self.next_bit * BIT_SIZE_BYTES}, many behind it")
+        texts = []
+        while (length := self._early.pop(self.next_bit, 0)) > 0:
+            sector, differs = self.next_bit * SECTORS_PER_BIT, self.found.test(self.next_bit)
+            self.next_bit += ceil_div(length, BIT_SIZE_BYTES)
+            if differs and self._run_sectors and self._run_start + self._run_sectors == sector:
+                self._run_sectors += length // SECTOR_SIZE_BYTES
+                continue
+            if (text := self.end_run()) is not None:
+                texts.append(text)
+            if differs:
+                self._run_start, self._run_sectors = sector, length // SECTOR_SIZE_BYTES
+        return texts
 
     def end_run(self) -> str | None:
         """The line about the differences up to here, if there are any that nobody was told of."""
@@ -106,7 +130,7 @@ class VerifyProgress:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Blocks that were begun together, the members of one batch; `open`: those without a result.
+    """Blocks or pieces that were begun together, the members of one batch; `open`: those without a result.
 
     `hold`: their ranges, held by a Primary.
     """
@@ -115,18 +139,42 @@ class Group:
     open: int
     hold: Hold | None = None
 
+    def length(self, member: int) -> int:
+        return int(self.batch.records[member.bit_length() - 1].length)
+
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """One volume's verify. `blocks`: those that were asked for and have no result yet, by offset."""
+    """One volume's verify.
+
+    `blocks`: the pieces and blocks that were asked for and have no result yet, by offset; `open_blocks`: how many
+    blocks that are.
+    """
 
     progress: VerifyProgress
     next_bit: int = 0
     blocks: dict[int, tuple[Group, int]] = field(default_factory=dict)
+    open_blocks: int = 0
     waiting: deque[tuple[Group, int]] = field(default_factory=deque)
-    """VerifyT: members that the peer has asked for and that are not being read yet; `reading`: how many are."""
+    """VerifyT: members that the peer has asked for and that are not being read yet; `reading`: how many blocks are."""
     reading: int = 0
     answered: set[int] = field(default_factory=set)
     """Blocks whose P_OV_REPLY has been sent (VerifyT), or has come and is being compared (VerifyS)."""
     waits_for_ping: int = 0
     next_persist: float = 0.0
+
+    def add(self, group: Group, index: int) -> None:
+        """This one has been asked for."""
+        record = group.batch.records[index]
+        assert record.offset not in self.blocks
+        self.blocks[record.offset] = group, 1 << index
+        self.open_blocks += ceil_div(record.length, BIT_SIZE_BYTES)
+
+    def remove(self, offset_bytes: int) -> tuple[Group, int, int]:
+        """This one has its result, or is looked at again in parts: its group, member and length in bytes."""
+        group, member = self.blocks.pop(offset_bytes)
+        self.answered.discard(offset_bytes)
+        group.open &= ~member
+        length = group.length(member)
+        self.open_blocks -= ceil_div(length, BIT_SIZE_BYTES)
+        return group, member, length

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.core.effects import Send, Socket
+from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.verify_group import Group, Running
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
-from pydrbd.limits import VERIFY_PEER_BLOCKS_MAX, VERIFY_READS_MAX
+from pydrbd.limits import VERIFY_PEER_BLOCKS_MAX, VERIFY_PIECE_BYTES, VERIFY_READS_MAX
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT
+from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, SECTORS_PER_BIT, ceil_div
 from pydrbd.wire.packet_numbers import ID_SYNCER
 from pydrbd.wire.packets import DigestReq, Packet
 
@@ -33,29 +34,30 @@ class VerifyTarget:
     def on_requests(self, volume: Volume, batch: Batch, mask: int) -> None:
         """A run of P_OV_REQUEST."""
         node, running = self._node, self._verify.running(volume)
-        count = mask.bit_count()
         if (
             native.records_out_of_bounds(batch, mask, volume.size_bytes)
             or native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES)
-            or native.records_longer(batch, mask, BIT_SIZE_BYTES)
+            or native.records_longer(batch, mask, VERIFY_PIECE_BYTES if self._verify.by_pieces else BIT_SIZE_BYTES)
             or native.records_empty(batch, mask)
         ):
             raise PeerProtocolError(f"volume {volume.vnr}: a verify request for what can't be asked for")
         if running is None or volume.state.conn != ConnState.VerifyT or volume.state.disk != DiskState.UpToDate:
             node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, mask)
             return
-        if len(running.blocks) + count > VERIFY_PEER_BLOCKS_MAX:
-            raise PeerProtocolError(f"volume {volume.vnr}: over {VERIFY_PEER_BLOCKS_MAX} verify requests at a time")
         group = _copied_group(batch, mask, volume.vnr)
         if running.progress.start_bit is None:
             first = group.batch.records[0].offset // BIT_SIZE_BYTES
             running.progress.start_at(first)
             self._verify.log(volume, f"Online Verify start sector: {first * SECTORS_PER_BIT}")
-        for index in range(count):
-            offset = group.batch.records[index].offset
-            if offset in running.blocks or offset % BIT_SIZE_BYTES:
-                raise PeerProtocolError(f"volume {volume.vnr}: a verify request for {offset}, again or off a block")
-            running.blocks[offset] = group, 1 << index
+        for index in range(group.batch.count):
+            record = group.batch.records[index]
+            if record.offset in running.blocks:
+                self._take_apart(volume, running, record.offset, record.length)
+            if record.offset % BIT_SIZE_BYTES:
+                raise PeerProtocolError(f"volume {volume.vnr}: a verify request for {record.offset}, off a block")
+            running.add(group, index)
+        if running.open_blocks > VERIFY_PEER_BLOCKS_MAX:
+            raise PeerProtocolError(f"volume {volume.vnr}: over {VERIFY_PEER_BLOCKS_MAX} blocks to verify at a time")
 
         def held(members: int) -> None:
             running.waiting.append((group, members))
@@ -63,23 +65,34 @@ class VerifyTarget:
 
         self._verify.hold(volume, running, group, held)
 
+    def _take_apart(self, volume: Volume, running: Running, offset: int, length: int) -> None:
+        """The peer has found that a piece differs, and begins to ask for its blocks, with the first one."""
+        known, member = running.blocks[offset]
+        if offset not in running.answered or length >= known.length(member):
+            raise PeerProtocolError(f"volume {volume.vnr}: a verify request for {offset}, again")
+        group, member, _ = running.remove(offset)
+        self._verify.let_go(volume, group, member)
+
     def _read_more(self, volume: Volume, running: Running) -> None:
         while running.waiting and running.reading < VERIFY_READS_MAX:
-            group, members = running.waiting.popleft()
-            running.reading += members.bit_count()
+            group, waiting = running.waiting.popleft()
+            members = next(read_groups(group.batch, waiting))
+            if waiting & ~members:
+                running.waiting.appendleft((group, waiting & ~members))
+            running.reading += _blocks(group.batch, members)
             self._read_for_peer(volume, running, *self._node.pieces.read_batch(group.batch, members))
 
     def _read_for_peer(self, volume: Volume, running: Running, request: Batch, buffer: bytearray) -> None:
         node, algorithm = self._node, self._node.digests.verify
         assert algorithm is not None, "a verify without verify-alg was begun"
 
-        def send(members: int) -> None:
-            running.reading -= members.bit_count()
+        def send(members: int, failed: int) -> None:
+            running.reading -= _blocks(request, members)
             packets = bytearray()
             for index in native.indices(members):
                 record = request.records[index]
                 running.answered.add(record.offset)
-                digest = algorithm.compute(request.data(index))
+                digest = bytes(algorithm.size) if failed >> index & 1 else algorithm.compute(request.data(index))
                 wire = DigestReq(record.offset // SECTOR_SIZE_BYTES, ID_SYNCER, record.length, digest)
                 packets += node.packet(Packet.P_OV_REPLY, wire.encode(), volume.vnr)
             node.out.put(Send(Socket.DATA, [*node.barrier_parts(), packets]))
@@ -98,6 +111,11 @@ class VerifyTarget:
         self._verify.persist(volume, running)
         if not running.progress.left_bits and not running.blocks:
             self._verify.finish(volume)
+
+
+def _blocks(batch: Batch, members: int) -> int:
+    """How many blocks these are; the device may end in the last one."""
+    return sum(ceil_div(batch.records[index].length, BIT_SIZE_BYTES) for index in native.indices(members))
 
 
 def _copied_group(batch: Batch, mask: int, vnr: int) -> Group:

@@ -138,13 +138,15 @@ def test_the_rate_forgets_what_was_long_ago():
 
 
 def test_lines_are_few_in_a_pipe():
-    """A log file gets a line now and then, not ten a second."""
+    """Whoever waits sees soon that it moves; the log of a long one gets a line a minute, not ten a second."""
     stream, clock = io.StringIO(), Clock()
     progress = Progress("x", 1000, stream, clock)
-    for done in range(1000):
-        progress.update(done)
-        clock.now += 0.01
-    assert len(stream.getvalue().splitlines()) == 2
+    lines = {}
+    for second in range(3601):
+        progress.update(second // 4)
+        lines[second] = len(stream.getvalue().splitlines())
+        clock.now += 1
+    assert (lines[0], lines[1], lines[5], lines[3600] - lines[3000]) == (1, 2, 4, 10)
 
 
 def test_nothing_to_do_is_all_done():

@@ -71,6 +71,22 @@ def test_a_scattered_resync_brings_what_was_missed(need, processes, monkeypatch,
             pair.resync(row)
 
 
+def test_a_comparison_is_of_everything(processes, monkeypatch, short_tmp):
+    """It has a figure only if every block was compared; copies that differ are no figure."""
+    monkeypatch.setattr("os.environ", processes.env)
+    monkeypatch.chdir(ROOT)
+    row = ROWS["check"]
+    with ExitStack() as stack:
+        pair = PydrbdPair(short_tmp, 4 << 20, stack)
+        pair.prepare_resync(row, 1)
+        assert pair.resync(row).bytes_done >= 4 << 20
+        with (short_tmp / "beta.img").open("r+b") as disk:
+            disk.seek(1_000_000)
+            disk.write(b"not what was written")
+        with pytest.raises(ServerError, match=r"blocks compared, 1 of them said to differ"):
+            pair.resync(row)
+
+
 @pytest.mark.interop
 def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
     """They are started, become ready, and are found to have written every block to both files."""

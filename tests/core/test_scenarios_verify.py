@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from errno import EIO
 from typing import Any
 
 import pytest
 
-from pydrbd.core.events import Received
+from pydrbd import native
+from pydrbd.core import handshake
+from pydrbd.core.effects import DiskRead
+from pydrbd.core.events import Done, Received
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import ConnState
@@ -19,6 +23,14 @@ from tests.harness.world import Client, Machine, World
 
 NET = NetOptions(verify_alg="crc32c")
 SIZE = 8 * MIB + 4608
+
+
+@pytest.fixture(autouse=True, params=["pieces", "blocks"])
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is compared by one digest: both nodes say that they know of pieces, or none does, as a kernel doesn't."""
+    if request.param == "blocks":
+        monkeypatch.setattr(handshake, "_VERIFIES_PIECES", 0)
+    return str(request.param)
 
 
 def verifying(seed: int = 1, size_bytes: int = SIZE, **options: Any) -> tuple[World, Client]:
@@ -121,13 +133,14 @@ def test_roles_may_change_during_a_verify(seed: int, starter: str) -> None:
     assert not marked(world.a) and not marked(world.b) and world.copies_equal() and not world.protocol_errors
 
 
-def test_a_part_of_the_device_is_verified() -> None:
+def test_a_part_of_the_device_is_verified(unit: str) -> None:
     """--start and --stop in sectors, rounded to blocks; what is outside is not looked at."""
     world, _ = verifying()
     damage(world.b, 99, 100, 199, 200)
     verify(world, world.a, start_sector=803, stop_sector=1593)
     assert marked(world.a) == marked(world.b) == [100, 199]
-    assert len(sent(world.a, Packet.P_OV_REQUEST)) == 100
+    asked = [100] if unit == "blocks" else [28, 64, 8, 28, 8]  # those with a block that differs twice, and in blocks
+    assert sum(sent(world.a, Packet.P_OV_REQUEST)) == sum(asked) * BLOCK
     assert lines(world.a, "Starting Online Verify from sector 800")
     assert lines(world.b, "Online Verify start sector: 800")
     verify(world, world.a)  # goes on where the last one stopped
@@ -154,7 +167,7 @@ def test_a_verify_that_is_cut_off_keeps_what_it_found_and_goes_on_there(how: str
     world.link_latency_s = 0.05
     damage(world.b, 1, 5000)
     assert order(world, world.a, "verify") == 1
-    world.run_until(lambda: world.a.node.verify.progress(world.a.volume).settled_bits > 300)  # type: ignore[union-attr]
+    world.run_until(lambda: world.a.node.verify.progress(world.a.volume).next_bit > 300)  # type: ignore[union-attr]
     cookie = client.write(300 * BLOCK, b"w" * MIB)
     if how == "crash":
         world.b.lose_power(world.rng)
@@ -174,6 +187,58 @@ def test_a_verify_that_is_cut_off_keeps_what_it_found_and_goes_on_there(how: str
     verify(world, world.a)
     assert marked(world.a) == marked(world.b) == [5000]
     assert not world.protocol_errors
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_is_cut_off_leaves_nothing_out(seed: int) -> None:
+    """Results come in any order: the next verify begins at the first block that has none."""
+    world, _ = verifying(seed, size_bytes=24 * MIB)
+    world.link_latency_s = 0.05
+    assert order(world, world.a, "verify") == 1
+    world.run_until(lambda: world.a.node.verify.progress(world.a.volume).settled_bits > 300)  # type: ignore[union-attr]
+    running = world.a.node.verify.running(world.a.volume)  # type: ignore[union-attr]
+    first = min(running.blocks) // BLOCK  # type: ignore[union-attr]
+    assert first < running.progress.settled_bits  # type: ignore[union-attr]
+    world.cut()
+    world.run_until(world.is_in_sync)
+    assert lines(world.a, f"Online Verify reached sector {first * 8}")
+    damage(world.b, first)
+    verify(world, world.a)
+    assert marked(world.a) == marked(world.b) == [first]
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("block", [0, 70])
+def test_a_block_that_can_not_be_read_counts_as_different(name: str, block: int) -> None:
+    """With pass_on the disk stays; what is in memory then is not the block, though it may look like it."""
+    world, _ = verifying(disk={"on_io_error": "pass_on"})
+    machine = getattr(world, name)
+    feed = machine.feed
+
+    def failing(event: Any) -> None:
+        if isinstance(event, Done) and isinstance(event.effect, DiskRead):
+            for index in native.indices(event.effect.mask):
+                record = event.effect.batch.records[index]
+                if record.offset <= block * BLOCK < record.offset + record.length:
+                    event = Done(event.effect, 1 << index, EIO)
+        feed(event)
+
+    machine.feed = failing  # type: ignore[method-assign]
+    verify(world, world.a)
+    assert marked(world.a) == marked(world.b) == [block]
+    assert machine.volume.state.disk.name == "UpToDate" and not world.protocol_errors
+
+
+def test_a_piece_that_is_asked_for_again_must_be_smaller(unit: str) -> None:
+    """What has no answer yet can't be asked for in parts, nor what has one for the whole."""
+    world, _ = verifying()
+    world.link_latency_s = 0.02
+    assert order(world, world.a, "verify") == 1
+    world.run_until(lambda: bool(sent(world.b, Packet.P_OV_REPLY)))
+    running = world.a.node.verify.running(world.a.volume)  # type: ignore[union-attr]
+    world.a.node.verify._request(world.a.volume, *running.blocks[0])  # type: ignore[union-attr]
+    world.run_until(lambda: bool(world.protocol_errors))
+    assert "a verify request for 0, again" in world.protocol_errors[0]
 
 
 def test_what_was_found_is_kept_over_a_restart() -> None:
@@ -296,6 +361,7 @@ def test_a_peer_that_lies_in_a_verify_loses_the_link(command: Packet, lie: str) 
     world, client = verifying()
     world.link_latency_s = 0.02
     machine = world.b if command in (Packet.P_OV_REQUEST, Packet.P_OV_RESULT) else world.a
+    damage(world.b, 1000)  # its piece is looked at block by block
     feed, lies = machine.feed, []
 
     def lying(event: Any) -> None:

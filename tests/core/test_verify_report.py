@@ -79,13 +79,12 @@ def test_one_that_was_cut_off_says_so(name: str) -> None:
 
 
 def test_what_the_peer_can_not_read_is_skipped() -> None:
-    """Nobody knows of it: on the map not compared, and the report is not complete."""
+    """Nobody knows of it: on the map not compared, and the report is not complete. The others of its piece are."""
     world, _ = verifying()
     world.link_latency_s = 0.02
     assert order(world, world.a, "verify") == 1
     assert world.a.node is not None
-    running = world.a.node.verify.running(world.a.volume)
-    assert running is not None
+    world.a.node.verify.on_negative(world.a.volume, 0)
     world.a.node.verify.on_negative(world.a.volume, 5 * BIT_SIZE_BYTES)
     report = report_of(world.a, 1 << 14)
     assert report["skipped_blocks"] == 1 and not report["complete"] and report["map"][5] == "?"
