@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 ROUNDS ?= 100
 MINUTES ?= 30
 SEED ?=
+CASES ?=
 PROVE ?= 1m
 INPUTS ?= 1000000
 SESSIONS ?= 10000
@@ -72,8 +73,8 @@ endurance: $(VENV)/run.stamp ## random operations on a kernel and pydrbd for MIN
 	@tools/setup packages lab
 	@$(PY) -m tests.endurance --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-soak: $(VENV)/dev.stamp ## the native code under the sanitizers, with random batches for MINUTES=10; SEED=N plays them again
-	@$(PY) -m tests.native.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+soak: $(VENV)/dev.stamp ## the native code under the sanitizers, for MINUTES=10, or CASES=10000000 beside its twins; SEED=N plays them again
+	@$(PY) -m tests.native.soak --minutes $(MINUTES) $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .

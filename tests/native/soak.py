@@ -1,9 +1,11 @@
 """The tests beside this one for as long as you like, under the sanitizers, with new random batches in every round.
 
     python -m tests.native.soak --minutes 10        (make soak MINUTES=10)
+    python -m tests.native.soak --cases 10000000    (make soak CASES=10000000)
 
 A round runs every test once and every property with EXAMPLES examples, drawn from a seed of its own; a failure prints
-the seed. PYDRBD_SANITIZE's compiler libraries must be there (they come with gcc).
+the seed. With `--cases` C is compared with its twins so many times instead (tests/native/differential.py).
+PYDRBD_SANITIZE's compiler libraries must be there (they come with gcc).
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ from tests.native.sanitized_extension import RUNTIME_OPTIONS
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/native"
 EXAMPLES = 500
+COMPARE = """
+import os, sys, tests.native.sanitized_extension as extension
+extension.load(os.environ["PYDRBD_NATIVE"])
+from tests.native.differential import work
+work(int(sys.argv[1]), int(sys.argv[2]))
+"""
 LIBRARIES = ("libasan.so", "libubsan.so")
 
 
@@ -42,6 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.native.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, help="of the first round; the next one's is one more")
+    parser.add_argument("--cases", type=int, default=0, help="comparisons of C with its twins, instead of the tests")
     arguments = parser.parse_args()
     seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
     end = time.monotonic() + 60 * arguments.minutes
@@ -55,6 +64,8 @@ def main() -> int:
             "LD_PRELOAD": library_paths(),
             "PYDRBD_SOAK": str(EXAMPLES),
         }
+        if arguments.cases:
+            return compare(arguments.cases, seed, environment)
         rounds = 0
         while time.monotonic() < end:
             if not play(seed + rounds, environment):
@@ -64,6 +75,21 @@ def main() -> int:
             print(f"round {rounds} (seed {seed + rounds - 1}): clean; {left_s:.0f} s left", flush=True)
     print(f"{rounds} rounds of {EXAMPLES} random examples for every property: no difference, no wrong access")
     return 0
+
+
+def compare(cases: int, seed: int, environment: dict[str, str]) -> int:
+    """C and its twins in a process for each processor; 1 if they differ somewhere, or the sanitizers complain."""
+    count, began = os.cpu_count() or 1, time.monotonic()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPARE, str(seed + one), str(-(-cases // count))], cwd=ROOT, env=environment
+        )
+        for one in range(count)
+    ]
+    codes = [process.wait() for process in running]
+    end = "FAILED" if any(codes) else "no difference, no wrong access"
+    print(f"{cases} cases in {time.monotonic() - began:.0f} s: {end}")
+    return int(any(codes))
 
 
 def play(seed: int, environment: dict[str, str]) -> bool:

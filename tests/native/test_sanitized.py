@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.sanitized_extension import RUNTIME_OPTIONS
-from tests.native.soak import library_paths
+from tests.native.soak import COMPARE, library_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/native"
@@ -66,3 +66,10 @@ def test_the_native_tests_pass_under_the_sanitizers(sanitized):
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert " passed" in done.stdout
+
+
+def test_c_does_as_its_twins_by_the_thousand(sanitized):
+    """`make soak CASES=...` for a moment: the same answers, the same bytes, no complaint."""
+    done = sanitized("-c", COMPARE, "1", "2000")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "C did as its twins" in done.stdout and not done.stderr
