@@ -17,6 +17,7 @@ __all__ = [
     "ConfigForbidden",
     "DiskError",
     "DiskForbidden",
+    "DiskTooSmall",
     "InternalError",
     "MetaDataError",
     "NotRunningError",
@@ -87,6 +88,12 @@ class MetaDataError(PydrbdError):
     """The meta-data on the local disk is missing, damaged, foreign, or does not fit the disk."""
 
     exit_code = 65
+
+
+class DiskTooSmall(MetaDataError):
+    """There is no room on the disk for meta-data: larger disks mend that, not other meta-data."""
+
+    exit_code = DiskError.exit_code
 
 
 class PeerProtocolError(PydrbdError):

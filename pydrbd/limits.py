@@ -61,6 +61,7 @@ __all__ = [
     "LINK_UNREAD_ACKS_BYTES_MAX",
     "LINK_UNREAD_ANSWERS_BYTES_MAX",
     "LOG_FILE_BYTES_MAX",
+    "METRICS_CLIENTS_MAX",
     "NBD_ALL_IN_FLIGHT_BYTES_MAX",
     "NBD_ATTACH_CONNECTIONS_MAX",
     "NBD_CONNECTIONS_MAX",
@@ -296,8 +297,7 @@ RESYNC_PERSIST_S: Final = 2.0
 """How often a sync target writes what is clean to disk."""
 
 RESYNC_PIECE_BYTES: Final = 512 * KIB
-"""A resync reads, sends and writes this much at a time: small enough for a processor's cache, and to be copied to or
-from the page cache with no thread in between."""
+"""A resync reads, sends and writes so much at a time: it fits a processor's cache, and takes no thread in between."""
 
 RESYNC_HEAD_BYTES_MAX: Final = 64
 """What may stand before each block of such a piece, so that it leaves in one part with its header."""
@@ -321,8 +321,7 @@ LINK_RETRY_S: Final = 1.0
 """A link that ended sooner than this is tried again only after as long."""
 
 LINK_UNREAD_ANSWERS_BYTES_MAX: Final = 128 * MIB
-"""Data that the peer asked for and does not read; beyond it the data socket is not read. More than a node asks for:
-READ_BYTES_IN_FLIGHT_MAX and RESYNC_IN_FLIGHT_BYTES_MAX."""
+"""Data that the peer asked for and does not read, more than a node asks for; beyond it the data socket is not read."""
 
 LINK_UNREAD_ACKS_BYTES_MAX: Final = 64 * MIB
 """Acknowledgements that the peer does not read; one that leaves more is left."""
@@ -337,7 +336,8 @@ CONTROL_RESPONSE_BYTES_MAX: Final = 4 * MIB
 """One answer on the control socket."""
 
 CONTROL_CONNECTIONS_MAX: Final = 64
-"""Control connections at a time; more wait in the backlog."""
+METRICS_CLIENTS_MAX: Final = 16
+"""Control connections, and clients of `metrics`, at a time; more wait in the backlog."""
 
 EVENTS_WATCHERS_MAX: Final = 32
 """Who may look on at the changes of one resource's state at a time."""

@@ -38,7 +38,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     65: "the meta-data is missing, damaged or foreign; create-md: there is something on the disk",
     69: "the resource does not run here, or what it needs is in use (disk, port) or not installed",
     70: "an error in pydrbd",
-    74: "the disk failed, is missing, or can't be used",
+    74: "the disk failed, is missing, too small, or can't be used",
     76: "the peer, or a client, broke the protocol",
     77: "no permission (to a file, disk, port or socket)",
     78: "the configuration is missing, wrong, or does not name the resource, this node or its disk",

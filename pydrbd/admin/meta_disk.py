@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.exit_codes import ConfiguredError
-from pydrbd.errors import ConfigError, MetaDataError, UsageError
+from pydrbd.errors import ConfigError, DiskTooSmall, UsageError
 from pydrbd.metadata.apply_al import Write
 from pydrbd.metadata.layout import Layout, MetaKind
 from pydrbd.metadata.opening import superblock_offset_bytes
@@ -60,7 +60,7 @@ class MetaDisk:
         offset = superblock_offset_bytes(self.place.kind, self.place.index, self.meta_sectors)
         block = self.read(offset, MD_BLOCK_SIZE_BYTES) if offset >= 0 else b""
         if len(block) < MD_BLOCK_SIZE_BYTES:
-            raise MetaDataError(f"{self.name}: is too small for {self.place.kind.value} meta-data")
+            raise DiskTooSmall(f"{self.name}: is too small for {self.place.kind.value} meta-data")
         superblock = Superblock.decode(block, f"{self.name}: the superblock at byte {offset}")
         return superblock, Layout.from_superblock(self.place.kind, self.meta_sectors, superblock, self.place.index)
 

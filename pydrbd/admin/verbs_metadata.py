@@ -51,7 +51,7 @@ def _new_layout(disk: MetaDisk, al_stripes: int, al_stripe_size_kib: int) -> Lay
             raise MetaDataError("an indexed meta-disk has a fixed activity log: it can't be striped")
         return Layout.indexed(disk.place.index, disk.meta_sectors)
     except MetaDataError as error:
-        raise MetaDataError(f"{disk.name}: {error}") from error
+        raise type(error)(f"{disk.name}: {error}") from error
 
 
 def _check_empty(disk: MetaDisk, layout: Layout, *, force: bool) -> None:
@@ -143,7 +143,7 @@ def apply_al(context: Context, target: Target) -> int:
             try:
                 opened = open_meta_data(disk.read, place.kind, place.index, disk.meta_sectors, disk.data_sectors)
             except MetaDataError as error:
-                raise MetaDataError(f"{disk.name}: {error}") from error
+                raise type(error)(f"{disk.name}: {error}") from error
             for stage in opened.applied.stages:
                 disk.write(stage)
         for note in opened.applied.notes:

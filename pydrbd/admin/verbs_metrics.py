@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any, Final
 
 from pydrbd.admin.context import Context
@@ -15,6 +18,7 @@ from pydrbd.admin.output import complain, say
 from pydrbd.admin.running import names_here
 from pydrbd.config.settings import Listen, listen_option, load_settings, parse_listen
 from pydrbd.errors import BusyError, PydrbdError
+from pydrbd.limits import METRICS_CLIENTS_MAX
 
 __all__ = ["DEFAULT_PLACE", "Exporter", "metrics"]
 
@@ -22,7 +26,7 @@ DEFAULT_PLACE: Final = "tcp:127.0.0.1:9942"
 """drbd-reactor's port."""
 
 _REQUEST_S: Final = 10.0
-"""How long a client may take to ask, and to read."""
+"""How long a client may take, from its connection to the end of the answer."""
 
 
 def metrics(context: Context, listen: str | None, *, once: bool) -> int:
@@ -59,10 +63,16 @@ def _snapshots(context: Context) -> list[dict[str, Any]]:
     return found
 
 
-class Exporter(HTTPServer):
-    """Serves the metrics, one request at a time."""
+class Exporter(ThreadingMixIn, HTTPServer):
+    """Serves the metrics: each client in a thread of its own, for a bounded time, and so many of them at most."""
 
-    def __init__(self, context: Context, place: Listen) -> None:
+    daemon_threads = True
+
+    def __init__(
+        self, context: Context, place: Listen, *, request_s: float = _REQUEST_S, clients_max: int = METRICS_CLIENTS_MAX
+    ) -> None:
+        self._request_s = request_s
+        self._room = threading.BoundedSemaphore(clients_max)
         self.context = context
         self.place = place
         if place.path:
@@ -84,6 +94,27 @@ class Exporter(HTTPServer):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a client's thread; while there are as many as may be, this one and those behind it wait."""
+        self._room.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve it; what is not over in time is cut off, however it keeps the socket busy."""
+        timer = threading.Timer(self._request_s, self._cut_off, (request,))
+        timer.daemon = True
+        timer.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._room.release()
+
+    @staticmethod
+    def _cut_off(request: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has just gone by itself
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away while it is answered is no news."""
@@ -111,7 +142,6 @@ def _remove_dead_socket(path: Path) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     server: Exporter
-    timeout = _REQUEST_S
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] not in ("/", "/metrics"):

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.control_client import Limit
 from pydrbd.admin.exit_codes import WorseThanOutdated
+from pydrbd.admin.output import complain
 from pydrbd.errors import NotRunningError, StateRefused
 from pydrbd.limits import HELPER_TIMEOUT_S
 
@@ -34,6 +35,9 @@ _HINTS: Final[Mapping[tuple[str, int], str]] = {
 """What to do about a refusal, by verb and DRBD's code."""
 
 
+_WITH_NOTES: Final = frozenset({"resize"})
+"""Verbs that may have been granted only in part, and say so."""
+
 _REFUSED_BY_PEER: Final = -10
 
 
@@ -47,7 +51,7 @@ def request(context: Context, resource: str, verb: str, arguments: dict[str, Any
     """Have the process carry out a verb. Raises StateRefused with DRBD's words, CommandFailed, NotRunningError."""
     limit, more_s = _LIMITS.get(verb, (Limit.MEDIUM, 0.0))
     try:
-        context.client(resource).grant(verb, arguments, limit, more_s)
+        answer = context.client(resource).grant(verb, arguments, limit, more_s)
     except NotRunningError:
         context.check_name(resource)
         raise
@@ -58,6 +62,8 @@ def request(context: Context, resource: str, verb: str, arguments: dict[str, Any
         if hint is None:
             raise
         raise StateRefused(error.code, f"{error}: {hint}") from None
+    if verb in _WITH_NOTES and answer.text:
+        complain(f"{resource}: {answer.text}")
     return 0
 
 

@@ -52,6 +52,8 @@ class NewUuids:
         if not volume.has_disk:
             return failure(ERR_NO_DISK)
         if self._skips_first_sync(volume, clear):
+            if volume.state.pdsk < DiskState.Inconsistent:  # a kernel calls it UpToDate all the same
+                return failure(ERR_CONNECTED, "(the peer has no disk that could have the same)")
             # The peer is about to change by a word that we wait for: what it has then may not be fresh any more.
             return failure(ERR_CONNECTED) if self._node.operator.waits_for(volume) else ""
         return "" if volume.state.conn == ConnState.StandAlone else failure(ERR_CONNECTED)

@@ -16,7 +16,7 @@ from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
 from pydrbd.core.reconfigure import Reconfigure
-from pydrbd.core.refusals import ERR_DISCARD_IMPOSSIBLE, StateCode, decode_reply, failure
+from pydrbd.core.refusals import ERR_DISCARD_IMPOSSIBLE, ERR_NET_CONFIGURED, StateCode, decode_reply, failure
 from pydrbd.core.states import Change, ConnState, DiskState, Role
 from pydrbd.core.sync_commands import SyncCommands
 from pydrbd.core.transitions import check_change, sanitize
@@ -128,12 +128,16 @@ class Operator:
         if discards and any(volume.state.role is Role.Primary for volume in node.volumes.values()):
             self.answer(command, StateCode.SS_UNKNOWN_ERROR, failure(ERR_DISCARD_IMPOSSIBLE))
             return
+        tentative = bool(command.arguments.get("tentative"))
         if node.cstate != ConnState.StandAlone:
-            self.answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
+            if discards or tentative:  # it would be forgotten: the connection that is looked for is an ordinary one
+                self.answer(command, StateCode.SS_UNKNOWN_ERROR, failure(ERR_NET_CONFIGURED))
+            else:
+                self.answer(command, StateCode.SS_SUCCESS, "already connecting or connected")
             return
         node.wants_discard = discards
         node.links.reason, node.links.split_brain = "", None
-        node.links.tentative = bool(command.arguments.get("tentative"))
+        node.links.tentative = tentative
         node.set_cstate(ConnState.Unconnected)
         node.set_cstate(ConnState.WFConnection)
         node.out.put(OpenLink())
@@ -319,4 +323,3 @@ class Operator:
     def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:
         payload = StateChgReply(int(code)).encode()
         self._node.out.put(Send(Socket.META, [self._node.packet(packet, payload, vnr)]))
-

@@ -19,6 +19,7 @@ __all__ = [
     "ERR_MD_LAYOUT_NO_FIT",
     "ERR_MD_LAYOUT_TOO_BIG",
     "ERR_MD_LAYOUT_TOO_SMALL",
+    "ERR_NET_CONFIGURED",
     "ERR_NO_DISK",
     "ERR_NO_PRIMARY",
     "ERR_RESIZE_RESYNC",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 ERR_DISCARD_IMPOSSIBLE: Final = 123
+ERR_NET_CONFIGURED: Final = 125
 ERR_RESIZE_RESYNC: Final = 130
 ERR_NO_PRIMARY: Final = 131
 ERR_NO_DISK: Final = 138
@@ -126,6 +128,7 @@ def refusal(code: StateCode) -> StateRefused:
 
 _FAILURES: Final[Mapping[int, str]] = {
     ERR_DISCARD_IMPOSSIBLE: "--discard-my-data not allowed when primary.",
+    ERR_NET_CONFIGURED: "Device has a net-config (use disconnect first)",
     ERR_RESIZE_RESYNC: "Resize not allowed during resync.",
     ERR_NO_PRIMARY: "Need one Primary node to resize.",
     ERR_NO_DISK: "Device does not have a disk-config",

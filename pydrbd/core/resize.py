@@ -61,21 +61,21 @@ class Resizes:
     def on_command(self, command: Command) -> None:
         """Arguments: `size_sectors`, `assume_clean`, `assume_peer_has_space`, `al_stripes`, `al_stripe_size_kib`, and
         `volume` to name a single one."""
-        self._next(command, chosen_volumes(self._node.volumes, command.arguments))
+        self._next(command, chosen_volumes(self._node.volumes, command.arguments), [])
 
-    def _next(self, command: Command, volumes: list[Volume]) -> None:
-        """One volume after the other, each measured first; the first refusal ends it."""
+    def _next(self, command: Command, volumes: list[Volume], notes: list[str]) -> None:
+        """One volume after the other, each measured first; the first refusal ends it. `notes`: what it can't do yet."""
         if not volumes:
-            self._node.out.put(Answer(command.request, int(StateCode.SS_SUCCESS)))
+            self._node.out.put(Answer(command.request, int(StateCode.SS_SUCCESS), "; ".join(notes)))
             return
         volume, rest = volumes[0], volumes[1:]
 
         def measured(error: str) -> None:
-            refused = error or self._refusal(volume, command) or self._resize(volume, command)
+            refused = error or self._refusal(volume, command) or self._resize(volume, command, notes)
             if refused:
                 self._fail(command, refused)
             else:
-                self._next(command, rest)
+                self._next(command, rest, notes)
 
         refused = self._refusal(volume, command)
         if refused:
@@ -114,7 +114,7 @@ class Resizes:
             return failure(ERR_MD_LAYOUT_TOO_SMALL, words)
         return ""
 
-    def _resize(self, volume: Volume, command: Command) -> str:
+    def _resize(self, volume: Volume, command: Command, notes: list[str]) -> str:
         """The disks are measured: grow on this side, and ask the peer. Words if it is refused."""
         node, disk, arguments = self._node, volume.disk, command.arguments
         assert disk is not None
@@ -137,7 +137,13 @@ class Resizes:
                 return refused
             node.log_line(Level.WARNING, f"volume {volume.vnr}: shrinks, as the operator insists")
         if user > agreed:
-            node.log_line(Level.WARNING, f"volume {volume.vnr}: {user} sectors are wanted, {agreed} can be had so far")
+            whose, room = ("this", disk.capacity_sectors) if user > disk.capacity_sectors else ("the peer's", agreed)
+            unless = "" if whose == "this" else "unless it has grown meanwhile, "
+            notes.append(
+                f"volume {volume.vnr}: {user} sectors are wanted, {whose} disk has room for {room}: {unless}make it "
+                "larger and resize again"
+            )
+            node.log_line(Level.WARNING, notes[-1])
         volume.options = replace(volume.options, size_sectors=user)
         grown = agreed > volume.size_sectors
         node.peers.set_size(volume, agreed, mark_new=DdsFlag.NO_RESYNC not in flags)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from pydrbd.errors import MetaDataError
+from pydrbd.errors import DiskTooSmall
 from pydrbd.metadata.activity_log import clean_ring
 from pydrbd.metadata.apply_al import Write
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, Layout, MetaKind, internal_superblock_sector
@@ -84,7 +84,7 @@ def plan_create(
     if data_sectors is None:
         bitmap_bytes = layout.bitmap_size_bytes
     if bitmap_bytes > layout.bitmap_size_bytes:
-        raise MetaDataError(f"{layout.where}: no room for {bitmap_bytes} bytes of bitmap; use a larger device")
+        raise DiskTooSmall(f"{layout.where}: no room for {bitmap_bytes} bytes of bitmap; use a larger device")
     # An old superblock must not stand beside a new log: first it goes.
     writes: list[Write] = [(layout.superblock_offset_bytes, bytes(MD_BLOCK_SIZE_BYTES))]
     writes.append((layout.al_offset_bytes, clean_ring(layout.al_block_count)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pydrbd.errors import MetaDataError
+from pydrbd.errors import DiskTooSmall, MetaDataError
 from pydrbd.units import BIT_SIZE_BYTES, MD_BLOCK_SIZE_BYTES, bits_for_sectors, ceil_div, sectors_to_bytes
 
 if TYPE_CHECKING:
@@ -208,12 +208,12 @@ def _check_device_size(layout: Layout) -> None:
     if layout.kind is MetaKind.INDEXED:
         need = (layout.index + 1) * INDEXED_SLOT_SECTORS
     if layout.md_device_sectors < need:
-        raise MetaDataError(
+        raise DiskTooSmall(
             f"the device of {sectors_to_bytes(layout.md_device_sectors)} bytes is too small for {layout.kind.value} "
             f"meta-data: it needs at least {sectors_to_bytes(need)} bytes; use a larger device"
         )
     if layout.usable_sectors <= 0:
-        raise MetaDataError(
+        raise DiskTooSmall(
             f"{layout.where} of {layout.md_size_sectors} sectors leaves no room for data on a device of "
             f"{layout.md_device_sectors} sectors; use a larger device or a smaller activity log"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from pydrbd.errors import MetaDataError
+from pydrbd.errors import DiskTooSmall, MetaDataError
 from pydrbd.metadata.activity_log import clean_ring
 from pydrbd.metadata.apply_al import AppliedLog, apply_al, split_blocks
 from pydrbd.metadata.bitmap import Bitmap
@@ -62,7 +62,7 @@ def open_meta_data(
     """
     offset = superblock_offset_bytes(kind, index, md_sectors)
     if offset < 0 or offset + MD_BLOCK_SIZE_BYTES > sectors_to_bytes(md_sectors):
-        raise MetaDataError(f"a device of {md_sectors} sectors is too small for {kind.value} meta-data")
+        raise DiskTooSmall(f"a device of {md_sectors} sectors is too small for {kind.value} meta-data")
     try:
         superblock = Superblock.decode(read(offset, MD_BLOCK_SIZE_BYTES), f"the superblock at byte {offset}")
     except MetaDataError as error:

@@ -80,7 +80,7 @@ class NbdServer:
     def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on a TCP address (port 0: any free one); where it listens now.
 
-        Raises BusyError if the port is taken, UsageError if the address is not one of this machine's.
+        Raises BusyError if the port is taken, or the address none of this machine's; UsageError if it is no address.
         """
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
@@ -210,6 +210,8 @@ def _listen(sock: socket.socket, address: Any, place: str) -> None:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise BusyError(f"can't serve NBD on {place}: another process listens there") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise BusyError(f"can't serve NBD on {place}: this address is none of this machine's, now") from error
         raise UsageError(f"can't serve NBD on {place}: {error.strerror}") from error
 
 

@@ -140,7 +140,7 @@ def test_create_md_outside_of_the_disk(place):
     ("prepare", "code", "words"),
     [
         (lambda disk: disk.unlink(), 74, ("no such disk", "truncate -s SIZE")),
-        (lambda disk: os.truncate(disk, 4096), 65, ("alpha0.img", "small")),
+        (lambda disk: os.truncate(disk, 4096), 74, ("alpha0.img", "small")),
         (lambda disk: os.truncate(disk, DISK_BYTES - 1), 74, ("not a multiple of 512",)),
         (lambda disk: (disk.unlink(), disk.mkdir()), 74, ("is a directory",)),
     ],

@@ -113,8 +113,8 @@ def exporter(place, process):
     """`exporter(Listen)` serves in a thread."""
     started = []
 
-    def start(where):
-        made = Exporter(Context(None, None, str(place.run_dir)), where)
+    def start(where, **limits):
+        made = Exporter(Context(None, None, str(place.run_dir)), where, **limits)
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         started.append((made, thread))
@@ -153,6 +153,40 @@ def test_it_is_scraped_over_a_unix_socket(exporter, short_tmp):
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         with client.makefile("rb") as answer:
             assert b"200 OK" in answer.readline() and b"drbdreactor_up 1" in answer.read()
+
+
+def test_a_client_that_says_nothing_keeps_nobody_out(exporter, short_tmp):
+    """Others are served beside it; when there are as many as may be, the next one waits until one of them goes."""
+    path = short_tmp / "metrics.sock"
+    exporter(Listen(path=str(path)), clients_max=2)
+
+    def client():
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(30)
+        made.connect(str(path))
+        return made
+
+    with client() as silent, client() as another, client() as asking:
+        silent.sendall(b"GET /met")
+        another.sendall(b"GET /met")
+        asking.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        another.close()
+        with asking.makefile("rb") as answer:
+            assert b"200 OK" in answer.readline() and b"drbdreactor_up 1" in answer.read()
+        silent.sendall(b"rics HTTP/1.0\r\n\r\n")
+        with silent.makefile("rb") as answer:
+            assert b"200 OK" in answer.readline()
+
+
+def test_a_client_that_takes_for_ever_is_cut_off(exporter, short_tmp):
+    """Its place is another one's then."""
+    path = short_tmp / "metrics.sock"
+    exporter(Listen(path=str(path)), clients_max=1, request_s=0.05)
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.settimeout(30)
+            silent.connect(str(path))
+            assert silent.recv(1) == b""
 
 
 def test_where_it_listens(place):

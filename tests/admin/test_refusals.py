@@ -170,8 +170,8 @@ def test_a_file_system_without_locks(place, monkeypatch):
     [
         (0, 74, "is too small: 0 bytes, at least 4096 are needed"),
         (4095, 74, "is too small: 4095 bytes, at least 4096 are needed"),
-        (4096, 65, "the device of 4096 bytes is too small for internal meta-data: it needs at least 1048576 bytes"),
-        (1 << 19, 65, "the device of 524288 bytes is too small for internal meta-data"),
+        (4096, 74, "the device of 4096 bytes is too small for internal meta-data: it needs at least 1048576 bytes"),
+        (1 << 19, 74, "the device of 524288 bytes is too small for internal meta-data"),
     ],
 )
 def test_a_disk_that_is_too_small(place, size_bytes, code, words):

@@ -61,6 +61,16 @@ def test_a_verb_is_one_request(place, process, words, verb, arguments):
     assert process.asked == [(verb, arguments)]
 
 
+def test_what_is_granted_but_can_not_be_had_yet_is_told(place, process):
+    """0, and a line on stderr; what a verb answers else is nobody's news."""
+    process.answer("resize", 1, "volume 0: 99 sectors are wanted, this disk has room for 8")
+    result = place("resize", "--size=99s", "r0")
+    assert (result.code, result.out) == (0, "")
+    assert result.err == "pydrbd: r0: volume 0: 99 sectors are wanted, this disk has room for 8\n"
+    process.answer("connect", 1, "already connecting or connected")
+    assert place("connect", "r0").err == ""
+
+
 @pytest.mark.parametrize("code", [code for code in StateCode if code < 0])
 def test_a_refusal_is_17_with_drbds_words(place, process, code):
     """Scripts look for the number, the words and the exit code; they are drbdadm's."""

@@ -55,6 +55,21 @@ def test_a_disk_that_goes_just_after_the_first_sync_was_skipped_is_gone(seed: in
     assert state(world.a) == "Connected Secondary/Secondary UpToDate/Diskless" and not world.protocol_errors
 
 
+def test_a_peer_without_a_disk_has_nothing_that_is_equal() -> None:
+    """A kernel declares both UpToDate, the disk that is not there, too: here it is refused, and nothing changes."""
+    world = World(1)
+    world.start()
+    assert order(world, world.b, "detach") == 1
+    world.run(1)
+    before = state(world.a), world.a.volume.uuids
+    assert before[0] == "Connected Secondary/Secondary Inconsistent/Diskless"
+    assert words(world, world.a, clear_bitmap=True) == (
+        "Failure: (151) Need to be StandAlone (the peer has no disk that could have the same)"
+    )
+    world.run(1)
+    assert (state(world.a), world.a.volume.uuids) == before and not world.protocol_errors
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_power_failure_while_it_is_skipped_never_leaves_a_split_brain(seed: int) -> None:
     """Whatever of it has become durable on which node: they meet again and agree."""

@@ -253,6 +253,27 @@ def test_nobody_is_promoted_while_the_peer_is_attaching_what_may_be_newer() -> N
     assert world.copies_equal() and world.b.disks[0].data[:5] == b"newer"
 
 
+@pytest.mark.parametrize("wish", ["discard_my_data", "tentative"])
+@pytest.mark.parametrize("peer", ["there", "away"])
+def test_a_wish_for_a_connection_that_is_there_already_is_refused(wish: str, peer: str) -> None:
+    """It would be forgotten without a word: ERR_NET_CONFIGURED; without a wish all is well."""
+    world, _client = pair()
+    if peer == "away":
+        world.a.lose_power(world.rng)
+        world.run(2)
+    before = state(world.b)
+    request = world.b.command("connect", **{wish: True})
+    world.run(0.1)
+    assert world.b.answers[request] == (0, "Failure: (125) Device has a net-config (use disconnect first)")
+    assert order(world, world.b, "connect") == 1
+    world.run(1)
+    assert state(world.b) == before
+    if peer == "away":
+        world.a.start()
+        world.run_until(world.is_in_sync)
+    assert not world.protocol_errors
+
+
 def test_a_primary_does_not_discard_its_data() -> None:
     """As the kernel: ERR_DISCARD_IMPOSSIBLE at once, and nobody is looked for."""
     world, _client = pair()

@@ -115,6 +115,31 @@ def test_a_size_may_be_asked_for() -> None:
     world.run_until(lambda: is_large(world) and world.is_in_sync())
 
 
+def test_a_size_that_no_disk_has_room_for_is_told() -> None:
+    """Granted, as with a kernel, which only logs it; the answer says whose disk is too small, and what to do."""
+    world, _client = pair()
+    before = world.a.volume.size_sectors
+    wanted = before + 8
+    more = "make it larger and resize again"
+    assert answer(world, world.a, size_sectors=wanted) == (
+        1, f"volume 0: {wanted} sectors are wanted, this disk has room for {before}: {more}"
+    )  # fmt: skip
+    assert any("this disk has room for" in line for line in world.a.log)
+    grow(world.a)
+    assert answer(world, world.a, size_sectors=wanted) == (
+        1,
+        f"volume 0: {wanted} sectors are wanted, the peer's disk has room for {before}: unless it has grown meanwhile, "
+        + more,
+    )
+    world.settle()
+    assert world.a.volume.size_sectors == before
+    grow(world.b)
+    assert answer(world, world.a, size_sectors=wanted)[0] == 1
+    world.run_until(lambda: world.a.volume.size_sectors == world.b.volume.size_sectors == wanted)
+    world.run_until(world.is_in_sync)
+    assert answer(world, world.a, size_sectors=wanted) == (1, "")
+
+
 def test_refusals_are_the_kernels() -> None:
     """No disk, two Secondaries, a resync that is running."""
     world, client = pair()
