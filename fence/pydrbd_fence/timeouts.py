@@ -1,7 +1,8 @@
 """Times, in seconds, all derived from one: how long the watchdog waits. Bad relations are found here, and refused.
 
 A node that gets no news from its disks is dead after `io + loop` (until which the last news count), `watchdog` (until
-the hardware acts) and one second (in which the inquisitor looks). A sender that hears nothing must wait longer.
+the hardware acts) and one second (in which the inquisitor looks). A sender that hears nothing must wait longer: what is
+derived here does so even if the node's clock loses a tenth and the sender's gains one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ IO_LOOPS = 3
 
 POLL_S = 1
 MARGIN_S = 2
+CLOCKS = (11, 9)
+"""What the faster clock shows when the slower one shows the second number, each wrong by a tenth."""
 TIME_MAX_S = 86_400
 
 
@@ -99,7 +102,9 @@ def derive_timeouts(
     """All times from the watchdog's; what is given is kept, also if it is bad (ask `complaints`)."""
     loop = LOOP_S if loop_s is None else loop_s
     io = IO_LOOPS * loop if io_s is None else io_s
-    needed = max(2 * watchdog_s, io + loop + watchdog_s + POLL_S + MARGIN_S)
+    hardware_s = io + loop + watchdog_s
+    by_clock_s = -(-hardware_s * CLOCKS[0] // CLOCKS[1]) + POLL_S
+    needed = max(2 * watchdog_s, hardware_s + POLL_S + MARGIN_S, by_clock_s)
     return Timeouts(
         watchdog_s=watchdog_s,
         allocate_s=ALLOCATE_S if allocate_s is None else allocate_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydrbd.core.effects import Part, Send, Socket
+from pydrbd.core.effects import Level, Part, Send, Socket
 from pydrbd.core.states import ConnState
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
 __all__ = ["BitmapExchange"]
+
+_EXPECTING = (ConnState.WFBitMapS, ConnState.WFBitMapT, ConnState.WFSyncUUID)
+"""In the last one we have answered already. A peer whose disk was compared twice, as ours was attached, let go and
+attached again before it knew, sends its bitmap twice, and counts on the second: a kernel merges that one, too."""
 
 
 class BitmapExchange:
@@ -54,7 +58,7 @@ class BitmapExchange:
         node, disk = self._node, volume.disk
         if disk is None and volume.state.conn == ConnState.Connected:
             return  # sent before the peer knew that our disk is gone: its resync ends when it does
-        if disk is None or volume.state.conn not in (ConnState.WFBitMapS, ConnState.WFBitMapT):
+        if disk is None or volume.state.conn not in _EXPECTING:
             raise PeerProtocolError(f"volume {volume.vnr}: a bitmap came in state {volume.state.conn.name}")
         receiver = self._receivers.get(volume.vnr)
         if receiver is None:
@@ -64,7 +68,9 @@ class BitmapExchange:
             return
         del self._receivers[volume.vnr]
         disk.bitmap.recount()
-        if volume.state.conn == ConnState.WFBitMapT:
+        if volume.state.conn == ConnState.WFSyncUUID:
+            node.log_line(Level.INFO, f"volume {volume.vnr}: a second bitmap of the peer is merged")
+        elif volume.state.conn == ConnState.WFBitMapT:
             self.send(volume)
             node.change(volume, conn=ConnState.WFSyncUUID)
         else:

@@ -126,6 +126,7 @@ def test_times_follow_the_watchdog():
         assert times.msgwait_s >= 2 * watchdog and times.msgwait_s > times.death_s
     assert derive_timeouts(5) == Timeouts(5, 2, 1, 12, 3)
     assert derive_timeouts(60).msgwait_s == 120
+    assert derive_timeouts(8, io_s=30).msgwait_s == 49  # (30 + 1 + 8) * 11 / 9 and a second: clocks wrong by a tenth
     assert derive_timeouts(5).pacemaker_values() == {"stonith-timeout": "28s", "stonith-watchdog-timeout": "10s"}
     assert contest_s(derive_timeouts(5)) == 8
 

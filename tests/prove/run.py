@@ -59,12 +59,15 @@ class Outcome:
     seconds: Counter[str] = field(default_factory=Counter)
     seeds: Counter[str] = field(default_factory=Counter)
     figures: Counter[str] = field(default_factory=Counter)
+    cpu_s: float = 0.0
+    """What the processors have spent on it: where others work, too, that is less than the time that has gone by."""
     failures: list[Failure] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         for mine, theirs in ((self.seconds, other.seconds), (self.seeds, other.seeds), (self.figures, other.figures)):
             mine.update(theirs)
         self.failures += other.failures
+        self.cpu_s += other.cpu_s
 
     def checked(self) -> dict[str, int]:
         """Promise id to how often it was checked."""
@@ -79,6 +82,7 @@ class Outcome:
         report = {
             **about,
             "python": platform.python_version(),
+            "cpu_seconds": round(self.cpu_s),
             "rungs": {
                 name: {"seeds": self.seeds[name], "seconds": round(self.seconds[name], 1)} for name in self.seeds
             },
@@ -93,7 +97,7 @@ def run(rungs: Sequence[Rung], seconds: float, first: int, step: int = 1) -> Out
     """Seeds `first`, `first + step` ... for that long, one at least: what is most behind its share comes next."""
     outcome = Outcome()
     following = dict.fromkeys((rung.name for rung in rungs), first)
-    began = time.monotonic()
+    began, spent = time.monotonic(), time.process_time()
     while not outcome.seeds or (time.monotonic() - began < seconds and len(outcome.failures) < FAILURES_MAX):
         rung = min(rungs, key=lambda one: outcome.seconds[one.name] / one.weight)
         seed = following[rung.name]
@@ -105,6 +109,7 @@ def run(rungs: Sequence[Rung], seconds: float, first: int, step: int = 1) -> Out
             outcome.failures.append(_failure(rung.name, seed, error))
         outcome.seconds[rung.name] += time.monotonic() - start  # type: ignore[assignment]
         outcome.seeds[rung.name] += 1
+    outcome.cpu_s = time.process_time() - spent
     return outcome
 
 

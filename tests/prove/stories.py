@@ -23,9 +23,9 @@ RETOLD = 64
 KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("stories", 3, {}),
     ("stories with lanes", 3, {"lanes": True}),
-    ("busy stories", 5, {"busy": True}),
+    ("busy stories", 5, {"busy": True, "hasty": True}),
     ("busy stories with lanes", 4, {"busy": True, "lanes": True}),
-    ("stories with a plot", 0.5, {"ending": 0.7}),
+    ("stories with a plot", 0.5, {"ending": 0.7, "hasty": True}),
     ("stories with a plot, resource-and-stonith", 0.5, {"ending": 0.7, "fencing": Fencing.RESOURCE_AND_STONITH}),
     ("stories, protocol A", 0.5, {"protocol": WireProtocol.A}),
     ("stories, protocol B", 0.5, {"protocol": WireProtocol.B}),
@@ -35,6 +35,7 @@ KINDS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("stories with lanes, resource-and-stonith", 1, {"fencing": Fencing.RESOURCE_AND_STONITH, "lanes": True}),
     ("stories that end without power", 1, {"ending": 0.9}),
     ("stories with thin resyncs", 1, {"thin": True}),
+    ("stories with hasty bitmaps", 1, {"hasty": True}),
 )
 
 

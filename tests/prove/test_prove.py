@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import pytest
+from pydrbd_fence import timeouts
 
 from pydrbd.core.quorum import Quorum
 from pydrbd.metadata import al_transaction
@@ -14,7 +15,7 @@ from tests.harness import canaries
 from tests.harness.checkers import Oracle, Violation, fill
 from tests.harness.situations import SITUATIONS, SOMETIMES, Sightings
 from tests.harness.world import World
-from tests.prove import canary_hunt, fuzz, meetings, pieces, stories, torn
+from tests.prove import canary_hunt, clocks, fuzz, meetings, pieces, stories, torn
 from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, sightings, situations, table
 from tests.prove.run import Broken, Outcome, Rung, run
 
@@ -86,6 +87,21 @@ def test_a_parser_that_dies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.failures and {failure.promise for failure in outcome.failures} == {"D1"}
     assert "--only 'fuzz' --seed" in outcome.failures[0].replay
     assert "IndexError" in table(outcome, 1.0)
+
+
+def test_a_sender_that_does_not_wait_long_enough_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C9: with clocks that may be wrong by a tenth, a margin of two seconds is not enough for a slow disk."""
+    monkeypatch.setattr(timeouts, "CLOCKS", (9, 9))
+    with pytest.raises(Broken) as caught:
+        for seed in range(sorted(clocks.PLAYS).index("dead in time"), 1200, len(clocks.PLAYS)):
+            clocks.play(seed, Counter())
+    assert caught.value.promise == "C9"
+
+
+def test_every_promise_has_words() -> None:
+    """A1 to D11, in this order."""
+    counts = {"A": 11, "B": 10, "C": 11, "D": 11}
+    assert list(PROMISES) == [f"{part}{number}" for part, last in counts.items() for number in range(1, last + 1)]
 
 
 def test_the_report_counts_by_promise() -> None:

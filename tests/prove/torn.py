@@ -205,7 +205,7 @@ def _essence(disk: MemoryDisk, sectors: Sectors) -> tuple[Any, Any]:
 
 def tear(seed: int, figures: Counter[str]) -> None:
     """One story with all its writes of meta-data broken. Raises Broken."""
-    story = TornStory(seed, lanes=bool(seed & 1))
+    story = TornStory(seed, lanes=bool(seed & 1), hasty=bool(seed & 2))
     try:
         story.run()
     except SimulationFailed as failure:

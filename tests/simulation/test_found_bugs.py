@@ -623,3 +623,21 @@ def test_a_source_answers_nothing_of_a_resync_that_is_over(seed: int) -> None:
     assert granted(world, world.b, "attach")
     world.run_until(world.is_in_sync)
     assert not world.protocol_errors and world.copies_equal()
+
+
+def test_a_disk_that_is_let_go_and_attached_again_takes_the_second_bitmap(seed: int) -> None:
+    """D2, B6: before the peer has answered the first attach; the connection stays, and all is copied."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    world.link_latency_s = 0.02
+    assert granted(world, world.b, "detach")
+    assert write(world, client, 0, 1) == 0
+    world.b.command("attach")
+    world.run_until(lambda: world.b.volume.state.disk is DiskState.Negotiating)
+    world.b.command("detach", force=True)
+    assert write(world, client, 4096, 2) == 0
+    world.run_until(lambda: world.b.volume.state.disk is DiskState.Diskless)
+    world.b.command("attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and not world.protocol_errors
+    assert not any("connection lost" in line for line in world.b.log)
