@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -107,6 +108,7 @@ def run(rungs: Sequence[Rung], seconds: float, first: int, step: int = 1) -> Out
             rung.work(seed, outcome.figures)
         except Exception as error:  # each is a finding, and the run goes on
             outcome.failures.append(_failure(rung.name, seed, error))
+            print(f"FAIL {outcome.failures[-1].promise} {outcome.failures[-1].replay}", file=sys.stderr, flush=True)
         outcome.seconds[rung.name] += time.monotonic() - start  # type: ignore[assignment]
         outcome.seeds[rung.name] += 1
     outcome.cpu_s = time.process_time() - spent
