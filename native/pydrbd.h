@@ -107,6 +107,8 @@ uint32_t pydrbd_records_extents(const struct pydrbd_record *records, uint32_t co
                                 uint32_t *out, uint32_t room);
 uint64_t pydrbd_records_dirty(const uint8_t *bits, size_t bit_count, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask);
+uint64_t pydrbd_records_lay_out(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint64_t first,
+                                uint64_t gap, struct pydrbd_record *out);
 uint64_t pydrbd_records_zero(const uint8_t *buffer, const struct pydrbd_record *records, uint32_t count,
                              uint64_t mask);
 

@@ -232,3 +232,18 @@ uint64_t pydrbd_records_zero(const uint8_t *buffer, const struct pydrbd_record *
     }
     return zero;
 }
+
+uint64_t pydrbd_records_lay_out(const struct pydrbd_record *records, uint32_t count, uint64_t mask, uint64_t first,
+                                uint64_t gap, struct pydrbd_record *out) {
+    uint64_t place = first;
+
+    for (mask = members(count, mask); mask != 0; mask = without_lowest(mask), out++) {
+        const struct pydrbd_record *record = records + lowest(mask);
+
+        *out = (struct pydrbd_record){.offset = record->offset, .id = record->id, .data = place,
+                                      .length = record->length, .command = record->command,
+                                      .volume = record->volume};
+        place += record->length + gap;
+    }
+    return place;
+}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskRead, DiskWrite, DiskZero, Effect, Level, Persist
+from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskRead, DiskSend, DiskWrite, DiskZero, Effect, Level, Persist
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import Volume
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DiskTimeout"]
 
-_WATCHED = (DiskRead, DiskWrite, DiskFlush, DiskDiscard, DiskZero, Persist)
+_WATCHED = (DiskRead, DiskSend, DiskWrite, DiskFlush, DiskDiscard, DiskZero, Persist)
 _ALL = (1 << 64) - 1
 
 

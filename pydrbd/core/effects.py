@@ -24,6 +24,7 @@ __all__ = [
     "DiskDiscard",
     "DiskFlush",
     "DiskRead",
+    "DiskSend",
     "DiskWrite",
     "DiskZero",
     "Effect",
@@ -93,6 +94,23 @@ class DiskRead:
     batch: Batch
     mask: int
     buffer: bytearray
+    then: Then
+
+
+@dataclass(slots=True, eq=False)
+class DiskSend:
+    """Send the masked members from the disk to the peer's data socket, each behind the `head_bytes` before its `data`.
+
+    It leaves in order with what else is sent. It ends with EAGAIN if it can't be done now: nothing has left, read it.
+    What is written to such a place before the peer has read it may arrive instead of what was there: whoever asks for
+    this sends later writes behind it.
+    """
+
+    volume: int
+    batch: Batch
+    mask: int
+    buffer: bytearray
+    head_bytes: int
     then: Then
 
 
@@ -277,6 +295,7 @@ Effect = (
     Send
     | DiskWrite
     | DiskRead
+    | DiskSend
     | DiskFlush
     | DiskDiscard
     | DiskZero

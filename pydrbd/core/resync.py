@@ -32,7 +32,7 @@ from pydrbd.limits import (
     RESYNC_WRITE_OUT_BYTES,
 )
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, ceil_div
+from pydrbd.units import BIT_SIZE_BYTES, KIB, ceil_div
 from pydrbd.wire.packet_numbers import ID_SYNCER
 from pydrbd.wire.packets import Packet
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Resync"]
 
 _TARGET = (ConnState.SyncTarget, ConnState.PausedSyncT)
-_RESYNC_EXTENT_BYTES = 4 * EXTENT_SIZE_BYTES
+_PLACE_BYTES = 28 * KIB  # what each place of its own costs a disk that has to write it out, beside its length
 
 
 class Resync:
@@ -249,7 +249,7 @@ class Resync:
         disk.bitmap.clear_records(batch, good)
         byte_count = native.records_length_sum(batch, good)
         running.in_flight_bytes -= byte_count + native.records_length_sum(batch, failed)
-        running.unflushed_bytes += byte_count
+        running.unflushed_bytes += byte_count + _PLACE_BYTES * good.bit_count()
         volume.counters.resynced += byte_count >> 9
         for index in native.indices(failed):
             running.failed_bits += ceil_div(batch.records[index].length, BIT_SIZE_BYTES)

@@ -35,15 +35,10 @@ class PieceBuffers:
         There are `head_bytes` of room before each of them, at most RESYNC_HEAD_BYTES_MAX.
         """
         assert head_bytes <= RESYNC_HEAD_BYTES_MAX
-        count = mask.bit_count()
-        records, position = native.new_records(count), RESYNC_HEAD_BYTES_MAX if head_bytes else 0
-        for record, index in zip(records, native.indices(mask), strict=True):
-            asked = batch.records[index]
-            record.offset, record.length, record.id, record.volume = asked.offset, asked.length, asked.id, asked.volume
-            record.data, record.command = position, asked.command
-            position += asked.length + head_bytes
-        buffer = self._take(position)
-        return Batch(buffer, records, count), buffer
+        first = RESYNC_HEAD_BYTES_MAX if head_bytes else 0
+        records, end = native.records_lay_out(batch, mask, first, head_bytes)
+        buffer = self._take(end)
+        return Batch(buffer, records, mask.bit_count()), buffer
 
     def _take(self, length: int) -> bytearray:
         if not RESYNC_PIECE_BYTES // 8 <= length <= _KEPT_BYTES:

@@ -6,12 +6,13 @@ It holds the range of a request still, reads, answers; it clears its bits when t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from errno import EAGAIN
+from typing import TYPE_CHECKING, Protocol
 
 from pydrbd import native
 from pydrbd.core import uuids
 from pydrbd.core.data_packets import reply_head_bytes, spaced_parts
-from pydrbd.core.effects import Send, Socket
+from pydrbd.core.effects import DiskSend, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.resync_progress import ResyncProgress
@@ -21,13 +22,22 @@ from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX
 from pydrbd.native import Batch
-from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
+from pydrbd.units import BIT_SIZE_BYTES, KIB, SECTOR_SIZE_BYTES, ceil_div
 from pydrbd.wire.packets import Packet, SyncUuid
 
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["ResyncSource"]
+__all__ = ["UNCOPIED_BYTES_MIN", "ResyncSource"]
+
+UNCOPIED_BYTES_MIN = 32 * KIB
+"""Blocks of this length, on average, are sent by the kernel; shorter ones are copied in less time than that takes."""
+
+
+class _OnServed(Protocol):
+    """Called with (members that are holes, failed members, errno, members that have left for the peer)."""
+
+    def __call__(self, holes: int, failed: int, errno: int, has_left: int = 0, /) -> None: ...
 
 
 class ResyncSource:
@@ -143,7 +153,7 @@ class ResyncSource:
         generation, disk = node.link_generation, volume.disk
 
         def start(hold: Hold, members: int) -> None:
-            def done(holes: int, failed: int, errno: int) -> None:
+            def done(holes: int, failed: int, errno: int, has_left: int = 0) -> None:
                 if failed:
                     node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
                 running.served -= members.bit_count()
@@ -153,17 +163,51 @@ class ResyncSource:
                     good &= ~node.resync.thin.send_empty(volume, request, good, holes)
                     if digests:
                         good &= ~node.csums.settle_equal(volume, running, request, good, digests)
+                    if good & ~has_left:
+                        self._send(volume, request, good & ~has_left, buffer)
                     if good:
-                        self._send(volume, request, good, buffer)
                         volume.counters.resynced += native.records_length_sum(request, good) >> 9
                     node.send_acks(Packet.P_NEG_RS_DREPLY, volume, request, failed)
                 volume.ranges.release(hold, members)
                 self.check_end(volume)
 
-            node.resync.thin.read(volume, request, members, buffer, done)
+            if self._may_leave_uncopied(request, members) and not digests:
+                self._send_from_disk(volume, request, members, buffer, done)
+            else:
+                node.resync.thin.read(volume, request, members, buffer, done)
 
         volume.counters.read += byte_count >> 9
         volume.ranges.acquire(request, request.all, start)
+
+    def _may_leave_uncopied(self, request: Batch, mask: int) -> bool:
+        """Whether nobody here has to look at the data, and it is long enough for that to pay."""
+        thin = native.records_with_command(request, mask, Packet.P_RS_THIN_REQ)
+        byte_count = native.records_length_sum(request, mask)
+        is_long = byte_count >= UNCOPIED_BYTES_MIN * mask.bit_count()
+        return is_long and not thin and reply_head_bytes(self._node) > 0
+
+    def _send_from_disk(
+        self, volume: Volume, request: Batch, mask: int, buffer: bytearray, done: _OnServed
+    ) -> None:
+        """Have the kernel send what its page cache has, if it has all of it; else read it as ever.
+
+        A write that is let in when this has left may still change what the target gets of it; but it follows behind,
+        as P_DATA or as P_OUT_OF_SYNC, so that the target ends with the same either way.
+        """
+        node = self._node
+
+        def left(failed: int, errno: int) -> None:
+            if failed and errno == EAGAIN:
+                node.resync.thin.read(volume, request, mask, buffer, done)
+                return
+            volume.counters.sent += native.records_length_sum(request, mask & ~failed) >> 9
+            done(0, failed & mask, errno, mask)
+
+        node.send_barriers()
+        native.drbd_reply_headers(
+            request, mask, format=node.header_format, volume=volume.vnr, packet=Packet.P_RS_DATA_REPLY
+        )
+        node.out.put(DiskSend(volume.vnr, request, mask, buffer, reply_head_bytes(node), left))
 
     def _send(self, volume: Volume, request: Batch, mask: int, buffer: bytearray) -> None:
         if not reply_head_bytes(self._node):

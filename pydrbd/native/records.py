@@ -5,11 +5,11 @@ A mask names who is asked; an answer that is a mask names those it is true for.
 
 from __future__ import annotations
 
-from typing import Final, overload
+from typing import Any, Final, overload
 
 from pydrbd._native import ffi, lib
 from pydrbd.limits import BATCH_RECORDS_MAX
-from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, readable, writable
+from pydrbd.native.batch import Batch, Buffer, WritableBuffer, new, new_records, readable, writable
 from pydrbd.units import EXTENT_SIZE_BYTES
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "records_dirty",
     "records_empty",
     "records_extents",
+    "records_lay_out",
     "records_length_sum",
     "records_longer",
     "records_out_of_bounds",
@@ -119,6 +120,17 @@ def records_zero(batch: Batch, mask: int) -> int:
     _assert_inside(batch, mask, batch.size_bytes)
     found: int = lib.pydrbd_records_zero(batch.pointer, batch.records, batch.count, mask)
     return found
+
+
+def records_lay_out(batch: Batch, mask: int, first_bytes: int, gap_bytes: int) -> tuple[Any, int]:
+    """New records of these places, volumes, commands and ids, as many as `mask` has members, and where they end.
+
+    Their `data` lies one behind the other, the first at `first_bytes`, with a gap behind each.
+    """
+    assert mask & ~batch.all == 0
+    out = new_records(mask.bit_count())
+    end: int = lib.pydrbd_records_lay_out(batch.records, batch.count, mask, first_bytes, gap_bytes, out)
+    return out, end
 
 
 # --- the disk ---

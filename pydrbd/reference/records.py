@@ -14,6 +14,7 @@ __all__ = [
     "records_dirty",
     "records_empty",
     "records_extents",
+    "records_lay_out",
     "records_length_sum",
     "records_longer",
     "records_out_of_bounds",
@@ -140,3 +141,20 @@ def records_dirty(bits: bytes | bytearray, bit_count: int, records: Sequence[Rec
 def records_zero(buffer: bytes, records: Sequence[Record], mask: int) -> int:
     """The members whose payload is nothing but zeroes."""
     return mask_where(records, mask, lambda record: not any(buffer[record.data : record.data + record.length]))
+
+
+def records_lay_out(
+    records: Sequence[Record], mask: int, first_bytes: int, gap_bytes: int
+) -> tuple[list[Record], int]:
+    """The members' places and names once more, with their data one behind the other; and where that ends."""
+    laid_out: list[Record] = []
+    place = first_bytes
+    for _index, record in chosen(records, mask):
+        laid_out.append(
+            Record(
+                offset=record.offset, id=record.id, data=place, length=record.length,
+                command=record.command, volume=record.volume,
+            )
+        )  # fmt: skip
+        place += record.length + gap_bytes
+    return laid_out, place

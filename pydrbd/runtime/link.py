@@ -30,11 +30,11 @@ from pydrbd.limits import (
     LINK_LINGER_S,
     LINK_RETRY_S,
     LINK_SEND_BYTES,
-    RECEIVE_BUFFER_BYTES,
 )
 from pydrbd.native import LaneStream
 from pydrbd.runtime.buffers import ReceiveBuffer
 from pydrbd.runtime.lane import Lane
+from pydrbd.runtime.link_end import LinkEnd, discard
 from pydrbd.runtime.link_unread import Unread
 from pydrbd.runtime.nbd_sender import ReplySender
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes, SocketPair, meet
@@ -64,15 +64,6 @@ class LinkDoor:
     other_fd: int
 
 
-class _End(Exception):
-    """The link is over: the connection state that says why, and words."""
-
-    def __init__(self, reason: ConnState, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-        self.text = text
-
-
 class Link:
     """One resource's connection, made again and again until it is closed for good."""
 
@@ -87,7 +78,7 @@ class Link:
         self._wanted = trio.Event()
         self._senders: tuple[ReplySender, ReplySender] | None = None
         self._scope: trio.CancelScope | None = None
-        self._end: _End | None = None
+        self._end: LinkEnd | None = None
         self._pending: tuple[list[object], list[object]] = ([], [])
         self._pending_bytes = 0
         self._lingering = False
@@ -111,7 +102,7 @@ class Link:
         if self._wanted.is_set():  # else `run` may be waiting for this very event
             self._wanted = trio.Event()
         self._lingering = linger
-        self._finish(_End(ConnState.NetworkFailure, reason))
+        self._finish(LinkEnd(ConnState.NetworkFailure, reason))
 
     def configure(self, endpoints: Endpoints, times: LinkTimes) -> None:
         """Other addresses and times: those of the next connection, and of the one that is being looked for."""
@@ -144,7 +135,13 @@ class Link:
                 self._senders[which].send(list(parts))  # type: ignore[arg-type]
                 parts.clear()
         if self._unread.too_many_acks(self._senders[Socket.META].queued_bytes):
-            self._finish(_End(ConnState.Timeout, "the peer does not read its acknowledgements"))
+            self._finish(LinkEnd(ConnState.Timeout, "the peer does not read its acknowledgements"))
+
+    def idle_data_sender(self) -> ReplySender | None:
+        """The data socket's, if it has taken all that there was to send; None if not, or there is no link."""
+        self.flush()
+        senders = self._senders if self._end is None else None
+        return None if senders is None or senders[Socket.DATA].queued_bytes else senders[Socket.DATA]
 
     def resume_reading(self) -> None:
         """Read on if the local disk has caught up (after every event)."""
@@ -227,7 +224,7 @@ class Link:
                     await trio.sleep(LINK_RETRY_S)  # a handshake that fails must not spin
             self._scope = None
 
-    def _finish(self, end: _End) -> None:
+    def _finish(self, end: LinkEnd) -> None:
         """The first reason counts; the tasks of the link end."""
         if self._end is None:
             self._end = end
@@ -266,7 +263,7 @@ class Link:
             for parts in self._pending:
                 parts.clear()
             pair.close()
-        end = self._end or _End(ConnState.NetworkFailure, "ended")
+        end = self._end or LinkEnd(ConnState.NetworkFailure, "ended")
         self._owner.feed(LinkDown(end.reason, end.text))
 
     async def _linger(self, data: socket.socket) -> None:
@@ -285,7 +282,7 @@ class Link:
                 nursery.cancel_scope.cancel()
             with contextlib.suppress(OSError):
                 data.shutdown(socket.SHUT_WR)
-                while await _discard(data):
+                while await discard(data):
                     pass
 
     def _on_progress(self) -> None:
@@ -293,7 +290,7 @@ class Link:
         self.resume_reading()
 
     def _on_lost(self, error: OSError) -> None:
-        self._finish(_End(ConnState.BrokenPipe, str(error)))
+        self._finish(LinkEnd(ConnState.BrokenPipe, str(error)))
 
     def _feed(self, event: object) -> None:
         """Hand an event to the node; a peer that lies ends the link."""
@@ -301,7 +298,7 @@ class Link:
             self._owner.feed(event)
         except PeerProtocolError as error:
             _log.error("the peer broke the protocol: %s", error)
-            self._finish(_End(ConnState.ProtocolError, str(error)))
+            self._finish(LinkEnd(ConnState.ProtocolError, str(error)))
 
     # --- reading ---
 
@@ -328,10 +325,10 @@ class Link:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._finish(_End(ConnState.BrokenPipe, str(error)))
+                self._finish(LinkEnd(ConnState.BrokenPipe, str(error)))
                 return
             if not count:
-                self._finish(_End(ConnState.BrokenPipe, "the peer closed the connection"))
+                self._finish(LinkEnd(ConnState.BrokenPipe, "the peer closed the connection"))
                 return
             buffer.end += count
             self.wakeups += 1
@@ -355,7 +352,7 @@ class Link:
                 )
             except PeerProtocolError as error:
                 _log.error("the peer broke the protocol: %s", error)
-                self._finish(_End(ConnState.ProtocolError, str(error)))
+                self._finish(LinkEnd(ConnState.ProtocolError, str(error)))
                 break
             if not batch.count:
                 return need or _HEADER_BYTES
@@ -382,19 +379,10 @@ class Link:
                 await trio.sleep(min(heard + patience - now, times.ping_int_s))
                 continue
             if handshaking:
-                self._finish(_End(ConnState.NetworkFailure, "the peer fell silent in the handshake"))
+                self._finish(LinkEnd(ConnState.NetworkFailure, "the peer fell silent in the handshake"))
                 return
             self._feed(Silence())
             await trio.sleep(times.ping_timeout_s)
             if max(self._heard.values()) <= heard:
-                self._finish(_End(ConnState.NetworkFailure, "PingAck did not arrive in time"))
+                self._finish(LinkEnd(ConnState.NetworkFailure, "PingAck did not arrive in time"))
                 return
-
-
-async def _discard(sock: socket.socket) -> bool:
-    """Read what nobody needs; False at the end of the stream. Raises OSError."""
-    await trio.lowlevel.wait_readable(sock)
-    try:
-        return bool(sock.recv(RECEIVE_BUFFER_BYTES))
-    except BlockingIOError:
-        return True

@@ -34,6 +34,7 @@ from pydrbd.runtime.build import Blueprint, DiskPlace, admission
 from pydrbd.runtime.control import ControlServer
 from pydrbd.runtime.exports import ClientSession, Exports
 from pydrbd.runtime.fence_priority import FencePriority
+from pydrbd.runtime.from_disk import send_from_disk
 from pydrbd.runtime.helper import HelperRunner
 from pydrbd.runtime.known_sizes import KnownSizes, state_dir
 from pydrbd.runtime.lane import Lane
@@ -94,8 +95,7 @@ class Service:
         self.resync_after = ResyncAfter(run_dir, lambda: dependencies(self.plan.me), self._hold_resyncs)
         self.nbd_uris: list[str] = []
         self.stopping = trio.Event()
-        self._clients = trio.CancelScope()
-        self._clients_gone = trio.Event()
+        self._clients, self._clients_gone = trio.CancelScope(), trio.Event()
         self._nursery: trio.Nursery
         self._closing: dict[int, trio.Event] = {}
         self._events: deque[Event] = deque()
@@ -106,6 +106,7 @@ class Service:
         self._armed = math.inf  # when the clock's task wakes up at the latest
         self._starters: dict[type[Any], Callable[[Any], None]] = {
             fx.Send: lambda effect: self.link.send(effect.socket, effect.parts, answer=effect.answer),
+            fx.DiskSend: self._send_from_disk,
             fx.Reply: self._reply,
             fx.Answer: lambda effect: effect.request(effect.code, effect.text),
             fx.OpenLink: lambda _effect: self.link.open(),
@@ -172,6 +173,11 @@ class Service:
             self._events.append(Done(effect, _ALL, _EIO))
         else:
             disk.start(effect)
+
+    def _send_from_disk(self, effect: fx.DiskSend) -> None:
+        disk = self.disks.get(effect.volume)
+        failed, errno = (_ALL, _EIO) if disk is None else send_from_disk(self.link, disk, effect)
+        self._events.append(Done(effect, failed, errno))
 
     def _ended(self, effect: Any, failed: int, errno: int) -> None:
         self.feed(Done(effect, failed, errno))

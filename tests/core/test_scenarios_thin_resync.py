@@ -34,7 +34,7 @@ class Watch:
 
     def on_effect(self, machine: Machine, effect: Any) -> None:
         match effect:
-            case fx.DiskRead():
+            case fx.DiskRead() | fx.DiskSend():
                 self.read_bytes += sum(effect.batch.records[i].length for i in range(effect.batch.count))
             case fx.DiskDiscard():
                 self.discards += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import Socket
@@ -32,22 +33,25 @@ class Link:
         """Nobody holds an end of it any more."""
         return not any(self.up.values())
 
-    def send(self, machine: Machine, socket: Socket, data: bytes) -> None:
-        """Bytes leave; where and when they arrive is drawn."""
+    def send(
+        self, machine: Machine, socket: Socket, data: bytes, at_arrival: Callable[[], bytes] | None = None
+    ) -> None:
+        """Bytes leave; where and when they arrive is drawn. `at_arrival`: what they are by then."""
         if not self.up[machine] or self.broken:
             return
         world, peer = self._world, self._world.other(machine)
         key = (peer, socket)
         arrival = max(world.now + world.rng.uniform(0.00005, world.link_latency_s), self._last[key], self.clogged_until)
         self._last[key] = arrival
-        pieces = [data]
+        pieces = [range(len(data))]
         if len(data) > 1 and world.rng.random() < world.split_probability:
             cut = 1 + int(world.rng.random() * (len(data) - 1))
-            pieces = [data[:cut], data[cut:]]
+            pieces = [range(cut), range(cut, len(data))]
 
-        def deliver(piece: bytes) -> None:
+        def deliver(piece: range) -> None:
             if self.up[peer] and arrival <= self._limit[key]:
-                world.receive(peer, socket, piece, self)
+                now = data if at_arrival is None else at_arrival()
+                world.receive(peer, socket, now[piece.start : piece.stop], self)
 
         for piece in pieces:
             world.at(arrival, peer, lambda piece=piece: deliver(piece))

@@ -43,7 +43,7 @@ from tests.harness.witness import Witness
 
 __all__ = ["Client", "Machine", "Observer", "Observers", "World"]
 
-_EIO = 5
+_EIO, _EAGAIN = 5, 11
 _ALL = (1 << 64) - 1
 _TRACE_LINES = 120
 
@@ -106,6 +106,7 @@ class Machine:
         self._attachments = dict.fromkeys(disks, 0)
         self._pending: dict[_Pending, None] = {}
         self._persist_ends: dict[int, float] = {}
+        self._sent_from_disk = 0
         self._tick_at: float | None = None
         self.lane = SimulatedLane(self) if world.lanes else None
 
@@ -242,6 +243,8 @@ class Machine:
         match effect:
             case fx.Send():
                 world.send(self, effect)
+            case fx.DiskSend():
+                self._send_from_disk(effect)
             case fx.Reply():
                 world.later(self, lambda: effect.session.on_reply(effect), fast=True)
             case fx.Answer():
@@ -269,6 +272,22 @@ class Machine:
                 world.witness.ask(self, effect)
             case _:
                 self._begin_disk(effect)
+
+    def _send_from_disk(self, effect: fx.DiskSend) -> None:
+        """As the shell does it: at once, or not at all. What is written there before it arrives, arrives instead."""
+        disk, node, link, batch = self.disks[effect.volume], self.node, self.world.link, effect.batch
+        self._sent_from_disk += 1
+        errno = 0 if link is not None and effect.volume in self.attached and self._sent_from_disk % 4 else _EAGAIN
+
+        def now() -> bytes:
+            if self.node is node:
+                disk.read_batch(batch, effect.mask, effect.buffer)
+            members = (batch.records[index] for index in native.indices(effect.mask))
+            return b"".join(batch.view[one.data - effect.head_bytes : one.data + one.length] for one in members)
+
+        if link is not None and not errno:
+            link.send(self, fx.Socket.DATA, now(), now)
+        self.world.at(self.world.now, self, lambda: self.feed(Done(effect, effect.mask if errno else 0, errno)))
 
     def _run_helper(self, effect: fx.RunHelper) -> None:
         self.helpers.append((effect.name, effect.volume))

@@ -15,6 +15,7 @@ from tests.native.strategies import (
     masks,
     record_lists,
     records,
+    records_of,
     u16,
     u32,
     u64,
@@ -141,3 +142,15 @@ def test_zeroes_are_found_as_by_the_twin(payloads, mask):
         members.append(Record(data=sum(one.length for one in members), length=len(payload)))
     mask, batch = within(mask, members), Batch(bytearray(buffer), batch_of(members).records, len(members))
     assert native.records_zero(batch, mask) == reference.records_zero(buffer, members, mask)
+
+
+@given(everywhere, masks, st.integers(0, 1 << 20), st.integers(0, 64))
+def test_members_are_laid_out_as_by_the_twin(members, mask, first_bytes, gap_bytes):
+    """Each keeps its place and its name; what it has lies behind what the one before it has."""
+    mask, batch = within(mask, members), batch_of(members)
+    if not mask:
+        return
+    expected, expected_end = reference.records_lay_out(members, mask, first_bytes, gap_bytes)
+    found, end = native.records_lay_out(batch, mask, first_bytes, gap_bytes)
+    assert end == expected_end
+    assert records_of(Batch(bytearray(), found, len(expected))) == expected
