@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,38 @@ def test_the_checker_finds_mistakes():
         ({"devices": [{}]}, "$[0].devices[0]: no volume"),
     ):  # fmt: skip
         assert any(expected in one for one in mistakes([good[0] | change], SCHEMA)), change
+
+
+# --- drbdsetup 9 itself ---
+
+CONVERSION = re.compile(rb'[\n\0]( {2}| {6}| {10})"([a-z0-9/_ \[\]MiBs-]+)": ("?%[a-z.0-9]+"?|\[)')
+TYPES = {'"%s"': "string", "%s": "boolean", "%d": "integer", "%u": "integer", "%lu": "integer", "%ld": "integer",
+         "%.2f": "number", "%.0f": "integer", "[": "array"}  # fmt: skip
+WITHIN = {"devices": 6, "connections": 6, "peer_devices": 10}
+
+
+def properties(schema: dict[str, Any], depth: int = 2) -> dict[tuple[int, str], str]:
+    """Every key of the schema with its type, by how deep drbdsetup indents it."""
+    found = {}
+    for key, value in schema["properties"].items():
+        found[depth, key] = value.get("type", "string")  # an enumeration of words
+        if key in WITHIN:
+            found |= properties(value["items"], WITHIN[key])
+    return found
+
+
+@pytest.mark.interop
+def test_drbdsetup_9_prints_these_keys_and_no_others(need):
+    """The words that the installed program prints JSON with: the schema has each of them, with its type, and no more.
+
+    A kernel of DRBD 9 is not needed for that, and is none to be had here; values of one are those of the test above.
+    """
+    need("drbdsetup")
+    program = shutil.which("drbdsetup")
+    assert program is not None
+    theirs = {
+        (len(indent), key.decode()): TYPES[conversion.decode()]
+        for indent, key, conversion in CONVERSION.findall(Path(program).read_bytes())
+    }
+    assert len(theirs) > 50
+    assert properties(SCHEMA["items"]) == theirs
