@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "TICKS_PER_S",
     "Clock",
     "busy_seconds",
     "parse_machine_stat",
@@ -18,7 +19,7 @@ __all__ = [
     "session_seconds",
 ]
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def parse_process_stat(text: str) -> int:
@@ -35,7 +36,7 @@ def parse_machine_stat(text: str) -> int:
 
 def process_seconds(pids: Iterable[int]) -> float:
     """CPU seconds of these processes since they began. Raises OSError for one that is gone."""
-    return sum(parse_process_stat(Path(f"/proc/{pid}/stat").read_text()) for pid in pids) / _TICKS_PER_S
+    return sum(parse_process_stat(Path(f"/proc/{pid}/stat").read_text()) for pid in pids) / TICKS_PER_S
 
 
 def parse_session_stat(text: str) -> tuple[int, int]:
@@ -51,12 +52,12 @@ def session_seconds(leaders: Container[int]) -> float:
         with contextlib.suppress(OSError):  # it may end while we look
             session, used = parse_session_stat(path.read_text())
             ticks += used if session in leaders else 0
-    return ticks / _TICKS_PER_S
+    return ticks / TICKS_PER_S
 
 
 def busy_seconds() -> float:
     """CPU seconds of the machine since it began, whoever used them."""
-    return parse_machine_stat(Path("/proc/stat").read_text()) / _TICKS_PER_S
+    return parse_machine_stat(Path("/proc/stat").read_text()) / TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,8 @@ static int write_group(struct pydrbd_lane *lane, uint32_t client, const struct p
         lane->error = reason == PYDRBD_LANE_LOST ? lane->error : group->failed != 0 ? error : 0;
         reason = reason != 0 ? reason : PYDRBD_LANE_DISK;
     }
-    return reason;
+    return reason != 0 ? reason
+                       : pydrbd_lane_flush_ahead(&lane->flush, &lane->disk, records, count, lane->epoch_sent);
 }
 
 /* --- requests --- */
@@ -239,6 +240,7 @@ static int serve(struct pydrbd_lane *lane, uint32_t number) {
         }
         client->batches++;
         client->requests += passing;
+        lane->lone = passing == 1;
         client->need = REQUEST_SIZE;
         in->start = records[passing - 1].data +
                     (records[passing - 1].command == NBD_CMD_WRITE ? records[passing - 1].length : 0);
@@ -338,6 +340,20 @@ static int answer_is_near(const struct pydrbd_lane *lane) {
             __builtin_popcountll(group_of(lane, lane->oldest_serial)->busy) == 1);
 }
 
+/* Waits for any of the sockets. Who has one request at a time under way is soon answered by the peer, and soon asks
+ * again. */
+static int wait_for_all(struct pydrbd_lane *lane, struct pollfd *sockets, uint64_t wait_us) {
+    const uint32_t count = lane->client_count + 2;
+
+    if (answer_is_near(lane)) {
+        return wait_soon(sockets, count, wait_us, &lane->spin_credit);
+    }
+    if (lane->lone && lane->next_serial == lane->oldest_serial) {
+        return wait_soon(sockets, count, wait_us, &lane->client_spin_credit);
+    }
+    return wait_any(sockets, count, wait_us);
+}
+
 /* One look at all sockets. 0, or why the lane ends. */
 static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
     struct pollfd sockets[CLIENTS_MAX + 2] = {
@@ -353,8 +369,7 @@ static int turn(struct pydrbd_lane *lane, uint64_t wait_us) {
         sockets[2 + i].fd = client->in.fd;
         sockets[2 + i].events = (short)(client->out_start != client->out_end ? POLLOUT : listens ? POLLIN : 0);
     }
-    ready = answer_is_near(lane) ? wait_soon(sockets, lane->client_count + 2, wait_us, &lane->spin_credit)
-                                 : wait_any(sockets, lane->client_count + 2, wait_us);
+    ready = wait_for_all(lane, sockets, wait_us);
     lane->now = now_us();
     if (ready == 0) {
         return PYDRBD_LANE_IDLE;

@@ -60,7 +60,10 @@ static int write_run(struct pydrbd_lane_peer *lane, const struct pydrbd_record *
     }
     send_acks(lane);
     lane->now = now_us();
-    return failed != 0 || lane->now - began > lane->disk.slow_us ? PYDRBD_LANE_DISK : 0;
+    if (failed != 0 || lane->now - began > lane->disk.slow_us) {
+        return PYDRBD_LANE_DISK;
+    }
+    return pydrbd_lane_flush_ahead(&lane->flush, &lane->disk, records, count, lane->epoch_count);
 }
 
 /* All whole packets in the buffer. 0, or why the lane ends. */

@@ -188,6 +188,7 @@ struct pydrbd_lane_flush {
     int32_t allowed;
     int32_t was_slow;
     int32_t error;      /* errno of a flush that failed: that is final */
+    int32_t comes_soon; /* the last one came after a few writes only: the next one will, too */
 };
 
 /* Writes of one client that came together; block_id is serial << 6 | member. Free when nothing of it is busy. */
@@ -230,7 +231,9 @@ struct pydrbd_lane {
     int32_t data_fd;                      /* to the peer */
     int32_t error;
     int32_t flush_client;                 /* whose FLUSH waits for the peer; -1: nobody's */
-    int32_t spin_credit;                  /* see wait_soon */
+    int32_t spin_credit;                  /* see wait_soon: for the peer's word */
+    int32_t client_spin_credit;           /* for the next request of a client that has one at a time */
+    int32_t lone;                         /* the last request came alone, and has its answer */
     int32_t barrier_sent;                 /* the epoch's barrier is on its way to the peer */
     struct pydrbd_lane_flush flush;
     uint16_t volume;
@@ -238,6 +241,8 @@ struct pydrbd_lane {
 };
 uint32_t pydrbd_lane_read_group(struct pydrbd_lane *lane, struct pydrbd_lane_client *client,
                                 const struct pydrbd_record *records, uint32_t count);
+int pydrbd_lane_flush_ahead(struct pydrbd_lane_flush *flush, const struct pydrbd_lane_disk *disk,
+                            const struct pydrbd_record *records, uint32_t count, uint64_t epoch_count);
 int pydrbd_lane_flush_begin(struct pydrbd_lane *lane, uint32_t client);
 int pydrbd_lane_flush_is_late(struct pydrbd_lane *lane);
 int pydrbd_lane_flush_settle(struct pydrbd_lane *lane, const struct pydrbd_record *ack);

@@ -48,6 +48,7 @@ __all__ = [
     "LANE_BOUNCE_BYTES",
     "LANE_CLIENTS_MAX",
     "LANE_DIRECT_SLOW_S",
+    "LANE_EPOCH_WRITES_MAX",
     "LANE_FLUSH_SLOW_S",
     "LANE_FOLD_S",
     "LANE_IDLE_US",
@@ -76,7 +77,6 @@ __all__ = [
     "NBD_STATUS_CHOICE_BYTES_MAX",
     "NBD_STATUS_EXTENTS_MAX",
     "NBD_STRING_BYTES_MAX",
-    "PATIENCE_REQUESTS_MIN",
     "PEER_BACKLOG_BYTES_MAX",
     "PEER_READ_BYTES_MAX",
     "PEER_REQUESTS_MAX",
@@ -214,6 +214,9 @@ LANE_IDLE_US: Final = 1000
 LANE_FOLD_S: Final = 0.05
 """What a lane has done is worked in by the core at least this often, and its epoch closed."""
 
+LANE_EPOCH_WRITES_MAX: Final = 8192
+"""Writes of lanes in one epoch, if `max-epoch-size` does not ask for fewer: a node of ours only counts them."""
+
 LANE_BOUNCE_BYTES: Final = 2 * MIB
 """What a lane reads or writes with direct I/O at a time."""
 
@@ -228,9 +231,6 @@ LANE_CLIENTS_MAX: Final = 64
 
 LANE_REPLY_BYTES: Final = MIB + 64 * KIB
 """Replies of a lane that one client has not read; beyond it the client is not served."""
-
-PATIENCE_REQUESTS_MIN: Final = 16
-"""Fewer requests of one lane say nothing about how many are under way at a time."""
 
 THREAD_CHANNELS_MAX: Final = 16
 """Requests of one client of another program's threads (nbdkit's) that the engine sees at a time; others wait."""

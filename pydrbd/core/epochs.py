@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd import native
 from pydrbd.errors import PeerProtocolError
+from pydrbd.limits import LANE_EPOCH_WRITES_MAX
 from pydrbd.native import LaneLog
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Epoch", "TransferLog"]
 
 _NUMBER_MASK = 0xFFFF_FFFF
+
+_USUAL_SIZE = 2048
+"""`max-epoch-size` where nobody has set it; a smaller one holds for lanes, too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +91,8 @@ class TransferLog:
     def lane_log(self) -> tuple[LaneLog, int]:
         """Where a lane notes its writes of the current epoch, and how many more that may take."""
         epoch = self._epochs[-1]
-        room = self.max_epoch_size - epoch.request_count
+        size = self.max_epoch_size
+        room = (size if size < _USUAL_SIZE else max(size, LANE_EPOCH_WRITES_MAX)) - epoch.request_count
         if epoch.lane is None:
             epoch.lane = LaneLog(room)
         return epoch.lane, min(room, epoch.lane.room - epoch.lane.count)

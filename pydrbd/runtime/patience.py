@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Final
 
-from pydrbd.limits import PATIENCE_REQUESTS_MIN
+__all__ = ["REQUESTS_MIN", "Patience"]
 
-__all__ = ["Patience"]
+REQUESTS_MIN: Final = 16
+"""Fewer requests of one lane say nothing about how many are under way at a time."""
 
 _log = logging.getLogger(__name__)
 _PARAMETER = os.sched_param(0)
@@ -28,7 +30,7 @@ class Patience:
 
     def learn(self, requests: int, wakeups: int) -> None:
         """So many requests came with so many reads of a socket: choose the policy for the next ones."""
-        if requests < PATIENCE_REQUESTS_MIN or not self._may_choose:
+        if requests < REQUESTS_MIN or not self._may_choose:
             return
         wanted = os.SCHED_BATCH if requests >= 2 * wakeups else os.SCHED_OTHER
         if wanted != self._chosen and (wanted == os.SCHED_OTHER or len(os.sched_getaffinity(0)) == 1):

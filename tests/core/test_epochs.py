@@ -57,6 +57,13 @@ def test_a_full_epoch_closes_itself() -> None:
     assert log.current.number == 2 and log.take_barriers() == [(1, False)]
 
 
+@pytest.mark.parametrize(("size", "room"), [(64, 64), (2048, 8192), (20000, 20000)])
+def test_lanes_fill_larger_epochs_unless_smaller_ones_are_asked_for(size: int, room: int) -> None:
+    """A node of ours only counts what is in one; each end of one is work for Python on both nodes."""
+    log = TransferLog(max_epoch_size=size)
+    assert log.lane_log()[1] == room
+
+
 def test_only_the_oldest_epoch_can_be_acknowledged_and_only_whole() -> None:
     """WIRE 9.4: anything else is a peer that lies, and changes nothing."""
     log = TransferLog(100)

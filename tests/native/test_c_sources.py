@@ -15,7 +15,7 @@ STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-
 MAY_NEED = {
     *["memcpy", "memmove", "memset", "pread", "pread64", "pwrite", "pwrite64", "__errno_location"],
     *["clock_gettime", "ppoll", "preadv64v2", "preadv2", "recv", "send", "sendmsg"],
-    *["fdatasync", "fstat", "fstat64", "syscall"],
+    *["fdatasync", "sync_file_range", "fstat", "fstat64", "syscall"],
     *["__popcountdi2", "__cpu_model", "__cpu_indicator_init", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"],
 }
 """All that may come from outside of native/: no allocator, no Python, no other system call."""

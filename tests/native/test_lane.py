@@ -286,6 +286,39 @@ def test_a_flush_is_answered_when_both_disks_have_flushed():
         assert [b.records[i].offset for b in rig.log.batches() for i in range(b.count)] == [512, 1024]
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (9, 0)])
+def test_where_flushes_follow_few_writes_the_disks_begin_with_each_write_at_once(before, after):
+    """A database's log does so; many writes in between end it on both nodes. What a write does is the same."""
+
+    def written(numbers):
+        return [(n * BLOCK, bytes([n]) * BLOCK, (n + 1) << 6) for n in numbers]
+
+    with ClientRig().begin(flush=MAY_FLUSH) as rig, PeerRig().begin(flush=MAY_FLUSH) as other:
+        for place, data, block_id in written(range(before)):
+            rig.clients[0].send(request(WRITE, place, data))
+            rig.run()
+            rig.peer_meta.send(ack(place, BLOCK, block_id))
+            rig.run()
+            other.peer_data.send(p_data(place, data, block_id=block_id))
+            other.run()
+        rig.clients[0].send(request(FLUSH, 0))
+        rig.run()
+        rig.peer_meta.send(barrier_ack(7, before))
+        rig.run()
+        other.peer_data.send(barrier(7))
+        other.run()
+        ((place, data, block_id),) = written([before])
+        rig.clients[0].send(request(WRITE, place, data))
+        rig.run()
+        other.peer_data.send(p_data(place, data, block_id=block_id))
+        other.run()
+        assert rig.lane._c.flush.comes_soon == other.lane._c.flush.comes_soon == after
+        assert rig.contents(place, BLOCK) == other.contents(place, BLOCK) == data
+        assert drained(rig.clients[0]) == reply(1) * (before + 1)
+        rig.end()
+        other.lane.end()
+
+
 def test_a_flush_with_nothing_to_confirm_is_our_own_alone():
     """No barrier for an epoch without writes."""
     with ClientRig().begin(flush=MAY_FLUSH) as rig:

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from pydrbd.limits import PATIENCE_REQUESTS_MIN
-from pydrbd.runtime.patience import Patience
+from pydrbd.runtime.patience import REQUESTS_MIN, Patience
 
-_MANY = PATIENCE_REQUESTS_MIN
+_MANY = REQUESTS_MIN
 
 
 def _alone(function: Callable[[], list[int]], processors: int = 1) -> list[int]:
