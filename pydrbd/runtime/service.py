@@ -230,9 +230,13 @@ class Service:
             _log.warning("%s: volume %d: %s", self.plan.resource.name, vnr, words)
         for note in opened.applied.notes:
             _log.info("%s: volume %d: %s", self.plan.resource.name, vnr, note)
-        now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
-        await self._remember_sizes(place, now)
         disk = VolumeDisk(data, meta, self._ended, md_flushes=place.md_flushes)
+        try:
+            now = KnownSize(opened.layout.md_device_sectors, opened.superblock.device_uuid)
+            await self._remember_sizes(place, now)
+        except BaseException:
+            await disk.stop()
+            raise
         self.disks[vnr], self._places[vnr] = disk, place
         self._nursery.start_soon(disk.run)
         self.feed(
@@ -267,9 +271,7 @@ class Service:
         if not failed and attached is not None and effect.md_sectors > attached.layout.md_device_sectors:
             uuid = attached.superblock.device_uuid
             sizes = (attached.layout.md_device_sectors, effect.md_sectors)
-            await self._remember_sizes(
-                self._places[effect.volume], *(KnownSize(sectors, uuid) for sectors in sizes)
-            )
+            await self._remember_sizes(self._places[effect.volume], *(KnownSize(sectors, uuid) for sectors in sizes))
         self._ended(effect, failed, _EIO if failed else 0)
 
     def _detach(self, effect: fx.DetachDisk) -> None:
@@ -328,29 +330,40 @@ class Service:
             use_processors(self.plan.me.options.cpu_mask, self.usual_processors)
         try:
             self.listen()
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self.link.run)
-                nursery.start_soon(self._clock)
-                if self.owns_process:
-                    nursery.start_soon(self._signals)
-                nursery.start_soon(self._serve_clients)
-                nursery.start_soon(self.control.serve)
-                nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
-                await self.resync_after.look()
-                nursery.start_soon(self.resync_after.follow)
-                for verb in () if bare else ("attach", "connect"):
-                    await self.control.command(verb, {})
-                on_ready()
-                await self.stopping.wait()
-                if self.owns_process:
-                    notify("STOPPING=1")
-                with trio.move_on_after(STOP_TIMEOUT_S):
-                    await self._stop()
-                nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as keeper:
+                try:
+                    await self._serve(on_ready, bare=bare)
+                finally:
+                    # Also when we are cancelled: whoever starts this node again finds its disks free.
+                    self._nursery = keeper
+                    with trio.CancelScope(shield=True):
+                        for disk in list(self.disks.values()):
+                            await disk.stop()
         finally:
             self.nbd.close()
             self.control.close()
+
+    async def _serve(self, on_ready: Callable[[], None], *, bare: bool) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.link.run)
+            nursery.start_soon(self._clock)
+            if self.owns_process:
+                nursery.start_soon(self._signals)
+            nursery.start_soon(self._serve_clients)
+            nursery.start_soon(self.control.serve)
+            nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
+            await self.resync_after.look()
+            nursery.start_soon(self.resync_after.follow)
+            for verb in () if bare else ("attach", "connect"):
+                await self.control.command(verb, {})
+            on_ready()
+            await self.stopping.wait()
+            if self.owns_process:
+                notify("STOPPING=1")
+            with trio.move_on_after(STOP_TIMEOUT_S):
+                await self._stop()
+            nursery.cancel_scope.cancel()
 
     async def _serve_clients(self) -> None:
         with self._clients:
