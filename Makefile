@@ -34,7 +34,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all prove fuzz rounds endurance soak lint bench growth lab man pictures install dist deb uninstall clean
+.PHONY: help venv demo test test-all prove fuzz rounds endurance soak devices lint bench growth lab man pictures install dist deb uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -75,6 +75,10 @@ endurance: $(VENV)/run.stamp ## random operations on a kernel and pydrbd for MIN
 
 soak: $(VENV)/dev.stamp ## the native code under the sanitizers, for MINUTES=10, or CASES=10000000 beside its twins; SEED=N plays them again
 	@$(PY) -m tests.native.soak --minutes $(MINUTES) $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+devices: $(VENV)/dev.stamp ## file systems, LVM and a machine in QEMU on a kernel's device, and what may happen below (needs root)
+	@tools/setup packages test
+	@$(PY) -m pytest tests/interop/test_nbd_attach.py tests/interop/test_lvm.py -v $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .
