@@ -348,7 +348,7 @@ static int wait_for_all(struct pydrbd_lane *lane, struct pollfd *sockets, uint64
     if (answer_is_near(lane)) {
         return wait_soon(sockets, count, wait_us, &lane->spin_credit);
     }
-    if (lane->lone && lane->next_serial == lane->oldest_serial) {
+    if (lane->flush.beside && lane->lone && lane->next_serial == lane->oldest_serial) {
         return wait_soon(sockets, count, wait_us, &lane->client_spin_credit);
     }
     return wait_any(sockets, count, wait_us);

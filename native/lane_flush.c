@@ -54,7 +54,7 @@ static int flush_disk(struct pydrbd_lane_flush *flush, int fd) {
 
 int pydrbd_lane_flush_ahead(struct pydrbd_lane_flush *flush, const struct pydrbd_lane_disk *disk,
                             const struct pydrbd_record *records, uint32_t count, uint64_t epoch_count) {
-    flush->comes_soon &= flush->allowed && disk->block == 0 && epoch_count <= FEW_WRITES;
+    flush->comes_soon &= flush->allowed && flush->beside && disk->block == 0 && epoch_count <= FEW_WRITES;
     for (uint32_t i = 0; flush->comes_soon && i < count; i++) {
         const off_t place = (off_t)(disk->base + records[i].offset);
 

@@ -188,6 +188,7 @@ struct pydrbd_lane_flush {
     int32_t allowed;
     int32_t was_slow;
     int32_t error;      /* errno of a flush that failed: that is final */
+    int32_t beside;     /* there is another processor: nothing is begun or looked for ahead without one */
     int32_t comes_soon; /* the last one came after a few writes only: the next one will, too */
 };
 

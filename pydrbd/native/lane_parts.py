@@ -125,14 +125,19 @@ class LaneDisk:
 
 @dataclass(frozen=True, slots=True)
 class LaneFlush:
-    """What a lane may do about flushes. `size_bytes`: what the disk's file must have; 0: that is not looked at."""
+    """What a lane may do about flushes. `size_bytes`: what the disk's file must have; 0: that is not looked at.
+
+    `beside`: there is another processor, so that it pays to begin or look for what is likely to come.
+    """
 
     allowed: bool
     size_bytes: int
     slow_us: int
+    beside: bool = True
 
     def lay_down(self, c: Any) -> None:
         c.allowed, c.size_min, c.slow_us = self.allowed, self.size_bytes, self.slow_us
+        c.beside = self.beside
         c.count = c.was_slow = c.error = 0
 
 

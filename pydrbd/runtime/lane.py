@@ -8,6 +8,7 @@ ends it before it works in an event. What it leaves in the buffers is worked in 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -258,4 +259,4 @@ class Lane:
 
 def _flush(disk: VolumeDisk, *, allowed: bool) -> LaneFlush:
     ready, size_bytes = disk.lane_flush()
-    return LaneFlush(allowed and ready, size_bytes, _FLUSH_SLOW_US)
+    return LaneFlush(allowed and ready, size_bytes, _FLUSH_SLOW_US, beside=len(os.sched_getaffinity(0)) > 1)

@@ -286,14 +286,16 @@ def test_a_flush_is_answered_when_both_disks_have_flushed():
         assert [b.records[i].offset for b in rig.log.batches() for i in range(b.count)] == [512, 1024]
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (9, 0)])
-def test_where_flushes_follow_few_writes_the_disks_begin_with_each_write_at_once(before, after):
-    """A database's log does so; many writes in between end it on both nodes. What a write does is the same."""
+@pytest.mark.parametrize(("before", "beside", "after"), [(2, True, 1), (9, True, 0), (2, False, 0)])
+def test_where_flushes_follow_few_writes_the_disks_begin_with_each_write_at_once(before, beside, after):
+    """A database's log does so; many writes in between end it on both nodes, as does a lone processor. What a write
+    does is the same."""
+    may_flush = LaneFlush(True, 0, NO_SPEED_LIMIT_US, beside)
 
     def written(numbers):
         return [(n * BLOCK, bytes([n]) * BLOCK, (n + 1) << 6) for n in numbers]
 
-    with ClientRig().begin(flush=MAY_FLUSH) as rig, PeerRig().begin(flush=MAY_FLUSH) as other:
+    with ClientRig().begin(flush=may_flush) as rig, PeerRig().begin(flush=may_flush) as other:
         for place, data, block_id in written(range(before)):
             rig.clients[0].send(request(WRITE, place, data))
             rig.run()
