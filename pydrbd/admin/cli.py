@@ -171,7 +171,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
         case "witness":
             from pydrbd.admin import verbs_witness
 
-            return verbs_witness.witness(arguments.listen, arguments.state, arguments.key_file)
+            return verbs_witness.witness(arguments.listen, arguments.state, arguments.key_file, arguments.forget)
         case "nbd-attach" | "nbd-detach":
             return _on_block_device(context, verb, arguments)
         case "proc-drbd" | "dump":

@@ -119,9 +119,11 @@ def metrics(parser: argparse.ArgumentParser) -> None:
 
 
 def witness(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", metavar="PLACE", required=True, help="where: tcp:HOST:PORT, unix:PATH")
+    parser.add_argument("--listen", metavar="PLACE", help="where: tcp:HOST:PORT, unix:PATH")
     parser.add_argument("--state", metavar="DIR", required=True, help="where it keeps who has which lease, for ever")
     parser.add_argument("--key-file", metavar="FILE", help="the key that it shares with the nodes")
+    words = "forget the lease NAME (RESOURCE:HOST,HOST): its holder is lost for ever; the witness must be stopped"
+    parser.add_argument("--forget", metavar="NAME", help=words)
 
 
 def top(parser: argparse.ArgumentParser) -> None:

@@ -212,8 +212,8 @@ def _good_disk(data: Values, volume: Values, what: str) -> Iterator[Finding]:
 
 
 _TO_QUORUM: Final = (
-    "get the peer or the witness back; or, when you know that the peer is off: pydrbd secondary --force {0}, "
-    "pydrbd primary --force {0}"
+    "get the peer or the witness back; or pydrbd secondary --force {0}, which fails what waits; for a peer that is "
+    "lost for ever see docs/quorum.md"
 )
 
 _WHY_SUSPENDED = {
@@ -249,7 +249,7 @@ def _quorum(data: Values) -> Iterator[Finding]:
     if words is not None:
         yield Finding(Level.GOOD, words)
     else:
-        why = data["quorum_refusal"] or "the peer is not connected; the witness is asked when this node is promoted"
+        why = data["quorum_refusal"] or "the peer or its disk is not there; the witness is asked for a promotion"
         yield Finding(Level.NOTE, f"no quorum: {why}")
 
 

@@ -120,7 +120,7 @@ class Changes:
             node.verify.stop(volume)
         if new.susp_fen and not old.susp_fen and volume.disk is not None:
             volume.disk.crashed_primary = True  # it may have written what the peer lacks (core/fencing)
-        if new_generation or (self._needs_new_current(volume, old, new) and not new.susp_fen):
+        if new_generation or (self._needs_new_current(volume, old, new) and not self._must_wait(new)):
             self.new_current_uuid(volume)  # before bit 0 follows: the generation that ends was not this Primary's
         elif self._needs_new_current(volume, old, new):
             volume.owes_generation = True
@@ -153,6 +153,10 @@ class Changes:
         if not volume.frozen:
             node.thaw(volume)
 
+    def _must_wait(self, new: State) -> bool:
+        """Whether it is not settled yet that this node's disk is to go on without the peer's."""
+        return new.susp_fen or self._node.quorum.holds_peer
+
     def _follow_role(self, volume: Volume, old: State, new: State) -> None:
         """Bit 0 of the current UUID says whether this node is or was Primary."""
         if old.role != new.role and volume.disk is not None:
@@ -171,14 +175,14 @@ class Changes:
         )
         if lost and Role.Primary in (new.role, new.peer):
             return True
-        promoted_alone = (
-            old.role != Role.Primary
+        begins_alone = (  # by a promotion, or because a Primary that had none gets its disk
+            (old.role != Role.Primary or old.disk < DiskState.Inconsistent)
             and new.role == Role.Primary
             and (new.conn < ConnState.Connected or new.pdsk <= DiskState.Failed)
         )
         serves = new.peer == Role.Primary and new.pdsk < DiskState.Inconsistent and new.conn >= ConnState.Connected
         begins_to_serve = old.peer == Role.Secondary or old.disk < DiskState.UpToDate
-        return promoted_alone or (serves and begins_to_serve)
+        return begins_alone or (serves and begins_to_serve)
 
     def _is_announced(self, old: State, new: State) -> bool:
         """Whether the peer is told by P_STATE (WIRE 5.6, last paragraph)."""

@@ -179,7 +179,8 @@ class DiskEvents:
             return
         node.log_line(Level.ERROR, f"volume {volume.vnr}: {text}; detaching the local disk")
         self.run_handler(volume)
-        peer_is_good = volume.state.pdsk == DiskState.UpToDate
+        # Before the two were compared, ours may be the newer one: marked as bad it would be overwritten by the older.
+        peer_is_good = volume.state.pdsk == DiskState.UpToDate and volume.state.disk is not DiskState.Negotiating
         node.change(volume, disk=DiskState.Failed)
         self.finish_detach(volume, distrust=peer_is_good)
 
@@ -257,7 +258,8 @@ class DiskEvents:
             if theirs is not None and (theirs.set.bitmap ^ volume.uuids.current) & ~1 == 0:
                 volume.exposed, volume.exposed_moves = theirs.set, False  # it has told us already
             was_good = MdFlag.WAS_UP_TO_DATE in volume.disk.superblock.flags
-            volume.awaits_generation = volume.exposed_moves and was_good
+            # One that failed again before it was attached may be as good as it was: its last mark did not get there.
+            volume.awaits_generation = volume.exposed_moves and (was_good or volume.awaits_generation)
         volume.disk = None
         node.change(volume, disk=DiskState.Diskless)
         node.writes.early.ask_for_the_rest()  # from here on only the peer has it

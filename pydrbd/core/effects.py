@@ -271,7 +271,6 @@ class AskWitness:
     then: Then
     generation: int = 0
     term: int = 0
-    force: bool = False
     answer: WitnessAnswer | None = None
     error: str = ""
 

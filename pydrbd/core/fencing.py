@@ -174,7 +174,7 @@ class Fence:
             return
         states = [volume.state for volume in self._volumes()]
         if all(state.conn == ConnState.Connected or state.conn >= ConnState.SyncSource for state in states):
-            if not self._node.quorum.peer_may_be_ahead:
+            if self._node.quorum.has:
                 self._thaw(alone=False)
         elif self._node.cstate < ConnState.WFReportParams and (
             self.policy is None or (self._node.quorum.has and self._is_fenced())

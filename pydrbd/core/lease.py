@@ -6,11 +6,11 @@ got it keeps it until both copies are known to be equal again, and gives it back
     asks          lease is free    is its own         is another node's
     LOOK          told             told               told
     ACQUIRE       gets it          gets it anew       HELD: it would go on with old data
-    ... force     gets it          gets it anew       gets it: an operator has answered for that
     RELEASE       nothing to do    free, if its term  nothing to do
 
 Each grant has a new term. A RELEASE names the term that it is about: one that was long under way can't take away what
-the same node was granted since.
+the same node was granted since. Nobody takes the lease from its holder: if that is lost for ever, an operator has the
+witness forget it (`pydrbd witness --forget`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def decide(lease: Lease, request: WitnessRequest) -> tuple[Lease, WitnessAnswer]
     verdict, after = Verdict.GRANTED, lease
     is_ours = lease.holder == request.node
     if request.verb is Verb.ACQUIRE:
-        if is_ours or not lease.holder or request.force:
+        if is_ours or not lease.holder:
             after = Lease(request.node, request.generation, lease.term + 1)
         else:
             verdict = Verdict.HELD

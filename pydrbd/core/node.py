@@ -218,6 +218,7 @@ class Node:
             allow_two_primaries=self.net.allow_two_primaries,
             fencing=volume.options.fencing if volume.disk is not None else Fencing.DONT_CARE,
             needs_lease=self.quorum.needs_lease and volume.disk is not None,
+            counts_disks=self.quorum.counts_disks,
             on_no_data_suspend=self.options.on_no_data_suspend,
             verify_alg_set=self.digests.verify is not None,
             opened=bool(volume.sessions) and not for_peer and not self.operator.demoting,

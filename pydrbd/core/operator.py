@@ -301,6 +301,9 @@ class Operator:
             self._reply(reply, vnr, self.parting.on_request(change))
             return
         old = volume.state
+        if change.peer is Role.Primary and not node.quorum.has:
+            self._vote_for_peer(packet, volume, payload)
+            return
         wanted = change.apply(old)
         new = sanitize(old, wanted, node.rules(volume))
         code = check_change(old, new, node.rules(volume, for_peer=True))
@@ -319,6 +322,20 @@ class Operator:
             self.syncs.start_full_sync(volume)
         elif code.granted and change.conn is ConnState.VerifyT is volume.state.conn:
             node.verify.begin_target(volume)
+
+    def _vote_for_peer(self, packet: Packet, volume: Volume, payload: bytes) -> None:
+        """It has no disk and would be served by ours, which may be the older one: the witness knows."""
+        link = self._node.link_generation
+
+        def voted(good: bool) -> None:
+            if link != self._node.link_generation:
+                return
+            if good:
+                self.on_request(packet, volume, payload)
+            else:
+                self._reply(Packet.P_STATE_CHG_REPLY, volume.vnr, StateCode.SS_NO_QUORUM)
+
+        self._node.quorum.win(voted)
 
     def _reply(self, packet: Packet, vnr: int, code: StateCode) -> None:
         payload = StateChgReply(int(code)).encode()

@@ -133,9 +133,11 @@ class PeerStates:
         volume.peer.skips_sync = False
         volume.peer.uuids = PeerUuids(theirs, packet.dirty_bits, UuidFlag(packet.flags & 0xF))
         state = volume.state
+        # The peer has just come, or its disk has; later it is a new generation that begins under our eyes.
+        comes = state.conn < ConnState.Connected or max(state.disk, state.pdsk) < DiskState.Negotiating
         if (
             state.role == Role.Primary
-            and state.conn < ConnState.Connected  # later it is a new generation that begins under our eyes
+            and comes
             and state.disk < DiskState.Inconsistent
             and volume.exposed.current
             and not volume.is_exposed(theirs)
@@ -163,6 +165,7 @@ class PeerStates:
         mine = volume.state
         theirs = volume.peer.uuids
         volume.peer.last_state = peer
+        volume.peer.disk_in_doubt &= peer.disk is DiskState.UpToDate
         if mine.conn <= ConnState.TearDown:
             return
         real = peer.disk
@@ -205,6 +208,9 @@ class PeerStates:
             if decided is None:
                 return
             conn = decided
+        elif mine.conn < conn and mine.role is peer.role is Role.Primary and not node.net.allow_two_primaries:
+            node.give_up_connection(f"volume {volume.vnr}: both nodes are Primary, and allow-two-primaries is not set")
+            return
         self._adopt(volume, peer, real, conn, compared)
 
     def _must_compare(self, volume: Volume, peer: State) -> bool:

@@ -148,9 +148,13 @@ class PeerWrites:
             self._epoch_done(epoch, count)
             return
         early = native.records_with_flags(batch, mask, DpFlag.SEND_RECEIVE_ACK)
-        if early:
-            self._node.send_acks(Packet.P_RECV_ACK, volume, batch, early)
 
+        def received() -> None:
+            if generation == self._generation:
+                self._node.send_acks(Packet.P_RECV_ACK, volume, batch, early)
+
+        if early:
+            self._node.quorum.confirm(received)
         marked = volume.disk is not None and volume.state.pdsk < DiskState.Inconsistent
         if volume.disk is not None and marked:
             # A diskless Primary keeps no log: that its own disk lacks this must be known here (WIRE 9.5).
@@ -215,11 +219,15 @@ class PeerWrites:
                 if volume.disk is not None:
                     volume.disk.bitmap.set_records(batch, failed)
                 self._node.on_disk_error(volume, disk, f"write for the peer failed (errno {errno})", data=True)
-            if generation == self._generation:
-                self._ack_written(volume, batch, good)
-                if failed:
-                    self._node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
-                self._epoch_done(epoch, mask.bit_count())
+
+            def told() -> None:
+                if generation == self._generation:
+                    self._ack_written(volume, batch, good)
+                    if failed:
+                        self._node.send_acks(Packet.P_NEG_ACK, volume, batch, failed)
+                    self._epoch_done(epoch, mask.bit_count())
+
+            self._node.quorum.confirm(told)
             self._leave(volume, hold, mask)
 
         return done

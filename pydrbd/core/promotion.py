@@ -4,7 +4,7 @@
     alone           the data must be good, and with fencing the peer must be known not to be ahead: the handler
                     fence-peer is asked once. Only with its word does data that is merely Consistent count as good.
     no quorum       the witness is asked (core/quorum), last of all: whoever asks for nothing keeps others from it
-    --force         bad data is called good; a peer that could not be fenced is taken for outdated; quorum is taken
+    --force         bad data is called good; a peer that could not be fenced is taken for outdated; quorum it needs, too
 
 Besides the operator's `primary` there is the client that wants to write (core/auto_promote): the same, without force.
 
@@ -68,9 +68,8 @@ class Promotion:
             if code is not StateCode.SS_NOTHING_TO_DO and not code.granted:
                 self._end(command, code)
                 return
-        votes = not node.quorum.has or node.quorum.peer_may_be_ahead
-        if votes and any(volume.state.role is not Role.Primary for volume in node.volumes.values()):
-            node.quorum.win(lambda good: self._on_quorum(command, fenced, good), force=_is_forced(command))
+        if not node.quorum.has and any(volume.state.role is not Role.Primary for volume in node.volumes.values()):
+            node.quorum.win(lambda good: self._on_quorum(command, fenced, good))
         else:
             self._promote_next(command, list(node.volumes.values()), fenced)
 

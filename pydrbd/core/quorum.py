@@ -1,27 +1,29 @@
 """Quorum with a tie-breaker: of two nodes without fencing hardware, one may go on alone (`quorum`, `on-no-quorum`).
 
-A node has quorum while it is connected to its peer, or has the lease of the witness (core/lease) for this outage:
+A node has quorum while its peer's disk is in its sight, or while it has the lease of the witness (core/lease):
 
-    standing  connected  lease   a Primary's I/O              may be promoted
-    PEER      yes        -       goes on                      as the peer allows
-    LEASE     no         has it  goes on, in a new generation yes
-    ASKING    no         asked   frozen                       when it is granted
-    NONE      no         no      on-no-quorum: frozen (suspend-io), or fails (io-error); it asks again and again
-    NONE      no, Secondary      -                            asks first; SS_NO_QUORUM if it is refused
+    standing  peer's disk  lease   a Primary's I/O               may be promoted
+    PEER      there        -       goes on                       as the peer allows
+    LEASE     gone         has it  goes on, in a new generation  yes
+    ASKING    gone         asked   frozen                        when it is granted
+    NONE      gone         no      on-no-quorum: frozen (suspend-io), or fails (io-error); it asks again and again
+    NONE      gone, Secondary -    asks first; SS_NO_QUORUM if it is refused
 
-* A lease counts for the outage in which it was asked for, and only until the nodes are connected again.
+"Gone" is a connection that is lost, and a peer without a disk: what is written then comes to one disk only. The other
+one, attached again by a node that has forgotten, looks as good as it was; or it has the newer data, from an outage.
+
 * Only a node whose data is good asks: it would take the vote from the one that has some.
 * The lease stays with its holder while the other copy may lack something. When both nodes are connected and both disks
   UpToDate, the holder gives it back; so a node that was not there meanwhile is refused, however long that was.
-* A node whose peer has no disk takes the lease, too, if there is a Primary: that disk, attached again by a node that
-  has forgotten, looks as good as it was. I/O goes on meanwhile.
-* And the other way round: while a peer that has come has no disk yet, that may be the one with newer data. So nobody is
-  promoted, and no frozen I/O goes on, without the lease.
+* A Primary without a disk is served by its peer's: then that node needs the lease. It agrees to a promotion when it has
+  it, and confirms no write, and begins no generation, before.
 * `quorum all`, or a majority without a witness, is the connection alone: whoever loses it stops.
-* --force asks with force, and goes on even when the witness can't be reached: the operator answers for it.
+* --force is about data, and never about quorum. A lease whose holder is lost for ever is forgotten at the witness.
+* A holder looks from time to time whether it still is one: a witness that has forgotten it is told again, and if the
+  lease is another node's, I/O freezes.
 
-I/O is frozen as by fencing (susp_fen), from the very change of state that loses the peer: nothing is answered before
-the witness has spoken, the generation waits, and a peer that returns first gets a resync (core/fencing).
+I/O is frozen as by fencing (susp_fen), from the very change of state that loses the peer or its disk: nothing is
+answered before the witness has spoken, the generation waits, and a peer that returns first gets a resync: core/fencing.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Quorum", "QuorumOptions", "Standing"]
 
 _Then = Callable[[bool], None]
+_NO_WITNESS = "the peer is not connected, and no witness decides"
+_SCATTERED = "not all disks of this node are UpToDate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,14 @@ class Quorum:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._outage = 0
+        self._equal = False
+        self._times_equal = 0
         self._lease = False
-        self._kept = False
-        self._asking = False
-        self._releasing = False
-        self._waiting: list[tuple[bool, _Then]] = []
+        self._asking = self._looking = False
+        self._waiting: list[_Then] = []
+        self._unconfirmed: list[Callable[[], None]] = []
         self._ask_again_at: float | None = None
-        self._release_at: float | None = None
+        self._look_at: float | None = None
         self.refusal = ""
         """Why there is none, in words, as far as it is known."""
 
@@ -93,7 +97,7 @@ class Quorum:
     def standing(self) -> Standing:
         if not self._options.enabled:
             return Standing.OFF
-        if self._node.established:
+        if self._node.established and not self._is_only_disk:
             return Standing.PEER
         if self._lease:
             return Standing.LEASE
@@ -106,11 +110,34 @@ class Quorum:
 
     @property
     def needs_lease(self) -> bool:
-        """Whether a Primary that is alone may not go on."""
+        """Whether a Primary may not go on without its peer."""
         return self._options.enabled and not self._lease
 
+    @property
+    def counts_disks(self) -> bool:
+        """Whether a peer without a disk is no company."""
+        return self._options.by_witness
+
+    @property
+    def _is_only_disk(self) -> bool:
+        """Whether the peer is there, and a disk of it is not."""
+        return self._options.by_witness and any(_is_without_peers_disk(volume) for volume in self._volumes())
+
+    @property
+    def holds_peer(self) -> bool:
+        """Whether our disk serves a Primary that has none, and the lease that this takes is not ours yet."""
+        return (
+            self._options.by_witness
+            and not self._lease
+            and any(_is_without_peers_disk(v) and v.state.peer is Role.Primary for v in self._volumes())
+        )
+
+    @property
+    def _primary(self) -> bool:
+        return any(volume.state.role is Role.Primary for volume in self._volumes())
+
     def next_deadline(self) -> float | None:
-        deadlines = (self._ask_again_at, None if self._releasing else self._release_at)
+        deadlines = (self._ask_again_at, None if self._looking else self._look_at)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def on_tick(self) -> None:
@@ -118,70 +145,53 @@ class Quorum:
         if self._ask_again_at is not None and now >= self._ask_again_at:
             self._ask_again_at = None
             self.review()
-        if self._release_at is not None and now >= self._release_at and not self._releasing:
-            self._give_back(Verb.LOOK)
+        if self._look_at is not None and now >= self._look_at and not self._looking:
+            self._look()
 
     # --- what happens around it ---
 
     def on_connected(self) -> None:
-        """A new outage will need a new lease."""
-        self._outage += 1
-        self._lease = self._kept = False
+        """Whatever was refused is another matter now."""
         self._ask_again_at = None
         self.refusal = ""
 
     def review(self) -> None:
-        """A state has changed: is there something to ask, or to give back?"""
+        """A state has changed: is there something to ask, to say, or to give back?"""
         if not self._options.enabled:
-            self._release_at = self._ask_again_at = None
+            self._look_at = self._ask_again_at = None
+            self._equal = self._lease = False
+            self._confirm_all()
             return
-        if self._options.by_witness and all(_in_sync(volume) for volume in self._volumes()):
-            self._kept = False
-            if self._release_at is None:
-                self._release_at = self._node.now
-        else:
-            self._release_at = None
-        if self._keeps_peer_out and not (self._kept or self._asking) and self._ask_again_at is None:
-            self._ask(force=False)
-        if self._primary and self.standing is Standing.NONE and self._ask_again_at is None:
+        equal = self._options.by_witness and all(_in_sync(volume) for volume in self._volumes())
+        if equal and not self._equal:
+            # From here on a lease binds nobody: what was granted before this is given back, and counts no more.
+            self._lease = False
+            self._times_equal += 1
+            self._look_at = self._node.now
+        elif self._equal and not equal:
+            self._look_at = None
+        self._equal = equal
+        if not self.holds_peer:
+            self._begin_owed()
+            self._confirm_all()
+        serves = any(Role.Primary in (volume.state.role, volume.state.peer) for volume in self._volumes())
+        if serves and self.standing is Standing.NONE and self._ask_again_at is None:
             if not self._options.by_witness:
-                self._on_refused("the peer is not connected, and no witness decides")
+                self._on_refused(_NO_WITNESS)
             elif all(volume.state.disk is DiskState.UpToDate for volume in self._volumes()):
-                self._ask(force=False)
-
-    @property
-    def _primary(self) -> bool:
-        return any(volume.state.role is Role.Primary for volume in self._volumes())
-
-    @property
-    def peer_may_be_ahead(self) -> bool:
-        """Whether the peer is there without a disk that could be compared, and no lease says that it got no writes."""
-        return (
-            self._options.by_witness
-            and not self._kept
-            and self._node.established
-            and any(volume.state.pdsk < DiskState.Inconsistent for volume in self._volumes())
-        )
-
-    @property
-    def _keeps_peer_out(self) -> bool:
-        """Whether what is written comes to our disks, and not to one of the peer's, which does not say so of itself."""
-        states = [volume.state for volume in self._volumes()]
-        return (
-            self._options.by_witness
-            and any(state.connected and state.pdsk < DiskState.Inconsistent for state in states)
-            and any(Role.Primary in (state.role, state.peer) for state in states)
-            and all(state.disk is DiskState.UpToDate for state in states)
-        )
+                self._ask()
+            elif self._primary:
+                self._on_refused(_SCATTERED)
 
     def on_reconfigure(self, before: QuorumOptions) -> None:
         """Other options: a Primary that is alone needs what they ask for now."""
         node, now = self._node, self._options
         if now == before:
             return
+        if not now.by_witness:
+            self._lease = False
         if now.enabled and self._primary and not self.has:
-            for volume in self._volumes():
-                node.change(volume, susp_fen=True)
+            self._freeze()
             if not now.io_error:
                 self.stop_failing()
             elif self.refusal:
@@ -191,20 +201,59 @@ class Quorum:
         self.review()
         node.out.put(StateChanged())
 
+    def _freeze(self) -> None:
+        for volume in self._volumes():
+            self._node.change(volume, susp_fen=True)
+
+    # --- a Primary whose only disk is ours ---
+
+    def confirm(self, told: Callable[[], None]) -> None:
+        """Tell the peer what our disk has of its writes: now, or when the lease is there."""
+        if self.holds_peer:
+            self._unconfirmed.append(told)
+        else:
+            told()
+
+    def _confirm_all(self) -> None:
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        for told in unconfirmed:
+            told()
+
+    def _begin_owed(self) -> None:
+        """The generation that begins with what only our disk has; a frozen Primary's begins when I/O goes on."""
+        for volume in self._volumes():
+            state = volume.state
+            if not volume.owes_generation or state.susp_fen:
+                continue
+            volume.owes_generation = False
+            if state.peer is Role.Primary and _is_without_peers_disk(volume) and state.disk is DiskState.UpToDate:
+                self._node.changes.new_current_uuid(volume)
+
+    def on_write_refused(self, volume: Volume) -> None:
+        """Its disk can't have been UpToDate then: what it says of that is under way, and until then we are alone."""
+        if self._options.by_witness and volume.state.connected and volume.state.pdsk is DiskState.UpToDate:
+            volume.peer.disk_in_doubt = True
+            if self._primary and not self.has:
+                self._freeze()
+            self.review()
+
     # --- asking ---
 
-    def win(self, then: _Then, *, force: bool) -> None:
+    def win(self, then: _Then) -> None:
         """Get quorum for a promotion; `then` is told whether there is. Call only if there is none."""
-        if self._options.by_witness:
-            self._waiting.append((force, then))
-            if not self._asking:
-                self._ask(force=force)
+        if not self._options.by_witness:
+            self.refusal = _NO_WITNESS
+            then(False)
+        elif any(volume.state.disk < DiskState.Inconsistent for volume in self._volumes()):
+            self.refusal = _SCATTERED
+            then(False)
         else:
-            self.refusal = "the peer is not connected, and no witness decides"
-            then(self._go_on_by_force() if force else False)
+            self._waiting.append(then)
+            if not self._asking:
+                self._ask()
 
-    def _ask(self, *, force: bool) -> None:
-        node, outage = self._node, self._outage
+    def _ask(self) -> None:
+        node, times_equal = self._node, self._times_equal
         self._asking = True
         self._ask_again_at = None
         generation = next(self._volumes()).uuids.current
@@ -212,49 +261,27 @@ class Quorum:
         def ended(_failed: int, _errno: int) -> None:
             self._asking = False
             waiting, self._waiting = self._waiting, []
-            counts = outage == self._outage and not node.established and self._options.enabled
+            counts = times_equal == self._times_equal and self._options.by_witness
             if counts and effect.answer is not None and effect.answer.verdict is Verdict.GRANTED:
                 self._on_granted(effect.answer)
-            elif counts:
+            elif counts and not self.has:
                 self._on_refused(_why(effect))
-            elif self.peer_may_be_ahead:
-                self._on_kept(effect)
-            for forced, then in waiting:
-                if forced and counts and not effect.force and not self.has:
-                    self.win(then, force=True)
-                    continue
-                # What came too late for its outage is no answer to a promotion: that looks at the new state itself.
-                good = (self.has or not counts) and not self.peer_may_be_ahead
-                then(good or (forced and self._go_on_by_force()))
+            for then in waiting:
+                # What came too late is no answer to a promotion: that looks at the new state itself.
+                then(self.has or not counts)
             self.review()
 
-        effect = AskWitness(Verb.ACQUIRE, ended, generation=generation, force=force)
+        effect = AskWitness(Verb.ACQUIRE, ended, generation=generation)
         node.out.put(effect)
 
     def _on_granted(self, answer: WitnessAnswer) -> None:
+        node = self._node
+        if not self._lease:
+            node.log_line(Level.INFO, f"quorum: the witness has given us the lease (term {answer.term})")
         self._lease, self.refusal = True, ""
-        self._node.log_line(Level.INFO, f"quorum: the witness has given us the lease (term {answer.term})")
-        self._node.out.put(StateChanged())
-        self._node.fence.review()
-
-    def _on_kept(self, effect: AskWitness) -> None:
-        """The word on a lease against the peer's old disk; without it I/O goes on, and it is asked for again."""
-        self._kept = effect.answer is not None and effect.answer.verdict is Verdict.GRANTED
-        if self._kept:
-            self._node.log_line(Level.INFO, "quorum: the peer has no disk: we have taken the lease")
-            self._node.fence.review()
-        else:
-            self.refusal = _why(effect)
-            self._ask_again_at = self._node.now + WITNESS_RETRY_S
-
-    def _go_on_by_force(self) -> bool:
-        self._node.log_line(Level.WARNING, f"quorum: going on by force ({self.refusal})")
-        if self._node.established:
-            self._kept = True  # for this connection, and no outage that follows it
-            self._ask_again_at = None
-        else:
-            self._lease = True
-        return True
+        self._look_at = node.now + WITNESS_LOOK_S
+        node.out.put(StateChanged())
+        node.fence.review()
 
     def _on_refused(self, words: str) -> None:
         node = self._node
@@ -262,11 +289,9 @@ class Quorum:
             self.refusal = words
             node.log_line(Level.WARNING, f"quorum: none: {words}")
             node.out.put(StateChanged())
-        if not self._primary:
-            return
         if self._options.by_witness:
             self._ask_again_at = node.now + WITNESS_RETRY_S
-        if self._options.io_error and node.fence.frozen:
+        if self._primary and self._options.io_error and node.fence.frozen:
             self._fail()
 
     # --- on-no-quorum io-error ---
@@ -293,33 +318,53 @@ class Quorum:
                 volume.fails = False
             self._node.out.put(StateChanged())
 
-    # --- giving back ---
+    # --- looking ---
 
-    def _give_back(self, verb: Verb, term: int = 0) -> None:
-        """Both copies are equal, and writes reach both: the vote of an outage that is over binds nobody any more.
+    def _look(self) -> None:
+        """Both copies are equal: is there a lease to give back? Or: is ours still ours?
 
-        First a look at whose it is. Whatever term that shows was granted before this, and not for an outage to come.
+        What is given back is the term that a look shows: it was granted before this, and not for an outage to come.
         """
-        self._releasing = True
+        self._looking = True
 
         def ended(_failed: int, _errno: int) -> None:
-            self._releasing = False
-            if self._release_at is None:
+            self._looking = False
+            if not (self._equal or self._lease):
+                self._look_at = None
                 return
             answer = effect.answer
             well = answer is not None and answer.verdict is Verdict.GRANTED
-            if answer is not None and verb is Verb.LOOK and well and answer.holder == self._options.node:
-                self._give_back(Verb.RELEASE, answer.term)
-            else:
-                self._release_at = self._node.now + (WITNESS_LOOK_S if well else WITNESS_RETRY_S)
+            self._look_at = self._node.now + (WITNESS_LOOK_S if well else WITNESS_RETRY_S)
+            if answer is None or not well:
+                return
+            is_ours = answer.holder == self._options.node
+            if self._equal and is_ours:
+                self._node.out.put(AskWitness(Verb.RELEASE, lambda _failed, _errno: None, term=answer.term))
+                self._look_at = self._node.now + WITNESS_RETRY_S  # whether it has arrived
+            elif self._lease and not is_ours:
+                self._on_lost(answer.holder)
 
-        effect = AskWitness(verb, ended, term=term)
+        effect = AskWitness(Verb.LOOK, ended)
         self._node.out.put(effect)
+
+    def _on_lost(self, holder: str) -> None:
+        """The witness has forgotten our lease, or an operator has had it forgotten, and it may be the peer's by now."""
+        words = f"our lease is {holder}'s now" if holder else "the witness does not know our lease any more"
+        self._node.log_line(Level.ERROR, f"quorum: {words}")
+        self._lease = False
+        if self._primary and not self.has:
+            self._freeze()
+        self.review()
 
 
 def _in_sync(volume: Volume) -> bool:
     state = volume.state
-    return state.connected and state.disk is state.pdsk is DiskState.UpToDate
+    both_good = state.disk is state.pdsk is DiskState.UpToDate
+    return state.connected and both_good and not volume.peer.disk_in_doubt
+
+
+def _is_without_peers_disk(volume: Volume) -> bool:
+    return volume.state.connected and (volume.state.pdsk < DiskState.Inconsistent or volume.peer.disk_in_doubt)
 
 
 def _why(effect: AskWitness) -> str:

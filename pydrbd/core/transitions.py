@@ -47,7 +47,9 @@ class Rules:
     allow_two_primaries: bool = False
     fencing: Fencing = Fencing.DONT_CARE
     needs_lease: bool = False
-    """Alone, a Primary has no quorum."""
+    """Without its peer a Primary has no quorum."""
+    counts_disks: bool = False
+    """For quorum a peer without a disk is as none."""
     on_no_data_suspend: bool = False
     verify_alg_set: bool = False
     opened: bool = False
@@ -178,8 +180,9 @@ def _must_fence(state: State) -> bool:
     return state.role is Role.Primary and state.conn < ConnState.Connected and state.pdsk > DiskState.Outdated
 
 
-def _is_alone(state: State) -> bool:
-    return state.role is Role.Primary and state.conn < ConnState.Connected
+def _lacks_company(state: State, rules: Rules) -> bool:
+    is_gone = state.conn < ConnState.Connected or (rules.counts_disks and state.pdsk < DiskState.Inconsistent)
+    return state.role is Role.Primary and is_gone and state.disk >= DiskState.Inconsistent
 
 
 def _has_no_data(state: State) -> bool:
@@ -189,7 +192,7 @@ def _has_no_data(state: State) -> bool:
 def _frozen(old: State, new: State, rules: Rules) -> State:
     """`new` with I/O suspended if it *begins* to need it; resuming is somebody's explicit act (WIRE 5.3, step 6)."""
     fence = rules.fencing is Fencing.RESOURCE_AND_STONITH and _must_fence(new) and not _must_fence(old)
-    fence = fence or (rules.needs_lease and _is_alone(new) and not _is_alone(old))
+    fence = fence or (rules.needs_lease and _lacks_company(new, rules) and not _lacks_company(old, rules))
     starve = rules.on_no_data_suspend and _has_no_data(new) and not _has_no_data(old)
     if not fence and not starve:
         return new

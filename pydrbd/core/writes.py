@@ -259,6 +259,7 @@ class Writes:
             newly = volume.disk.bitmap.set_records(batch, mask)
             if newly and volume.sends_out_of_sync:
                 self._node.send_out_of_sync(volume, batch, mask)
+        self._node.quorum.on_write_refused(volume)
 
     def progress(self, write: WriteBatch) -> None:
         """Answer what has ended on both sides."""

@@ -88,9 +88,7 @@ class WitnessClient:
         """Put the answer into the effect, or words on why there is none, and end it."""
         place = self._place
         assert place is not None, "a question without a witness"
-        request = WitnessRequest(
-            effect.verb, self._lease, self._node, effect.generation, effect.term, effect.force
-        )  # fmt: skip
+        request = WitnessRequest(effect.verb, self._lease, self._node, effect.generation, effect.term)
         effect.error = f"the witness at {place} does not answer within {WITNESS_TIMEOUT_S:g} s"
         try:
             with trio.move_on_after(WITNESS_TIMEOUT_S):

@@ -2,7 +2,7 @@
 
     frame       4 "pdqw"   2 version   2 kind   4 length of what follows, at most WITNESS_PAYLOAD_BYTES_MAX
     CHALLENGE   witness    32 nonce
-    REQUEST     node       1 verb   1 flags (1: force)   2 length of the lease's name   2 length of the node's name
+    REQUEST     node       1 verb   1 zero   2 length of the lease's name   2 length of the node's name
                            2 zero   8 generation   8 term   16 nonce   the two names (UTF-8)   32 MAC
     ANSWER      witness    1 verdict   1 zero   2 length of the holder's name   4 zero   8 term   8 generation
                            the name   32 MAC
@@ -12,7 +12,7 @@ this session: none can be played again. An answer's covers the request's: none f
 the same is done with an empty one, which keeps out noise and nobody else. A witness that does not know the key of a
 request says WRONG_KEY in a frame that nothing signs; everything else that is not signed is refused.
 
-    LOOK      tells who holds the lease           ACQUIRE   asks for it, with force also from another holder
+    LOOK      tells who holds the lease           ACQUIRE   asks for it
     RELEASE   gives it back, if it is still of this term (core/lease.py has the rules)
 """
 
@@ -57,7 +57,6 @@ HEADER_BYTES: Final = _HEADER.size
 CHALLENGE_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 _MAC_BYTES: Final = 32
-_FORCE: Final = 1
 _Number = TypeVar("_Number", bound=IntEnum)
 
 
@@ -93,7 +92,6 @@ class WitnessRequest:
     node: str
     generation: int = 0
     term: int = 0
-    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +126,8 @@ def decode_header(header: bytes, expected: Kind) -> int:
 def encode_request(request: WitnessRequest, key: bytes, challenge: bytes, count: int, nonce: bytes) -> bytes:
     """The payload. `count`: of the requests before it in this session; `nonce`: NONCE_BYTES that were never used."""
     lease, node = _name_bytes(request.lease), _name_bytes(request.node)
-    flags = _FORCE if request.force else 0
     head = _REQUEST.pack(
-        request.verb, flags, len(lease), len(node), 0, request.generation, request.term, nonce
+        request.verb, 0, len(lease), len(node), 0, request.generation, request.term, nonce
     )  # fmt: skip
     body = head + lease + node
     return body + request_mac(body, key, challenge, count)
@@ -145,14 +142,14 @@ def decode_request(payload: bytes, key: bytes, challenge: bytes, count: int) -> 
     body, mac = _signed(payload, _REQUEST.size)
     if not hmac.compare_digest(mac, request_mac(body, key, challenge, count)):
         return None
-    verb, flags, lease_bytes, node_bytes, zero, generation, term, _nonce = _REQUEST.unpack_from(body)
-    if flags & ~_FORCE or zero or len(body) != _REQUEST.size + lease_bytes + node_bytes:
-        raise PeerProtocolError("a request that does not fit its own lengths or flags")
+    verb, zero1, lease_bytes, node_bytes, zero2, generation, term, _nonce = _REQUEST.unpack_from(body)
+    if zero1 or zero2 or len(body) != _REQUEST.size + lease_bytes + node_bytes:
+        raise PeerProtocolError("a request that does not fit its own lengths")
     names = body[_REQUEST.size :]
     lease, node = _name(names[:lease_bytes]), _name(names[lease_bytes:])
     if not lease or not node:
         raise PeerProtocolError("a request without a name")
-    return WitnessRequest(_known(Verb, verb), lease, node, generation, term, bool(flags))
+    return WitnessRequest(_known(Verb, verb), lease, node, generation, term)
 
 
 def encode_answer(answer: WitnessAnswer, key: bytes, request: bytes) -> bytes:

@@ -34,6 +34,7 @@ def trio_of(make_pair, processes, short_tmp):
         (pair.directory / "pydrbd.toml").write_text(settings)
         for node in pair:
             node.start()
+        pair.wait_until(lambda: all(stands(node, "peer") for node in pair), "the connection")
         pair.nodes[0].grant("primary", force=True)
         pair.wait_until(pair.in_sync, "the first sync")
         return pair

@@ -13,8 +13,8 @@ FREE, OURS, THEIRS = Lease("", 5, 3), Lease("a", 5, 3), Lease("b", 5, 3)
 GOT = Lease("a", 9, 4)
 
 
-def ask(verb: Verb, node: str = "a", term: int = 3, *, force: bool = False) -> WitnessRequest:
-    return WitnessRequest(verb, "r0:a,b", node, 9, term, force)
+def ask(verb: Verb, node: str = "a", term: int = 3) -> WitnessRequest:
+    return WitnessRequest(verb, "r0:a,b", node, 9, term)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,6 @@ def ask(verb: Verb, node: str = "a", term: int = 3, *, force: bool = False) -> W
         (FREE, ask(Verb.ACQUIRE), GOT, Verdict.GRANTED),
         (OURS, ask(Verb.ACQUIRE), GOT, Verdict.GRANTED),
         (THEIRS, ask(Verb.ACQUIRE), THEIRS, Verdict.HELD),
-        (THEIRS, ask(Verb.ACQUIRE, force=True), GOT, Verdict.GRANTED),
         (FREE, ask(Verb.RELEASE), FREE, Verdict.GRANTED),
         (OURS, ask(Verb.RELEASE), FREE, Verdict.GRANTED),
         (OURS, ask(Verb.RELEASE, term=2), OURS, Verdict.OTHER_TERM),
@@ -41,7 +40,7 @@ def test_the_table(lease: Lease, request_: WitnessRequest, after: Lease, verdict
 
 @given(st.lists(st.tuples(st.sampled_from(Verb), st.sampled_from("ab"), st.integers(0, 9)), max_size=30))
 def test_nobody_takes_it_from_its_holder(asked: list[tuple[Verb, str, int]]) -> None:
-    """Without force only the holder's own RELEASE, of this term, ends what was granted."""
+    """Only the holder's own RELEASE, of this term, ends what was granted."""
     lease = Lease()
     for verb, node, term in asked:
         before = lease

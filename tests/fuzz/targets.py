@@ -307,7 +307,7 @@ def generations(content: bytes) -> None:
 
 
 _KEY, _CHALLENGE, _NONCE = b"a key", bytes(range(32)), bytes(range(16))
-_ASKED = encode_request(WitnessRequest(Verb.ACQUIRE, "r0:a,b", "a", 7, 0, True), _KEY, _CHALLENGE, 0, _NONCE)
+_ASKED = encode_request(WitnessRequest(Verb.ACQUIRE, "r0:a,b", "a", 7), _KEY, _CHALLENGE, 0, _NONCE)
 _MAC_BYTES = 32
 
 

@@ -1,7 +1,7 @@
 """Stories of two nodes and a witness, drawn from seeds: who may answer writes, whichever links are cut.
 
-Any of the three links is cut and mended, machines and the witness die and return, and somebody who knows nothing
-promotes whom he likes, without --force. Watched at every answer:
+Any of the three links is cut and mended, machines and the witness die and return, disks fail, are detached and attached
+again, and somebody who knows nothing promotes whom he likes, also with --force. Watched at every answer:
 
     C2   no node answers a write while the other one can: it is Primary, and its I/O goes on
     C1   whoever answers a write has all that was ever answered: the copies never part ways (no split brain at the end)
@@ -122,12 +122,14 @@ class QuorumStory:
         world, rng = self.world, self.rng
         machine = rng.choice((world.a, world.b))
         match rng.choice(
-            ("write", "write", "write", "write", "promote", "promote", "demote", "link", "witness", "die")
+            ("write", "write", "write", "write", "promote", "promote", "demote", "link", "witness", "die", "disk")
         ):
             case "write":
                 self._write(rng.choice((world.a, world.b)))
             case "promote" if machine.node is not None:
-                machine.command("primary")
+                # --force would call bad data good, and be answered for by nobody here.
+                force = machine.volume.state.disk is DiskState.UpToDate and rng.random() < 0.3
+                machine.command("primary", force=force)
             case "demote" if machine.node is not None:
                 machine.command("secondary", force=True)
             case "link":
@@ -144,6 +146,19 @@ class QuorumStory:
                     self._connect()
                 else:
                     machine.lose_power(rng)
+
+            case "disk" if machine.node is not None:
+                self._disk(machine)
+
+    def _disk(self, machine: Machine) -> None:
+        if machine.volume.state.disk is DiskState.Diskless:
+            machine.command("attach")
+        elif self.rng.random() < 0.5:
+            self.stats["disks detached"] += 1
+            machine.command("detach", force=self.rng.random() < 0.3)
+        else:
+            self.stats["disks failing"] += 1
+            machine.disks[0].fail_once.add(self.rng.choice(("write", "flush", "meta")))
 
     def _witness(self, machine: Machine) -> None:
         if self.rng.random() < 0.3:
@@ -174,6 +189,7 @@ class QuorumStory:
         world.link_allowed, self.witness.up, self.witness.loss_probability = True, True, 0.0
         self.witness.cut_off.clear()
         for machine in (world.a, world.b):
+            machine.disks[0].fail_once.clear()
             if machine.node is None:
                 machine.start()
         world.run(30)
@@ -181,8 +197,16 @@ class QuorumStory:
             if machine is not self._holder():
                 machine.command("secondary", force=True)
         world.run(5)
+        for machine in (world.a, world.b):
+            machine.command("attach")  # before they meet: a Primary without its disk would refuse an older one
+        world.run(5)
         self._connect()
         world.run(120)
+        if not world.is_in_sync():
+            self._demote_the_last()
+        if not world.is_in_sync() and self._both_are_bad():
+            self.stats["both disks were bad"] += 1
+            return  # two disks with errors, one after the other: nobody serves from them, and nothing is promised
         if not world.is_in_sync():
             raise Violation("C1", "the copies have parted ways")
         if not world.copies_equal():
@@ -194,6 +218,19 @@ class QuorumStory:
             later = [other for other, (begun, end) in writes.items() if begun > writes[value][1] and end < math.inf]
             if later:
                 raise Violation("C1", f"block {block} holds {value}, and {later} were answered for since")
+
+    def _both_are_bad(self) -> bool:
+        nodes = (self.world.a.node, self.world.b.node)
+        return all(node is not None and node.volumes[0].state.disk is DiskState.Inconsistent for node in nodes)
+
+    def _demote_the_last(self) -> None:
+        """A holder without its disk may be what the other one waits for: it was granted what it never heard of."""
+        for machine in (self.world.a, self.world.b):
+            machine.command("secondary", force=True)
+            machine.command("attach")
+        self.world.run(5)
+        self._connect()
+        self.world.run(120)
 
     def _holder(self) -> Machine | None:
         return next((one for one in (self.world.a, self.world.b) if one.name == self.witness.lease.holder), None)

@@ -37,9 +37,7 @@ class Witness:
         """A node's question sets out; it gives up waiting after WITNESS_TIMEOUT_S."""
         world = self._world
         self.asked.append((machine.name, effect.verb.name))
-        request = WitnessRequest(
-            effect.verb, "r0", machine.name, effect.generation, effect.term, effect.force
-        )  # fmt: skip
+        request = WitnessRequest(effect.verb, "r0", machine.name, effect.generation, effect.term)
         ended = False
 
         def end(error: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from pydrbd.admin.verbs_witness import witness as verb
 from pydrbd.config.settings import Listen
 from pydrbd.core.effects import AskWitness
 from pydrbd.core.lease import Lease
@@ -73,7 +74,7 @@ async def test_one_of_two_gets_the_lease_and_a_restart_forgets_nothing(short_tmp
         assert holder(await ask(alpha, Verb.LOOK)) == "GRANTED alpha 1"
         assert holder(await ask(alpha, Verb.RELEASE, term=1)) == "GRANTED  1"
         assert holder(await ask(beta)) == "GRANTED beta 2"
-        assert holder(await ask(alpha, force=True)) == "GRANTED alpha 3"
+        assert holder(await ask(alpha)) == "HELD beta 2"
 
 
 async def test_keys_that_differ_are_told_apart(short_tmp: Path) -> None:
@@ -219,3 +220,25 @@ def test_two_pairs_may_each_have_a_resource_of_one_name(short_tmp: Path) -> None
     """The lease is the pair's; both nodes call it the same."""
     names = {lease_name(plan(short_tmp, node, Listen(path="w"))) for node in ("alpha", "beta")}
     assert names == {"r0:alpha,beta"}
+
+
+def test_a_lease_whose_holder_is_lost_for_ever_is_forgotten(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By an operator, while no witness runs; terms only grow, and the name must be one that is held."""
+    files = LeaseFiles(short_tmp / "leases")
+    files.write("r0:alpha,beta", Lease("alpha", 9, 7))
+    with pytest.raises(BusyError, match="another witness keeps its leases"):
+        verb(None, str(short_tmp / "leases"), None, "r0:alpha,beta")
+    files.close()
+    with pytest.raises(UsageError, match="nobody has the lease of r1, but of: r0:alpha,beta"):
+        verb(None, str(short_tmp / "leases"), None, "r1")
+    assert verb(None, str(short_tmp / "leases"), None, "r0:alpha,beta") == 0
+    assert "alpha has the lease of r0:alpha,beta no more" in capsys.readouterr().out
+    again = LeaseFiles(short_tmp / "leases")
+    assert again.leases == {"r0:alpha,beta": Lease("", 9, 8)}
+    again.close()
+    with pytest.raises(UsageError, match="there is no directory"):
+        verb(None, str(short_tmp / "none"), None, "r0:alpha,beta")
+    with pytest.raises(UsageError, match="--listen says where"):
+        verb(None, str(short_tmp / "none"), None, None)

@@ -27,12 +27,12 @@ from pydrbd.wire.witness import (
 
 WORDS = st.integers(0, 2**64 - 1)
 NAMES = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=100)
-REQUESTS = st.builds(WitnessRequest, st.sampled_from(Verb), NAMES, NAMES, WORDS, WORDS, st.booleans())
+REQUESTS = st.builds(WitnessRequest, st.sampled_from(Verb), NAMES, NAMES, WORDS, WORDS)
 ANSWERS = st.builds(WitnessAnswer, st.sampled_from(Verdict), NAMES, WORDS, WORDS).filter(
     lambda answer: answer.verdict is not Verdict.WRONG_KEY
 )
 KEY, CHALLENGE, NONCE = b"key", bytes(range(32)), bytes(16)
-ASKED = encode_request(WitnessRequest(Verb.ACQUIRE, "r0:a,b", "a", 7, 0, True), KEY, CHALLENGE, 0, NONCE)
+ASKED = encode_request(WitnessRequest(Verb.ACQUIRE, "r0:a,b", "a", 7), KEY, CHALLENGE, 0, NONCE)
 ANSWERED = encode_answer(WitnessAnswer(Verdict.HELD, "b", 3, 9), KEY, ASKED)
 
 
@@ -60,7 +60,7 @@ def test_the_bytes_are_as_described() -> None:
     """The table of the module, byte by byte."""
     frame = encode_frame(Kind.REQUEST, ASKED)
     assert frame[:12] == b"pdqw" + b"\x01\x00" + b"\x02\x00" + len(ASKED).to_bytes(4, "little")
-    assert ASKED[:8] == b"\x02\x01" + b"\x06\x00" + b"\x01\x00" + b"\x00\x00"
+    assert ASKED[:8] == b"\x02\x00" + b"\x06\x00" + b"\x01\x00" + b"\x00\x00"
     assert ASKED[8:24] == (7).to_bytes(8, "little") + bytes(8) and ASKED[24:40] == NONCE
     assert ASKED[40:47] == b"r0:a,ba" and len(ASKED) == 47 + 32
     assert ANSWERED[:8] == b"\x02\x00\x01\x00" + bytes(4) and ANSWERED[24:25] == b"b" and len(ANSWERED) == 25 + 32
