@@ -18,6 +18,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import Level, Send, Socket
+from pydrbd.core.quorum_options import QUORUM_MARK_BYTES
 from pydrbd.errors import PeerProtocolError
 from pydrbd.limits import PROTOCOL_A_BYTES_MAX
 from pydrbd.wire.digests import digest_alg
@@ -36,7 +37,8 @@ APV_MAX = 101
 
 _PYDRBD_MARK = b"pydrbd\x00\x01"
 """Stands in the reserved bytes of our P_CONNECTION_FEATURES, which a kernel ignores: the peer's barriers then say
-whether somebody waits for them (peer_writes.py). A byte of abilities follows."""
+whether somebody waits for them (peer_writes.py). A byte of abilities follows, and what both must
+have alike of quorum (core/quorum_options)."""
 
 _VERIFIES_PIECES = 1
 """It may be asked for the digest of more than a block (verify.py)."""
@@ -107,7 +109,8 @@ class Handshake:
 
     def start(self) -> None:
         """Say what we can."""
-        reserved = (_PYDRBD_MARK + bytes([_VERIFIES_PIECES])).ljust(_FEATURES_RESERVED_BYTES, b"\0")
+        mark = _PYDRBD_MARK + bytes([_VERIFIES_PIECES]) + self._node.options.quorum.agreement
+        reserved = mark.ljust(_FEATURES_RESERVED_BYTES, b"\0")
         features = Features(APV_MIN, int(self._offered()), APV_MAX, reserved)
         packet = encode_packet(Packet.P_CONNECTION_FEATURES, features.encode(), apv=80)
         self._node.out.put(Send(Socket.DATA, [packet]))
@@ -149,6 +152,11 @@ class Handshake:
         self._node.zeroes_agreed = bool(self.features & Feature.WZEROES)
         self._node.peer_is_pydrbd = peer.reserved.startswith(_PYDRBD_MARK)
         self.verifies_pieces = self._node.peer_is_pydrbd and bool(peer.reserved[len(_PYDRBD_MARK)] & _VERIFIES_PIECES)
+        start = len(_PYDRBD_MARK) + 1
+        theirs = peer.reserved[start : start + QUORUM_MARK_BYTES]
+        if refused := self._node.options.quorum.why_not(theirs, is_pydrbd=self._node.peer_is_pydrbd):
+            self._refuse(refused)
+            return
         self._node.set_protocol(self.apv, bool(self.features & Feature.WSAME))
         if self._node.net.cram_hmac_alg:
             self.phase = Phase.CHALLENGE

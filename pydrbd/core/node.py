@@ -61,7 +61,8 @@ from pydrbd.core.packets_in import PacketsIn
 from pydrbd.core.peer_reads import PeerReads
 from pydrbd.core.peer_state import PeerStates
 from pydrbd.core.peer_writes import PeerWrites
-from pydrbd.core.quorum import Quorum, QuorumOptions
+from pydrbd.core.quorum import Quorum
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.reads import Reads
 from pydrbd.core.resize import Resizes
 from pydrbd.core.resync import Resync

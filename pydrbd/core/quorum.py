@@ -29,11 +29,11 @@ answered before the witness has spoken, the generation waits, and a peer that re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import AskWitness, Level, StateChanged
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.states import DiskState, Role
 from pydrbd.core.volume import Volume
 from pydrbd.limits import WITNESS_LOOK_S, WITNESS_RETRY_S
@@ -42,22 +42,11 @@ from pydrbd.wire.witness import Verb, Verdict, WitnessAnswer
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["Quorum", "QuorumOptions", "Standing"]
+__all__ = ["Quorum", "Standing"]
 
 _Then = Callable[[bool], None]
 _NO_WITNESS = "the peer is not connected, and no witness decides"
 _SCATTERED = "not all disks of this node are UpToDate"
-
-
-@dataclass(frozen=True, slots=True)
-class QuorumOptions:
-    """`enabled`: a node alone is not enough. `by_witness`: a lease may take the peer's place."""
-
-    enabled: bool = False
-    by_witness: bool = False
-    io_error: bool = False
-    node: str = ""
-    """What the witness knows this node by."""
 
 
 class Standing(Enum):

@@ -14,7 +14,7 @@ from pydrbd.config.settings import ResourceSettings, load_settings
 from pydrbd.config.values import did_you_mean
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import NodeOptions
-from pydrbd.core.quorum import QuorumOptions
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.resync_pace import PaceOptions
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import VolumeOptions
@@ -31,7 +31,7 @@ from pydrbd.wire.nbd_negotiation import Policy, TlsMode
 from pydrbd.wire.packet_numbers import AfterSb, WireProtocol
 from pydrbd.wire.packets import ResyncController
 
-__all__ = ["Blueprint", "DiskPlace", "admission", "blueprint", "disk_place", "handler_commands", "settle"]
+__all__ = ["Blueprint", "DiskPlace", "admission", "blueprint", "disk_place", "handler_commands", "lease_name", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
             volumes,
             frozenset(handler_commands(resource)),
             on_no_data_suspend=me.options.on_no_data_accessible == "suspend-io",
-            quorum=_quorum(me, settings),
+            quorum=_quorum(resource, me, peer, settings),
         ),
         Endpoints(
             family,
@@ -140,7 +140,12 @@ def settle(config: Config, resource: Resource, me: Host, peer: Host, settings: R
     )
 
 
-def _quorum(me: Host, settings: ResourceSettings) -> QuorumOptions:
+def lease_name(resource: Resource, me: Host, peer: Host) -> str:
+    """What a witness keeps the lease of this resource under: two pairs may each have a resource `r0`."""
+    return f"{resource.name}:{','.join(sorted((me.name, peer.name)))}"
+
+
+def _quorum(resource: Resource, me: Host, peer: Host, settings: ResourceSettings) -> QuorumOptions:
     """Two nodes, and the witness if there is one: `1` is a node alone, `2` and `majority` one more than that."""
     word = me.options.quorum
     return QuorumOptions(
@@ -148,6 +153,7 @@ def _quorum(me: Host, settings: ResourceSettings) -> QuorumOptions:
         by_witness=word in ("majority", "2") and settings.witness is not None,
         io_error=me.options.on_no_quorum == "io-error",
         node=me.name,
+        witness=f"{settings.witness} {lease_name(resource, me, peer)}",
     )
 
 

@@ -14,7 +14,7 @@ from pydrbd.config.settings import Listen
 from pydrbd.core.effects import AskWitness
 from pydrbd.errors import ConfigError, PeerProtocolError
 from pydrbd.limits import WITNESS_KEY_BYTES_MAX, WITNESS_NAME_BYTES_MAX, WITNESS_TIMEOUT_S
-from pydrbd.runtime.build import Blueprint
+from pydrbd.runtime.build import Blueprint, lease_name
 from pydrbd.wire.witness import (
     CHALLENGE_BYTES,
     HEADER_BYTES,
@@ -29,15 +29,9 @@ from pydrbd.wire.witness import (
     encode_request,
 )
 
-__all__ = ["WitnessClient", "lease_name", "read_frame", "read_key"]
+__all__ = ["WitnessClient", "read_frame", "read_key"]
 
 _log = logging.getLogger(__name__)
-
-
-def lease_name(plan: Blueprint) -> str:
-    """What a witness keeps the lease of this resource under: two pairs may each have a resource `r0`."""
-    hosts = ",".join(sorted((plan.me.name, plan.peer.name)))
-    return f"{plan.resource.name}:{hosts}"
 
 
 def read_key(path: str) -> bytes:
@@ -79,7 +73,7 @@ class WitnessClient:
         """Raises ConfigError if the key can't be read."""
         self._place = plan.settings.witness
         self._key = read_key(plan.settings.witness_key)
-        self._node, self._lease = plan.me.name, lease_name(plan)
+        self._node, self._lease = plan.me.name, lease_name(plan.resource, plan.me, plan.peer)
         self._ended = ended
         if self._place is not None and len(self._lease.encode()) > WITNESS_NAME_BYTES_MAX:
             raise ConfigError(f"the names of resource '{plan.resource.name}' and its hosts are too long for a witness")

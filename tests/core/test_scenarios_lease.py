@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pydrbd.core.lease import Lease
 from pydrbd.core.quorum import Standing
+from pydrbd.core.quorum_options import QUORUM_MARK_BYTES, QuorumOptions
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.states import DiskState
 from pydrbd.limits import WITNESS_LOOK_S, WITNESS_RETRY_S, WITNESS_TIMEOUT_S
@@ -231,3 +234,41 @@ def test_the_lease_outlives_a_meeting_that_ends_before_the_copies_are_equal() ->
     part(world)
     assert world.a.volume.state.pdsk is not DiskState.UpToDate
     assert standing(world.a) is Standing.LEASE and write(client, 0, b"y" * BLOCK) == 0
+
+
+# --- both nodes must ask, and the same witness ---
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (QuorumOptions(), "the peer has no quorum configured"),
+        (QuorumOptions(enabled=True), "the peer's quorum differs from ours"),
+        (dataclasses.replace(IO_ERROR, witness="tcp:10.0.0.9:7799 r0:a,b"), "the peer's quorum differs from ours"),
+    ],
+)
+def test_a_peer_with_another_quorum_is_refused(theirs: QuorumOptions, words: str) -> None:
+    """Both stand alone, and say why: what one of them asks the witness for, the other one would take unasked."""
+    world, client, _witness = trio()
+    options = dataclasses.replace(world.b.node.options, quorum=theirs)
+    assert order(world, world.b, "reconfigure", options=options) == 1
+    part(world)
+    world.link_allowed = True
+    world.try_link()
+    world.run(A_WHILE_S)
+    assert state(world.a).startswith("StandAlone Primary") and state(world.b).startswith("StandAlone Secondary")
+    assert words in world.a.node.links.reason and "quorum" in world.b.node.links.reason
+    assert write(client, 0, b"x" * BLOCK) == 0, "by the lease"
+
+
+def test_what_on_no_quorum_says_may_differ() -> None:
+    """That is each node's own matter; the same witness by the same name is enough."""
+    alike = dataclasses.replace(IO_ERROR, io_error=False, node="other")
+    assert IO_ERROR.agreement == alike.agreement and not IO_ERROR.why_not(alike.agreement, is_pydrbd=True)
+
+
+def test_a_kernel_is_refused_where_quorum_is_configured() -> None:
+    """It has zeroes where our mark is; without quorum it is welcome."""
+    zeroes = bytes(QUORUM_MARK_BYTES)
+    assert IO_ERROR.why_not(zeroes, is_pydrbd=False).startswith("the peer is no pydrbd: it knows no quorum")
+    assert QuorumOptions().why_not(zeroes, is_pydrbd=False) == ""

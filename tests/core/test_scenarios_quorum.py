@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pydrbd.core.quorum import QuorumOptions, Standing
+from pydrbd.core.quorum import Standing
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.snapshot import snapshot
 from pydrbd.core.states import DiskState

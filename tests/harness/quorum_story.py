@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 from pydrbd.core.effects import Reply
-from pydrbd.core.quorum import QuorumOptions
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.states import DiskState, Role
 from tests.harness.checkers import Violation
 from tests.harness.scene import BLOCK, in_sync_superblock

@@ -29,7 +29,7 @@ from pydrbd.core.events import (
 )
 from pydrbd.core.handshake import NetOptions
 from pydrbd.core.node import Node, NodeOptions
-from pydrbd.core.quorum import QuorumOptions
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.transitions import Fencing
 from pydrbd.core.volume import Volume, VolumeOptions

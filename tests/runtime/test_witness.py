@@ -19,9 +19,9 @@ from pydrbd.core.effects import AskWitness
 from pydrbd.core.lease import Lease
 from pydrbd.errors import BusyError, ConfigError, MetaDataError, UsageError
 from pydrbd.limits import WITNESS_KEY_BYTES_MAX
-from pydrbd.runtime.build import Blueprint, blueprint
+from pydrbd.runtime.build import Blueprint, blueprint, lease_name
 from pydrbd.runtime.lease_files import LeaseFiles
-from pydrbd.runtime.witness_client import WitnessClient, lease_name, read_key
+from pydrbd.runtime.witness_client import WitnessClient, read_key
 from pydrbd.runtime.witness_server import WitnessServer
 from pydrbd.wire.witness import Verb
 
@@ -218,7 +218,8 @@ def test_keys_that_can_not_be_used(short_tmp: Path) -> None:
 
 def test_two_pairs_may_each_have_a_resource_of_one_name(short_tmp: Path) -> None:
     """The lease is the pair's; both nodes call it the same."""
-    names = {lease_name(plan(short_tmp, node, Listen(path="w"))) for node in ("alpha", "beta")}
+    plans = [plan(short_tmp, node, Listen(path="w")) for node in ("alpha", "beta")]
+    names = {lease_name(each.resource, each.me, each.peer) for each in plans}
     assert names == {"r0:alpha,beta"}
 
 
