@@ -242,6 +242,7 @@ _HANDLERS: Final = tuple(
         "after-resync-target",
         "before-resync-source",
         "out-of-sync",
+        "quorum-lost",  # DRBD 9's
     )
 )
 

@@ -48,7 +48,7 @@ DRBD9_OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxy
             "_name": (_ANY,),
         },
         "disk": {"bitmap": ("yes",)},
-        "handlers": {"quorum-lost": (_ANY,), "disconnected": (_ANY,)},
+        "handlers": {"disconnected": (_ANY,)},
     }
 )
 """DRBD 9's options by section, and the values with which a cluster of two nodes behaves as in 8.4 (`*`: all)."""

@@ -124,3 +124,4 @@ class Handlers:
     after_resync_target: str = ""
     before_resync_source: str = ""
     out_of_sync: str = ""
+    quorum_lost: str = ""

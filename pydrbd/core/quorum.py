@@ -19,6 +19,7 @@ one, attached again by a node that has forgotten, looks as good as it was; or it
   it, and confirms no write, and begins no generation, before.
 * `quorum all`, or a majority without a witness, is the connection alone: whoever loses it stops.
 * --force is about data, and never about quorum. A lease whose holder is lost for ever is forgotten at the witness.
+* A Primary that has none runs the handler quorum-lost, once for each volume, until it has quorum again.
 * A holder looks from time to time whether it still is one: a witness that has forgotten it is told again, and if the
   lease is another node's, I/O freezes.
 
@@ -67,7 +68,7 @@ class Quorum:
         self._equal = False
         self._times_equal = 0
         self._lease = False
-        self._asking = self._looking = False
+        self._asking = self._looking = self._told_lost = False
         self._waiting: list[_Then] = []
         self._unconfirmed: list[Callable[[], None]] = []
         self._ask_again_at: float | None = None
@@ -151,6 +152,7 @@ class Quorum:
             self._equal = self._lease = False
             self._confirm_all()
             return
+        self._told_lost &= not self.has
         equal = self._options.by_witness and all(_in_sync(volume) for volume in self._volumes())
         if equal and not self._equal:
             # From here on a lease binds nobody: what was granted before this is given back, and counts no more.
@@ -280,7 +282,13 @@ class Quorum:
             node.out.put(StateChanged())
         if self._options.by_witness:
             self._ask_again_at = node.now + WITNESS_RETRY_S
-        if self._primary and self._options.io_error and node.fence.frozen:
+        if not self._primary:
+            return
+        if not self._told_lost:
+            self._told_lost = True
+            for volume in self._volumes():
+                node.helpers.run("quorum-lost", volume)
+        if self._options.io_error and node.fence.frozen:
             self._fail()
 
     # --- on-no-quorum io-error ---

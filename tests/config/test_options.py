@@ -25,7 +25,7 @@ SWITCHES = [option for option in OPTIONS if option.kind is Kind.BOOL]
 STRINGS = [option for option in OPTIONS if option.kind is Kind.STRING]
 
 
-OF_9 = {"auto-promote", "auto-promote-timeout", "quorum", "on-no-quorum"}  # DRBD 9's, which have an effect here, too
+OF_9 = {"auto-promote", "auto-promote-timeout", "quorum", "on-no-quorum", "quorum-lost"}  # in effect here, too
 
 
 def by_name(option):

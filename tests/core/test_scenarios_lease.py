@@ -12,7 +12,7 @@ from pydrbd.core.quorum_options import QUORUM_MARK_BYTES, QuorumOptions
 from pydrbd.core.refusals import StateCode
 from pydrbd.core.states import DiskState
 from pydrbd.limits import WITNESS_LOOK_S, WITNESS_RETRY_S, WITNESS_TIMEOUT_S
-from tests.core.test_scenarios_quorum import EIO, IO_ERROR, NO_QUORUM, part, reunite, standing, trio
+from tests.core.test_scenarios_quorum import EIO, IO_ERROR, NO_QUORUM, SUSPEND, part, reunite, standing, trio
 from tests.harness.scene import BLOCK, order, read, state, wait, write
 from tests.harness.witness import Witness
 from tests.harness.world import Client, World
@@ -272,3 +272,20 @@ def test_a_kernel_is_refused_where_quorum_is_configured() -> None:
     zeroes = bytes(QUORUM_MARK_BYTES)
     assert IO_ERROR.why_not(zeroes, is_pydrbd=False).startswith("the peer is no pydrbd: it knows no quorum")
     assert QuorumOptions().why_not(zeroes, is_pydrbd=False) == ""
+
+
+@pytest.mark.parametrize("quorum", [SUSPEND, IO_ERROR])
+def test_the_handler_quorum_lost_is_run_once_for_each_loss(quorum: QuorumOptions) -> None:
+    """Not for the moment in which the witness is asked, nor each time that it is asked again; nor on a Secondary."""
+    world, client, witness = trio(quorum, handlers=("quorum-lost",))
+    part(world)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    reunite(world)
+    assert not world.a.helpers and not world.b.helpers
+    for count in (1, 2):
+        witness.up = False
+        part(world)
+        world.run(A_WHILE_S * 3)
+        assert world.a.helpers == [("quorum-lost", 0)] * count and not world.b.helpers
+        witness.up = True
+        reunite(world)
