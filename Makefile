@@ -60,7 +60,7 @@ test-all: $(VENV)/dev.stamp ## all tests
 	@$(PY) -m pytest --ignore=tests/interop $(ARGS)
 	@$(PY) -m pytest $(GUESTS) $(TWO) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(GUESTS) $(ALONE) $(ARGS)
 
-prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, and RELIABILITY.json
+prove: $(VENV)/dev.stamp ## stories, broken writes, strange bytes, canaries for PROVE=1m; a table, a report
 	@nice $(PY) -m tests.prove --time $(PROVE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## INPUTS=1000000 by coverage on the parsers, SESSIONS=10000 on a live pair; SEED=N plays them again

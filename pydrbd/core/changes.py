@@ -116,8 +116,6 @@ class Changes:
             node.resync.stop(volume)
         if old.conn == ConnState.Ahead != new.conn:
             node.congestion.forget(volume)
-        if old.conn in _VERIFYING and new.conn not in _VERIFYING:
-            node.verify.stop(volume)
         if new.susp_fen and not old.susp_fen and volume.disk is not None:
             volume.disk.crashed_primary = True  # it may have written what the peer lacks (core/fencing)
         if new_generation or (self._needs_new_current(volume, old, new) and not self._must_wait(new)):
@@ -132,6 +130,10 @@ class Changes:
             node.send_state(volume)
         elif new.conn >= ConnState.Connected and self._is_announced(old, new):
             node.send_state(volume)
+        # A write that is let go by now may be for the peer alone: it must know that, to mark what we lack.
+        node.resync.let_go(volume)
+        if old.conn in _VERIFYING and new.conn not in _VERIFYING:
+            node.verify.stop(volume)
         if old.disk == DiskState.Negotiating and new.disk == DiskState.Diskless:
             volume.disk = None  # the link broke before the peer's word, and it may hold old data
             node.out.put(DetachDisk(volume.vnr))

@@ -265,3 +265,4 @@ class DiskEvents:
         node.writes.early.ask_for_the_rest()  # from here on only the peer has it
         node.gate.retry()
         node.resync.stop(volume)
+        node.resync.let_go(volume)

@@ -51,6 +51,8 @@ class Resync:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._running: dict[int, ResyncProgress] = {}
+        self._stopped: dict[int, ResyncProgress] = {}
+        """Resyncs that have ended, and whose ranges are still held."""
         self.thin = ThinResync(node)
         self._requests = ResyncRequests(node, self.thin)
 
@@ -58,11 +60,20 @@ class Resync:
         return self._running.get(volume.vnr)
 
     def stop(self, volume: Volume) -> None:
-        """The resync has ended or was cut off; what is not clean stays marked. What is being written ends by itself."""
+        """The resync has ended or was cut off; what is not clean stays marked. What is being written ends by itself.
+
+        Writes that waited for it still do, until `let_go`.
+        """
         running = self._running.pop(volume.vnr, None)
         if running is not None:
-            self._free_requests(volume, running)
+            self._stopped[volume.vnr] = running
             self._node.changes.write_bitmap(volume)
+
+    def let_go(self, volume: Volume) -> None:
+        """Writes that waited for a resync that was stopped wait no more: the peer has been told how things are now."""
+        stopped = self._stopped.pop(volume.vnr, None)
+        if stopped is not None:
+            self._free_requests(volume, stopped)
 
     def _free_requests(self, volume: Volume, running: ResyncProgress) -> None:
         for request in running.requests.values():

@@ -34,8 +34,8 @@ class ResyncStart:
         if volume.state.conn == ConnState.Connected and node.operator.waits_for(volume):
             volume.peer.early_sync_uuid = sync_uuid
             return
-        if volume.state.conn == ConnState.Connected and volume.disk is None:
-            return  # sent before the peer knew that our disk is gone
+        if volume.state.conn == ConnState.Connected and volume.state.disk < DiskState.Negotiating:
+            return  # sent before the peer knew that our disk is gone, or is going
         if volume.state.conn not in (ConnState.WFSyncUUID, ConnState.Behind) or volume.disk is None:
             raise PeerProtocolError(f"volume {volume.vnr}: P_SYNC_UUID in state {volume.state.conn.name}")
         node.packets.hold()

@@ -320,7 +320,7 @@ CANARIES = (
     _canary(keep_the_generation_when_the_peer_is_lost, {"C6", "C5", "C1"} | COPIES, 0),
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
-    _canary(write_a_bitmap_before_its_data, {"B5"}, 1015, ending=LOSES_POWER),
+    _canary(write_a_bitmap_before_its_data, {"B5"}, 23, ending=LOSES_POWER, hasty=True),
     _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 5, ending=LOSES_POWER),
     _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),

@@ -189,6 +189,8 @@ class Simulation:
             machine.disks[0].on_error = lambda machine=machine: self.oracle.disk_failed(machine)
         self._next_op = 0
         self.switching: Machine | None = None
+        self.letting_go: tuple[Machine, object] | None = None
+        """Who was told last to detach its disk, and by which request."""
         self.down_until: dict[Machine, float] = {}
 
     # --- the story ---
@@ -373,6 +375,8 @@ class Simulation:
         other = self.world.other(machine)
         if other in self.oracle.tainted:
             return False
+        if self.letting_go is not None and self.letting_go[0] is other and self.letting_go[1] not in other.answers:
+            return False  # two disks at once would be too much to ask
         target = machine.node is not None and machine.volume.state.conn == ConnState.SyncTarget
         return self.world.is_in_sync() or (target and machine not in self.oracle.fresh and other in self.oracle.fresh)
 
@@ -436,7 +440,7 @@ class Simulation:
                     machine.command("invalidate")
             case "detach":
                 if self.world.is_in_sync():
-                    machine.command("detach")
+                    self.letting_go = machine, machine.command("detach")
             case "forbidden_promote":
                 if state.role == Role.Secondary and state.peer == Role.Primary and state.connected:
                     self._expect_refusal(machine)

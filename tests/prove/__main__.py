@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.harness.situations import SITUATIONS, SOMETIMES
 from tests.prove import canary_hunt, clocks, fuzz, handlers, kernels, meetings, model, pieces, stories, torn
+from tests.prove.quote import REPORT
 from tests.prove.run import Outcome, Rung, run_in_processes
 
 __all__ = ["PROMISES", "RUNGS", "table"]
@@ -49,6 +50,8 @@ PROMISES = {
 }  # fmt: skip
 """All of them, as far as one process can check them: D3 with kernels in guests is for tests/interop."""
 
+LONG_S = 1800
+"""README.md quotes runs of this length only: the report of a shorter one goes elsewhere."""
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -114,7 +117,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
     parser.add_argument("--only", choices=[rung.name for rung in RUNGS], help="one rung")
     parser.add_argument("--once", action="store_true", help="one seed of one rung, to play a failure again")
-    parser.add_argument("--json", type=Path, default=Path("RELIABILITY.json"), help="where the report goes")
+    parser.add_argument(
+        "--json", type=Path, help=f"where the report goes (default: {REPORT.name} if it has {LONG_S // 60} minutes)"
+    )
     words = parser.parse_args()
     rungs = [rung for rung in RUNGS if words.only in (None, rung.name)]
     first = random.randrange(1 << 31) if words.seed is None else words.seed
@@ -132,7 +137,10 @@ def main() -> int:
         date=began_at, commit=commit(), first_seed=first, seconds=round(elapsed_s), jobs=words.jobs,
         situations=sightings(outcome),
     )
-    words.json.write_text(report)
+    path = words.json or (REPORT if words.time >= LONG_S else Path("build") / REPORT.name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(report)
+    print(f"written to {path}" + ("; python -m tests.prove.quote puts it into README.md" if path == REPORT else ""))
     return 1 if outcome.failures else 0
 
 

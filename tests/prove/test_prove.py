@@ -17,6 +17,7 @@ from tests.harness.situations import SITUATIONS, SOMETIMES, Sightings
 from tests.harness.world import World
 from tests.prove import canary_hunt, clocks, fuzz, meetings, pieces, stories, torn
 from tests.prove.__main__ import PROMISES, RUNGS, seconds_of, sightings, situations, table
+from tests.prove.quote import REPORT, quoted, quoted_nothing, sentence
 from tests.prove.run import Broken, Outcome, Rung, run
 
 
@@ -102,6 +103,24 @@ def test_every_promise_has_words() -> None:
     """A1 to D11, in this order."""
     counts = {"A": 11, "B": 10, "C": 11, "D": 11}
     assert list(PROMISES) == [f"{part}{number}" for part, last in counts.items() for number in range(1, last + 1)]
+
+
+def test_what_the_readme_claims_is_what_the_report_says() -> None:
+    """It was put there by `python -m tests.prove.quote`, and not typed."""
+    readme = REPORT.with_name("README.md").read_text()
+    assert "<!-- reliability -->" in readme
+    claimed = quoted(readme, json.loads(REPORT.read_text())) if REPORT.exists() else quoted_nothing(readme)
+    assert claimed == readme
+
+
+def test_the_readme_claims_what_was_counted() -> None:
+    """Seeds of all rungs, promises that failed, situations that were never met."""
+    outcome = Outcome(seeds=Counter({"a": 1200, "b": 34}), cpu_s=3600)
+    outcome.figures.update({"replies": 56789, "checked B1": 3, canary_hunt.CAUGHT + "one": 1, SOMETIMES + "x": 1})
+    about = {"date": "2026-11-26", "commit": "abc", "seconds": 3600, "situations": {"x": 1, "y": 0}}
+    words = sentence(json.loads(outcome.as_json(**about)))
+    for part in ("60 minutes", "1,234 seeds", "56,789 answered", "none failed", "1 of 2 situations", "purpose 1 were"):
+        assert part in words
 
 
 def test_the_report_counts_by_promise() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from pydrbd.core import effects as fx
 from pydrbd.core.outbox import Outbox
-from pydrbd.core.states import DiskState
+from pydrbd.core.states import ConnState, DiskState
 from pydrbd.metadata.superblock import MdFlag, Superblock
+from pydrbd.wire.packet_numbers import Packet
 from tests.harness.checkers import Oracle
 from tests.harness.simulation import fresh_pair_superblock
 from tests.harness.world import Client, Machine, World
@@ -641,3 +642,53 @@ def test_a_disk_that_is_let_go_and_attached_again_takes_the_second_bitmap(seed: 
     world.run_until(world.is_in_sync)
     assert world.copies_equal() and not world.protocol_errors
     assert not any("connection lost" in line for line in world.b.log)
+
+
+def test_a_disk_that_goes_as_its_invalidation_begins_does_not_cost_the_connection() -> None:
+    """D2: the peer's sync UUID comes when the disk has failed already; nobody waits for it any more."""
+    for one in range(1, 17):  # it takes a certain order of what is under way
+        world = pair(one)
+        assert write(world, Client(world, world.a), 0, 1) == 0
+        asked = [world.b.command("invalidate"), world.b.command("detach")]
+        world.run_until(lambda world=world, asked=asked: all(request in world.b.answers for request in asked))
+        world.run(1.0)
+        assert not world.protocol_errors, one
+        assert not any("connection lost" in line for line in world.b.log)
+        assert granted(world, world.b, "attach")
+        world.run_until(world.is_in_sync)
+        assert world.copies_equal()
+
+
+class _SaidBy:
+    """The packets that a node sends from the moment in which its disk fails."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.packets: list[Packet] = []
+
+    def on_effect(self, machine: Machine, effect: object) -> None:
+        if machine is self._machine and machine.volume.state.disk < DiskState.Attaching and isinstance(effect, fx.Send):
+            self.packets.append(Packet(int.from_bytes(b"".join(effect.parts)[6:8], "big")))
+
+    def on_event(self, machine: Machine, event: object) -> None: ...
+
+
+def test_a_write_that_waited_for_a_resync_is_sent_after_the_word_on_the_disk() -> None:
+    """B2: a Primary's disk fails while it is sync target: what waited goes to the peer alone, which must mark it."""
+    world = pair(1)
+    client = Client(world, world.a)
+    assert granted(world, world.a, "detach")
+    for block in range(1024, 1064):
+        assert write(world, client, block * 4096, 1) == 0
+    world.a.command("attach")
+    world.run_until(lambda: world.a.volume.state.conn is ConnState.SyncTarget)
+    world.a.disks[0].fail_once.add("write")
+    for block in range(1024, 1064):
+        client.write(block * 4096, bytes([2]) * 4096)
+    said = world.observer = _SaidBy(world.a)
+    world.run_until(lambda: world.a.volume.state.disk is DiskState.Diskless)
+    world.run(1.0)
+    assert said.packets.index(Packet.P_STATE) < said.packets.index(Packet.P_DATA)
+    assert granted(world, world.a, "attach")
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
