@@ -43,6 +43,7 @@ from pydrbd.native.bits import (
     vli_decode,
     vli_encode,
 )
+from pydrbd.native.channel import channel_call
 from pydrbd.native.frames import (
     NbdCommands,
     drbd_acks,
@@ -118,6 +119,7 @@ __all__ = [
     "bitmap_pieces",
     "bitmap_set",
     "bitmap_set_records",
+    "channel_call",
     "crc32c",
     "crc32c_is_hardware",
     "crc32c_raw",

@@ -20,6 +20,7 @@ from typing import Final
 
 import trio
 
+from pydrbd import native
 from pydrbd.limits import NBD_REQUEST_BYTES_MAX, THREAD_CHANNELS_MAX
 from pydrbd.runtime.engine import Client, Engine, ExportInfo, ExportUnavailable, Session
 from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
@@ -40,8 +41,6 @@ _EXTENT: Final = Struct(">II")
 
 # Plain numbers: an enum's members are slow to reach for what is done for every request.
 _MAGIC: Final = int(NbdMagic.REQUEST)
-_READ: Final = int(Command.READ)
-_WRITE: Final = int(Command.WRITE)
 _ESHUTDOWN: Final = int(NbdError.ESHUTDOWN)
 
 
@@ -102,43 +101,44 @@ class ThreadsClient:
         `buffer` is where a READ's data goes, and where a WRITE's comes from. What is longer than a request may be goes
         in pieces.
         """
-        if buffer is None or length <= NBD_REQUEST_BYTES_MAX:
-            return self._call(command, offset, length, flags, buffer)[0]
-        for position in range(0, length, NBD_REQUEST_BYTES_MAX):
-            piece = buffer[position : position + NBD_REQUEST_BYTES_MAX]
-            error, _extents = self._call(command, offset + position, len(piece), flags, piece)
-            if error:
-                return error
-        return 0
+        data: memoryview | bytes = b"" if buffer is None else buffer
+        if buffer is not None and length > NBD_REQUEST_BYTES_MAX:
+            for position in range(0, length, NBD_REQUEST_BYTES_MAX):
+                piece = buffer[position : position + NBD_REQUEST_BYTES_MAX]
+                if error := self.call(command, offset + position, len(piece), flags, piece):
+                    return error
+            return 0
+        try:
+            channel = self._take()
+        except ExportUnavailable:
+            return _ESHUTDOWN
+        try:
+            return native.channel_call(channel.fileno(), command, flags, offset, length, data)
+        except OSError:
+            return _ESHUTDOWN
+        finally:
+            self._idle.put(channel)  # a dead one, too: it says so at once to whoever takes it
 
     def extents(self, offset: int, length: int, flags: int) -> tuple[int, Extents]:
         """BLOCK_STATUS of base:allocation: 0 or the error number, and the extents from `offset` on."""
-        return self._call(Command.BLOCK_STATUS, offset, length, flags, None)
-
-    def _call(
-        self, command: int, offset: int, length: int, flags: int, buffer: memoryview | None
-    ) -> tuple[int, Extents]:
-        header = _REQUEST.pack(_MAGIC, flags, command, 0, offset, length)
         try:
             channel = self._take()
         except ExportUnavailable:
             return _ESHUTDOWN, []
         try:
-            if command == _WRITE:
-                assert buffer is not None and len(buffer) == length
-                _send_all(channel, header, buffer)
-            else:
-                channel.sendall(header)
-            return _receive_reply(channel, buffer if command == _READ else None)
+            channel.sendall(_REQUEST.pack(_MAGIC, flags, Command.BLOCK_STATUS, 0, offset, length))
+            return _receive_status(channel)
         except OSError:
             return _ESHUTDOWN, []
         finally:
-            self._idle.put(channel)  # a dead one, too: it says so at once to whoever takes it
+            self._idle.put(channel)
 
     def _take(self) -> socket.socket:
         """A channel that is idle; a new one, if there may be more. Raises ExportUnavailable."""
-        with contextlib.suppress(Empty):
+        try:
             return self._idle.get_nowait()
+        except Empty:
+            pass
         if not self._room.acquire(blocking=False):
             return self._idle.get()
         try:
@@ -150,27 +150,14 @@ class ThreadsClient:
         return channel
 
 
-def _send_all(channel: socket.socket, header: bytes, payload: memoryview) -> None:
-    sent = channel.sendmsg((header, payload)) - len(header)
-    assert sent >= 0, "a socket pair takes a header whole"
-    if sent < len(payload):
-        channel.sendall(payload[sent:])
-
-
-def _receive_reply(channel: socket.socket, buffer: memoryview | None) -> tuple[int, Extents]:
-    """The one reply that is due. Raises OSError, also when the stream ends."""
+def _receive_status(channel: socket.socket) -> tuple[int, Extents]:
+    """The one reply to BLOCK_STATUS that is due. Raises OSError, also when the stream ends."""
     head = bytearray(REPLY_SIZE_BYTES)
-    parts: list[bytearray | memoryview] = [head] if buffer is None else [head, buffer]
-    received = channel.recvmsg_into(parts)[0]
-    if received < REPLY_SIZE_BYTES:
-        _receive_all(channel, memoryview(head)[received:])
-        received = REPLY_SIZE_BYTES
+    _receive_all(channel, memoryview(head))
     magic, error, _cookie = _SIMPLE.unpack(head)
     if magic == NbdMagic.CHUNK:
         return 0, _receive_extents(channel, head)
     assert magic == NbdMagic.SIMPLE_REPLY, f"a reply begins with {magic:#x}"
-    if buffer is not None and not error:
-        _receive_all(channel, buffer[received - REPLY_SIZE_BYTES :])
     return error, []
 
 

@@ -14,14 +14,14 @@ STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-
 
 MAY_NEED = {
     *["memcpy", "memmove", "memset", "pread", "pread64", "pwrite", "pwrite64", "__errno_location"],
-    *["clock_gettime", "ppoll", "preadv64v2", "preadv2", "recv", "send", "sendmsg"],
+    *["clock_gettime", "ppoll", "preadv64v2", "preadv2", "recv", "send", "recvmsg", "sendmsg"],
     *["fdatasync", "sync_file_range", "fstat", "fstat64", "syscall"],
     *["__popcountdi2", "__cpu_model", "__cpu_indicator_init", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"],
 }
 """All that may come from outside of native/: no allocator, no Python, no other system call."""
 
 PURE = {"memcpy", "memmove", "memset", "__popcountdi2", "__cpu_model", "__cpu_indicator_init", "__stack_chk_fail"}
-WITH_SYSTEM_CALLS = {"io.c", "lane.c", "lane_disk.c", "lane_flush.c", "lane_read.c", "lane_peer.c"}
+WITH_SYSTEM_CALLS = {"io.c", "lane.c", "lane_disk.c", "lane_flush.c", "lane_read.c", "lane_peer.c", "channel.c"}
 
 WRITABLE_SECTIONS = "BbCDdGgSs"
 

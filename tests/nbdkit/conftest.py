@@ -86,7 +86,8 @@ class NbdkitPair:
         return [self._nbdkit, "-f", *options, *plugin, f"run-dir={self.run_dir('a')}", *parameters]
 
     def start(self, *parameters, options=()):
-        """nbdkit in the foreground; returns when its node answers."""
+        """nbdkit in the foreground; returns when its node answers. An earlier one has left its socket."""
+        self.socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             process = self._processes.start(
                 self.nbdkit_words(*parameters, options=("-U", str(self.socket), *options)),

@@ -115,6 +115,8 @@ FILTERS = {
     "log": (("--filter=log",), ("logfile=/dev/null",)),
     "delay": (("--filter=delay",), ("delay-read=1ms", "delay-write=1ms")),
     "blocksize": (("--filter=blocksize",), ("minblock=4096",)),
+    "rate": (("--filter=rate",), ("rate=4G",)),
+    "stats": (("--filter=stats",), ("statsfile=/dev/null",)),
     "stack": (("--filter=stats", "--filter=readahead", "--filter=fua"), ("statsfile=/dev/null", "fuamode=native")),
 }
 
