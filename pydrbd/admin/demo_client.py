@@ -14,7 +14,7 @@ import random
 import sysconfig
 import tarfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +33,8 @@ __all__ = ["BLOCK_BYTES", "Blocks", "Findings", "TreeImage", "find_files"]
 BLOCK_BYTES: Final = 4 * KIB
 _CHUNK_BYTES: Final = 128 * KIB
 _FILE_BYTES_MAX: Final = 4 * MIB
+_ROOTS: Final = (sysconfig.get_path("stdlib"), "/usr/share/doc", "/usr/share")
+"""Where files are looked for, in turn; the last holds the one before it, too."""
 _TAR_BYTES_PER_FILE: Final = 2 * KIB
 """Headers and padding of one member, at most (a long name takes two headers more)."""
 
@@ -45,18 +47,20 @@ class Findings:
     different: list[str] = field(default_factory=list)
 
 
-def find_files(budget_bytes: int) -> list[Path]:
-    """Files for the image, of this machine's Python and its documentation, as many as fit."""
-    found: list[Path] = []
+def find_files(budget_bytes: int, roots: Sequence[str] = _ROOTS) -> list[Path]:
+    """Files for the image, of this machine's Python and its documentation, as many as fit, each once."""
+    found: dict[Path, None] = {}
     left_bytes = budget_bytes
-    for root in (sysconfig.get_path("stdlib"), "/usr/share/doc", "/usr/share"):
+    for root in roots:
         for path in _regular_files(root):
+            if path in found:
+                continue
             taken = _size_of(path) + _TAR_BYTES_PER_FILE
             if taken > left_bytes:
-                return found
+                return list(found)
             left_bytes -= taken
-            found.append(path)
-    return found
+            found[path] = None
+    return list(found)
 
 
 def _regular_files(root: str) -> Iterator[Path]:
@@ -103,6 +107,7 @@ class TreeImage:
         except OSError:
             return
         name = str(path).lstrip("/")
+        assert name not in self._digests, f"{path} is in the archive already"
         entry = tarfile.TarInfo(name)
         entry.size = len(content)
         self._digests[name] = hashlib.sha256(content).digest()

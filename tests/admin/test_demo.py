@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from pydrbd.admin import demo
-from pydrbd.admin.demo_client import BLOCK_BYTES, Blocks, TreeImage
+from pydrbd.admin.demo_client import BLOCK_BYTES, Blocks, TreeImage, find_files
 from pydrbd.admin.demo_pair import LocalPair
 from pydrbd.admin.nbd_handshake import ConnectionLost
 from pydrbd.errors import DiskError, UsageError
@@ -190,6 +190,18 @@ def test_every_wrong_byte_of_the_image_is_found(tmp_path):
     assert len(image.compare(client).different) == 1
     client.content[150_512 + 512 :] = bytes(len(client.content) - 150_512 - 512)
     assert len(image.compare(client).different) >= 2
+
+
+def test_a_file_below_two_of_the_roots_is_taken_once(tmp_path):
+    """All fits on a small system, /usr/share/doc and then /usr/share: a file that is packed twice would differ."""
+    doc = tmp_path / "share/doc"
+    doc.mkdir(parents=True)
+    for path in (doc / "first", doc / "second", tmp_path / "share/other"):
+        path.write_bytes(b"text")
+    (doc / "a link").symlink_to(doc / "first")
+    files = find_files(MIB, (str(doc), str(tmp_path / "share")))
+    assert files == [doc / "first", doc / "second", tmp_path / "share/other"]
+    assert find_files(6000, (str(doc), str(tmp_path / "share"))) == files[:2]
 
 
 def test_a_lost_block_is_found_and_one_without_an_answer_may_be_old_or_new():
