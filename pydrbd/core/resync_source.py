@@ -171,7 +171,9 @@ class ResyncSource:
                 volume.ranges.release(hold, members)
                 self.check_end(volume)
 
-            if self._may_leave_uncopied(request, members) and not digests:
+            # Its turn may come late: what was asked for on a link that is lost must not leave on the next one.
+            asked = generation == node.link_generation and node.resync.progress(volume) is running
+            if asked and not digests and self._may_leave_uncopied(request, members):
                 self._send_from_disk(volume, request, members, buffer, done)
             else:
                 node.resync.thin.read(volume, request, members, buffer, done)

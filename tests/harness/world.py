@@ -119,6 +119,25 @@ class Machine:
         """Whether a disk of this machine is carrying out an effect of this kind."""
         return any(isinstance(pending.effect, kind) for pending in self._pending)
 
+    def hold_back(self, kind: type) -> Callable[[], None]:
+        """What a disk is carrying out of this kind does not end until the result is called."""
+        held = [pending for pending in self._pending if isinstance(pending.effect, kind)]
+        ended = self._end
+
+        def end(pending: _Pending) -> None:
+            if pending not in held:
+                ended(pending)
+
+        self._end = end  # type: ignore[method-assign]
+
+        def go_on() -> None:
+            self._end = ended  # type: ignore[method-assign]
+            for pending in held:
+                if pending in self._pending:
+                    self._end(pending)
+
+        return go_on
+
     # --- power ---
 
     def start(self) -> None:

@@ -692,3 +692,24 @@ def test_a_write_that_waited_for_a_resync_is_sent_after_the_word_on_the_disk() -
     assert granted(world, world.a, "attach")
     world.run_until(world.is_in_sync)
     assert world.copies_equal()
+
+
+def test_what_was_asked_for_on_a_lost_link_is_not_sent_on_the_next_one(seed: int) -> None:
+    """D2: the source answers a request that had to wait for a write, and meanwhile the link was lost and came back."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    assert granted(world, world.b, "disconnect")
+    cookies = [client.write(first * 65536, bytes([1]) * 65536) for first in range(8)]
+    world.run_until(lambda: all(cookie in client.replies for cookie in cookies))
+    world.b.command("connect")
+    world.run_until(lambda: world.b.volume.state.conn is ConnState.WFBitMapT)
+    client.write(0, bytes([2]) * 65536)
+    world.run_until(lambda: world.a.is_working_on(fx.DiskWrite))
+    writes = world.a.hold_back(fx.DiskWrite)
+    world.run(0.5)
+    assert world.a.volume.state.conn is ConnState.SyncSource
+    world.cut()
+    world.run_until(lambda: world.a.volume.state.conn is ConnState.SyncSource and world.linked)
+    writes()
+    world.run_until(world.is_in_sync)
+    assert not world.protocol_errors and world.copies_equal()
