@@ -146,5 +146,6 @@ def test_every_word_of_the_configuration_is_a_handler_that_something_runs() -> N
     here = {
         "pri-on-incon-degr", "local-io-error", "out-of-sync", "initial-split-brain", "split-brain",
         "before-resync-source", "before-resync-target", "after-resync-target", "pri-lost", "pri-lost-after-sb",
+        "quorum-lost",
     }  # fmt: skip
     assert here | elsewhere == WORDS
