@@ -25,6 +25,7 @@ from pydrbd.limits import NBD_REQUEST_BYTES_MAX, THREAD_CHANNELS_MAX
 from pydrbd.runtime.engine import Client, Engine, ExportInfo, ExportUnavailable, Session
 from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
 from pydrbd.runtime.nbd_handshake import Admission
+from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.nbd import REPLY_SIZE_BYTES, ChunkType, Command, NbdError, NbdMagic
 
 __all__ = ["Extents", "ThreadsClient", "open_channel"]
@@ -118,6 +119,18 @@ class ThreadsClient:
             return _ESHUTDOWN
         finally:
             self._idle.put(channel)  # a dead one, too: it says so at once to whoever takes it
+
+    def read(self, offset: int, buffer: memoryview) -> int:
+        """READ of any bytes, whatever the export's least block is: 0 or the error number, as `call`."""
+        length = len(buffer)
+        before, behind = offset % SECTOR_SIZE_BYTES, -(offset + length) % SECTOR_SIZE_BYTES
+        if not before and not behind:
+            return self.call(Command.READ, offset, length, 0, buffer)
+        whole = memoryview(bytearray(before + length + behind))
+        error = self.call(Command.READ, offset - before, len(whole), 0, whole)
+        if not error:
+            buffer[:] = whole[before : before + length]
+        return error
 
     def extents(self, offset: int, length: int, flags: int) -> tuple[int, Extents]:
         """BLOCK_STATUS of base:allocation: 0 or the error number, and the extents from `offset` on."""

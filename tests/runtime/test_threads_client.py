@@ -105,6 +105,21 @@ async def test_errors_are_the_protocols(client, engine):
     assert engine.contents((48 << 20) - 1, 2) == b"x\0"
 
 
+async def test_a_read_of_any_bytes_is_one_of_whole_sectors(client, engine):
+    """Filters of nbdkit ask for such: at the beginning, within a sector, over borders, to the end; and its error."""
+    data = bytes(number % 251 for number in range(4 * 512))
+    last = SIZE_BYTES - len(data)
+    for offset in (0, last):
+        assert await trio.to_thread.run_sync(client.call, Command.WRITE, offset, len(data), 0, memoryview(data)) == 0
+    for offset, length in ((0, 592), (700, 3), (511, 1026), (last + 1, len(data) - 1), (last + 512, 512)):
+        found = bytearray(length)
+        assert await trio.to_thread.run_sync(client.read, offset, memoryview(found)) == 0
+        assert found == data[offset % last : offset % last + length], (offset, length)
+    found = bytearray(100)
+    assert await trio.to_thread.run_sync(client.read, SIZE_BYTES + 1, memoryview(found)) == NbdError.EINVAL
+    assert found == bytes(100)
+
+
 async def test_nobody_waits_for_a_node_that_has_ended(engine):
     """What is under way when Trio ends fails with ESHUTDOWN, and so does what comes later."""
     engine.held = []
