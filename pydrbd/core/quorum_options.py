@@ -37,11 +37,11 @@ class QuorumOptions:
 
     def why_not(self, theirs: bytes, *, is_pydrbd: bool) -> str:
         """Why a peer with this mark can't be one, in words; "" if it can."""
-        if theirs == self.agreement:
-            return ""
+        if (is_pydrbd and theirs == self.agreement) or not (is_pydrbd or self.enabled):
+            return ""  # what a node that is none of ours has there means something else
         if not self.enabled:
             return "the peer has quorum configured, and we have not: options quorum must be alike on both nodes"
-        if not any(theirs):
+        if not is_pydrbd or not any(theirs):
             who = "the peer has no quorum configured" if is_pydrbd else "the peer is no pydrbd: it knows no quorum"
             return f"{who}; alone it would go on without asking the witness, and ours is configured"
         return "the peer's quorum differs from ours: both nodes need the same options, witness and host names"

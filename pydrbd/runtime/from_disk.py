@@ -6,6 +6,7 @@ memory (disk.py knows when they are not). What the socket does not take any more
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -48,6 +49,9 @@ def send_from_disk(line: Line, disk: VolumeDisk, effect: DiskSend) -> tuple[int,
     if failed and not left_bytes:
         return effect.mask, EAGAIN  # who reads in the ordinary way finds out which of them can be read
     if failed:
+        # The link ends a little later. What the node says until then must not become the rest of that packet.
+        with contextlib.suppress(OSError):
+            sender.socket.shutdown(socket.SHUT_WR)
         line.lost(errno)
     byte_count = native.records_length_sum(effect.batch, effect.mask)
     disk.lane_ended(0, byte_count, slow=time.monotonic() - began > DISK_INLINE_SLOW_S)

@@ -149,6 +149,18 @@ def test_a_disk_that_ends_in_the_middle_of_a_packet_ends_the_link(line: FakeLine
     assert failed & 0b001 and number == errno.EIO == line.lost_errno
 
 
+def test_nothing_follows_the_part_of_a_packet(line: FakeLine, disk_fd: int) -> None:
+    """What the node says before the link has ended would be the rest of that block for the peer."""
+    os.ftruncate(disk_fd, BASE + 512_000 + 4096)
+    send_from_disk(line, FakeDisk(disk_fd), effect_of())  # type: ignore[arg-type]
+    line.send(Socket.DATA, [b"another packet"])
+    sent = bytearray()
+    line.there.setblocking(False)
+    while piece := line.there.recv(1 << 20):
+        sent += piece
+    assert sent == bytes([1]) * HEAD + os.pread(disk_fd, 4096, BASE + 512_000)
+
+
 def test_a_socket_that_has_failed_is_found_out_by_the_sender(line: FakeLine, disk_fd: int) -> None:
     """It is not the disk's fault: nothing failed here, and the link hears of it as of any other send."""
     lost: list[OSError] = []
