@@ -221,8 +221,12 @@ class Quorum:
                 self._node.changes.new_current_uuid(volume)
 
     def on_write_refused(self, volume: Volume) -> None:
-        """Its disk can't have been UpToDate then: what it says of that is under way, and until then we are alone."""
-        if self._options.by_witness and volume.state.connected and volume.state.pdsk is DiskState.UpToDate:
+        """Its disk can't have been UpToDate then: what it says of that is under way, and until then we are alone.
+
+        Unless ours is no good one: then the peer may pass the error on and keep its disk as it is, and so do we.
+        """
+        state = volume.state
+        if self._options.by_witness and state.connected and state.disk is state.pdsk is DiskState.UpToDate:
             volume.peer.disk_in_doubt = True
             if self._primary and not self.has:
                 self._freeze()

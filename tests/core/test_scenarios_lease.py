@@ -236,6 +236,19 @@ def test_the_lease_outlives_a_meeting_that_ends_before_the_copies_are_equal() ->
     assert standing(world.a) is Standing.LEASE and write(client, 0, b"y" * BLOCK) == 0
 
 
+def test_an_error_that_the_only_disk_passes_on_is_that_requests_alone() -> None:
+    """pass_on: the disk stays, and good, so no word on it is under way that would end a doubt."""
+    world, client, _witness = trio(disk={"on_io_error": "pass_on"})
+    assert order(world, world.a, "detach") == 1
+    world.run(A_WHILE_S)
+    assert write(client, 0, b"x" * BLOCK) == 0
+    world.b.disks[0].fail_once.add("write")
+    assert write(client, BLOCK, b"y" * BLOCK) == EIO
+    world.run(A_WHILE_S)
+    assert state(world.b).startswith("Connected Secondary") and world.b.volume.state.disk is DiskState.UpToDate
+    assert standing(world.a) is Standing.PEER and write(client, BLOCK, b"y" * BLOCK) == 0
+
+
 # --- both nodes must ask, and the same witness ---
 
 
