@@ -3,7 +3,7 @@
     not Primary, or being demoted        ESHUTDOWN; a read-only client is served by an UpToDate disk here (core/readers)
     outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
     unknown command or flag              EINVAL
-    not whole sectors                    EINVAL (the export announces a minimum block of 512)
+    not whole sectors                    EINVAL if the client asked for our block sizes; else core/unaligned
     length 0                             success, nothing done; EINVAL for BLOCK_STATUS
     FAST_ZERO where our disk would write     ENOTSUP, at once
     no quorum, on-no-quorum io-error     EIO
@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydrbd import native
 from pydrbd.core.effects import Part, ReadAhead, Reply
 from pydrbd.core.events import ClientBatch, SessionClosed, SessionOpened
+from pydrbd.core.inner import InnerSession
 from pydrbd.core.readers import Readers
 from pydrbd.core.states import Role
+from pydrbd.core.unaligned import Unaligned, sectors_around
 from pydrbd.core.volume import Volume
 from pydrbd.limits import BATCH_RECORDS_MAX, DISCARD_CHUNK_BYTES, NBD_REQUEST_BYTES_MAX
 from pydrbd.native import Batch
@@ -69,6 +71,7 @@ class Clients:
         self._node = node
         self._long: set[_LongRequest] = set()
         self.readers = Readers(node, self)
+        self._unaligned = Unaligned(node, self)
 
     def on_opened(self, event: SessionOpened) -> None:
         volume = self._node.volumes[event.volume]
@@ -112,8 +115,11 @@ class Clients:
         good = batch.all & ~self.refuse(volume, session, batch)
         reads = native.records_with_command(batch, good, nbd.Command.READ)
         if reads:
-            node.reads.submit(volume, session, batch, reads)
+            self.read(volume, session, batch, reads)
             good &= ~reads
+        unaligned = self._unaligned_members(session, batch, good)
+        if unaligned:
+            good &= ~self._take_unaligned(volume, session, batch, unaligned)
         if not good:
             return
         writes = native.records_with_command(batch, good, nbd.Command.WRITE)
@@ -134,9 +140,46 @@ class Clients:
             elif batch.records[index].flags & nbd.CommandFlag.FAST_ZERO and not _zeroes_fast(volume, batch, index):
                 self.reply(volume, session, batch, 1 << index, _ENOTSUP)
             else:
-                long = _LongRequest(volume, session, batch, index)
-                self._long.add(long)
-                self._advance(long, 0)
+                self._begin_long(volume, session, batch, index)
+
+    def _begin_long(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
+        long = _LongRequest(volume, session, batch, index)
+        self._long.add(long)
+        self._advance(long, 0)
+
+    # --- not whole sectors ---
+
+    def read(self, volume: Volume, session: Any, batch: Batch, reads: int) -> None:
+        """READs that were checked, of whole sectors and others."""
+        unaligned = self._unaligned_members(session, batch, reads)
+        if unaligned:
+            self._unaligned.read(volume, session, batch, unaligned)
+            reads &= ~unaligned
+        if reads:
+            self._node.reads.submit(volume, session, batch, reads)
+
+    def _unaligned_members(self, session: Any, batch: Batch, mask: int) -> int:
+        if not mask or not getattr(session, "any_alignment", False):
+            return 0
+        return native.records_unaligned(batch, mask, SECTOR_SIZE_BYTES)
+
+    def _take_unaligned(self, volume: Volume, session: Any, batch: Batch, mask: int) -> int:
+        refused = 0
+        zeroes = native.records_with_command(batch, mask, nbd.Command.WRITE_ZEROES)
+        for index in native.indices(zeroes):
+            if batch.records[index].flags & nbd.CommandFlag.FAST_ZERO and not _zeroes_fast(volume, batch, index):
+                refused |= 1 << index
+        self.reply(volume, session, batch, refused, _ENOTSUP)
+        return refused | self._unaligned.write(volume, session, batch, mask & ~refused)
+
+    def write_sectors(self, volume: Volume, session: InnerSession, batch: Batch) -> None:
+        """The whole sectors inside of a request: a batch of one, for which `session` hears one `done`."""
+        if batch.records[0].command == nbd.Command.WRITE:
+            _LongWrite(self, volume, session, batch, 0).submit()
+        else:
+            self._begin_long(volume, session, batch, 0)
+
+    # --- the others ---
 
     def read_ahead(self, volume: Volume, session: Any, batch: Batch, index: int) -> None:
         """CACHE is a hint: whatever comes of it, it is answered with success."""
@@ -148,7 +191,7 @@ class Clients:
         def done(_failed: int, _errno: int) -> None:
             self.reply(volume, session, batch, 1 << index, 0)
 
-        self._node.out.put(ReadAhead(volume.vnr, record.offset, record.length, done))
+        self._node.out.put(ReadAhead(volume.vnr, *sectors_around(record.offset, record.length), done))
 
     def refuse(self, volume: Volume, session: Any, batch: Batch) -> int:
         """Answer what can't be done at all; the members that were answered."""
@@ -163,7 +206,8 @@ class Clients:
             invalid &= ~(members & ~wrong)
             if not unknown:
                 break
-        invalid |= native.records_unaligned(batch, batch.all & ~invalid & ~outside, SECTOR_SIZE_BYTES)
+        if not getattr(session, "any_alignment", False):
+            invalid |= native.records_unaligned(batch, batch.all & ~invalid & ~outside, SECTOR_SIZE_BYTES)
         empty = native.records_empty(batch, batch.all & ~invalid)
         empty &= ~native.records_with_command(batch, empty, nbd.Command.FLUSH)
         unanswerable = native.records_with_command(batch, empty, nbd.Command.BLOCK_STATUS)
@@ -210,7 +254,7 @@ class Clients:
         """Answer members with one error (0 is success)."""
         if not mask or session is None:
             return
-        if isinstance(session, _Piece | _LongWrite):
+        if isinstance(session, InnerSession):
             session.done(mask, error)
             return
         parts: list[Part] = [native.nbd_replies(batch, mask, error)]
@@ -223,7 +267,7 @@ def _zeroes_fast(volume: Volume, batch: Batch, index: int) -> bool:
     return volume.disk is not None and volume.disk.zeroes_fast and not keeps_space
 
 
-class _Piece:
+class _Piece(InnerSession):
     """Stands as the session of one piece of a long request."""
 
     __slots__ = ("_clients", "_long")
@@ -236,7 +280,7 @@ class _Piece:
         self._clients._advance(self._long, int(error != 0))
 
 
-class _LongWrite:
+class _LongWrite(InnerSession):
     """A WRITE of more than one P_DATA may carry: stands as the session of its pieces; one reply when all are done."""
 
     __slots__ = ("_batch", "_clients", "_failed", "_left", "_member", "_session", "_volume")

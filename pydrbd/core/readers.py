@@ -51,7 +51,7 @@ class Readers:
         self._clients.reply(volume, session, batch, writes, NbdError.EPERM)
         self._clients.reply(volume, session, batch, flushes, NbdError.OK)
         if reads:
-            self._node.reads.submit(volume, session, batch, reads)
+            self._clients.read(volume, session, batch, reads)
         for index in native.indices(maps):
             self._node.block_status.submit(volume, session, batch, index)
         for index in native.indices(caches):

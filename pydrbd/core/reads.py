@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydrbd import native
 from pydrbd.core.effects import DiskRead, Reply, Send, Socket
+from pydrbd.core.inner import InnerRead
 from pydrbd.core.ranges import Hold
 from pydrbd.core.read_balancing import ReadBalancing
 from pydrbd.core.states import ConnState, DiskState
@@ -76,6 +77,9 @@ class Reads:
 
     def submit(self, volume: Volume, session: Any, batch: Batch, mask: int) -> None:
         """Take members that were checked (bounds, role) on their way, within the limit of memory for reads."""
+        if _holds_range(session):  # what waits for memory may be held by reads that wait for this one
+            self._issue(volume, session, batch, mask)
+            return
         self._queue.append((volume, session, batch, mask))
         self._advance()
 
@@ -102,7 +106,8 @@ class Reads:
             mask &= ~outside
         local = self._local_members(volume, batch, mask)
         primary = volume.state.role == self._node.primary_role
-        chosen = self._balancing.remote_members(volume, batch, local) if primary else 0
+        balanced = primary and not _holds_range(session)
+        chosen = self._balancing.remote_members(volume, batch, local) if balanced else 0
         if local & ~chosen:
             self._read_local(volume, session, batch, local & ~chosen)
         for index in native.indices(mask & ~local | chosen):
@@ -149,7 +154,7 @@ class Reads:
                 self._node.on_disk_error(volume, disk, f"read failed (errno {errno})", data=True)
             # What a write under way has put there is not shown before that write is safe: with this disk it would be
             # gone again, and nobody may have seen what never was (A1).
-            early = volume.ranges.busy(batch, mask & ~failed)
+            early = 0 if _holds_range(session) else volume.ranges.busy(batch, mask & ~failed)
             failed |= mask & ~early & ~self._local_members(volume, batch, mask)  # not good any more
             if mask & ~early:
                 answer(mask & ~early, failed)
@@ -162,19 +167,27 @@ class Reads:
         self, volume: Volume, session: Any, batch: Batch, mask: int, failed: int, buffer: bytearray, *, whole: bool
     ) -> None:
         """Answer the good ones; ask the peer for those that failed (after the disk has been given up)."""
-        if volume.state.role != self._node.primary_role and session not in volume.readers:
+        if volume.state.role != self._node.primary_role and not _is_reader(volume, session):
             self._node.reply(volume, session, batch, mask, _EIO)
             return
         if whole and not failed:
-            self._node.out.put(Reply(session, batch, mask, [buffer], volume.vnr))
+            self._hand_over(volume, session, batch, mask, buffer)
             return
         view, header_bytes = memoryview(buffer), native.nbd_read_header_bytes(batch)
         for index in native.indices(mask & ~failed):
             record = batch.records[index]
             part = view[record.data - header_bytes : record.data + record.length]
-            self._node.out.put(Reply(session, batch, 1 << index, [part], volume.vnr))
+            self._hand_over(volume, session, batch, 1 << index, part)
         for index in native.indices(failed):
             self._read_remote(volume, session, batch, index)
+
+    def _hand_over(
+        self, volume: Volume, session: Any, batch: Batch, mask: int, part: bytearray | memoryview
+    ) -> None:
+        if isinstance(session, InnerRead):
+            session.got(part)
+        else:
+            self._node.out.put(Reply(session, batch, mask, [part], volume.vnr))
 
     # --- from the peer ---
 
@@ -259,7 +272,7 @@ class Reads:
         if error or read.volume.state.role != self._node.primary_role:
             self._fail(read.volume, read.session, read.batch, read.index)
         else:
-            self._node.out.put(Reply(read.session, read.batch, 1 << read.index, [read.buffer], read.volume.vnr))
+            self._hand_over(read.volume, read.session, read.batch, 1 << read.index, read.buffer)
         self._advance()
         self._node.on_read_finished()
 
@@ -277,3 +290,11 @@ class Reads:
         for read in reads.values():
             read.pending.clear()
             self._try_locally(read, retry=True)
+
+
+def _holds_range(session: Any) -> bool:
+    return isinstance(session, InnerRead) and session.holds
+
+
+def _is_reader(volume: Volume, session: Any) -> bool:
+    return (session.client if isinstance(session, InnerRead) else session) in volume.readers

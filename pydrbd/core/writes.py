@@ -44,7 +44,7 @@ class Writes:
         self._node = node
         self.next_serial = 1
         self._in_flight: dict[int, WriteBatch] = {}
-        self._waiting_count = 0
+        self.waiting_count = 0
         self._at_gate: dict[Hold, int] = {}
         self.refusing = False
         """No write that is let in only now is begun: the node gives up being Primary with its I/O frozen."""
@@ -53,12 +53,12 @@ class Writes:
     @property
     def busy(self) -> bool:
         """Whether any write has not been answered; also one that waits for its range or its extents."""
-        return bool(self._in_flight or self._waiting_count)
+        return bool(self._in_flight or self.waiting_count)
 
     @property
     def waits(self) -> bool:
         """Whether any write waits for its range or its extents."""
-        return bool(self._waiting_count)
+        return bool(self.waiting_count)
 
     def in_flight(self) -> Iterator[WriteBatch]:
         """What has not been done with, on either side."""
@@ -73,15 +73,15 @@ class Writes:
 
     def submit(self, volume: Volume, session: Any, batch: Batch, mask: int, tried: float = 0.0) -> None:
         """Take members that were checked (bounds, role) on their way. `tried`: when that was done before, if it was."""
-        self._waiting_count += mask.bit_count()
+        self.waiting_count += mask.bit_count()
         self._node.conflicts.begins(volume, batch, mask)
         volume.ranges.acquire(
-            batch, mask, lambda hold, few: self._enter_gate(volume, session, batch, hold, few, tried), yields=True
+            batch, mask, lambda hold, few: self.enter_gate(volume, session, batch, hold, few, tried), yields=True
         )
 
-    def _enter_gate(self, volume: Volume, session: Any, batch: Batch, hold: Hold, few: int, tried: float) -> None:
+    def enter_gate(self, volume: Volume, session: Any, batch: Batch, hold: Hold, few: int, tried: float) -> None:
         def go(part: int) -> None:
-            self._waiting_count -= part.bit_count()
+            self.waiting_count -= part.bit_count()
             self._at_gate[hold] &= ~part
             if not self._at_gate[hold]:
                 del self._at_gate[hold]
@@ -242,9 +242,9 @@ class Writes:
         """As if they came now: what the peer has put before them is in the way of their range."""
         volume, session, batch = write.volume, write.session, write.batch
         write.retried, write.replied = write.retried & ~members, write.replied | members
-        self._waiting_count += 1  # it is not idle here between the two
+        self.waiting_count += 1  # it is not idle here between the two
         self._release(write, members)
-        self._waiting_count -= 1
+        self.waiting_count -= 1
         self.submit(volume, session, batch, members, write.tried)
 
     def _hear(self, write: WriteBatch, member: int) -> None:
@@ -296,12 +296,12 @@ class Writes:
         """These have no good copy yet, and their range is still theirs: they go on as a write of their own."""
         volume, session, batch, hold = write.volume, write.session, write.batch, write.hold
         assert hold is not None, "a range that was given away before the answer"
-        self._waiting_count += members.bit_count()
+        self.waiting_count += members.bit_count()
         write.replied |= members
         write.released |= members
         if write.released == write.mask:
             self._finish(write)
-        self._enter_gate(volume, session, batch, hold, members, write.tried)
+        self.enter_gate(volume, session, batch, hold, members, write.tried)
 
     def _answer(self, write: WriteBatch, done: int) -> None:
         """Tell the client."""

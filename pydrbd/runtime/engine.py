@@ -93,6 +93,8 @@ class Session(Protocol):
     lane: LaneDoor | None
     contexts: Sequence[tuple[int, str]]
     """Number and name of what BLOCK_STATUS tells of; the server sets it when the handshake is over."""
+    any_alignment: bool
+    """Whether the client may send what is no multiple of `info.block_minimum`; set with `contexts`."""
 
     def submit(self, batch: Batch) -> None:
         """Carry out a batch of requests; answers go through `Client.send`, in any order, now or later.

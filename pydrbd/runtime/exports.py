@@ -155,6 +155,7 @@ class ClientSession:
     def __init__(self, service: Service, vnr: int, info: ExportInfo, client: Client) -> None:
         self.info = info
         self.contexts: Sequence[tuple[int, str]] = ()
+        self.any_alignment = False
         self._service = service
         self._vnr = vnr
         self._client = client

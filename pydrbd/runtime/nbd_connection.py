@@ -221,6 +221,7 @@ class NbdConnection:
         assert self._opener.session is not None
         self._structured = opened.structured
         self._opener.session.contexts = opened.contexts
+        self._opener.session.any_alignment = opened.any_alignment
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sender.run)
             try:

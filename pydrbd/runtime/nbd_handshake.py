@@ -123,7 +123,8 @@ class Handshake:
         if not opened.extended:
             return opened
         info = opened.info
-        translator = ExtendedTranslator(info.size_bytes, info.block_minimum, [number for number, _ in opened.contexts])
+        block_bytes = 1 if opened.any_alignment else info.block_minimum
+        translator = ExtendedTranslator(info.size_bytes, block_bytes, [number for number, _ in opened.contexts])
         try:
             self.socket = speak_extended(self.socket, translator, opened.unread, nursery)
         except OSError as error:

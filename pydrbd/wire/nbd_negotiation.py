@@ -55,7 +55,6 @@ _INFO_BLOCK_SIZE: Final = Struct(">HIII")
 _U32: Final = Struct(">I")
 _U16: Final = Struct(">H")
 _NAME_ZEROES: Final = bytes(124)
-
 _KNOWN_CLIENT_FLAGS: Final = int(ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES)
 
 
@@ -86,10 +85,10 @@ class Opened:
     unread: bytes
     structured: bool = False
     """READs are to be answered by chunks."""
-    contexts: tuple[tuple[int, str], ...] = ()
-    """Number and name of the contexts that BLOCK_STATUS is to tell of."""
+    contexts: tuple[tuple[int, str], ...] = ()  # number and name of what BLOCK_STATUS is to tell of
     extended: bool = False
     """Requests come with extended headers, and replies are to have them (wire/nbd_extended)."""
+    any_alignment: bool = False  # it did not ask for our block sizes: it can't be expected to keep to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class Negotiation:
         self._option: tuple[int, int] | None = None  # number and length, once its header is here
         self._skip_bytes = 0  # of the data of an option that is too long to keep
         self._options_seen = 0
-        self._structured = self._extended = False
+        self._structured = self._extended = self._knows_sizes = False
         self._chosen: tuple[str, tuple[tuple[int, str], ...]] | None = None  # the export's name, and its contexts
         self._held: tuple[int, bytes] = (0, b"")  # the option that waits, and its data
         self._outcome: Outcome | None = None
@@ -168,8 +167,8 @@ class Negotiation:
     def encrypted(self) -> None:
         """TLS has begun: what was agreed on in the clear counts no more, and the handshake goes on."""
         assert isinstance(self._outcome, StartTls), "the client did not ask for TLS"
-        self._outcome, self._is_encrypted = None, True
-        self._structured, self._extended, self._chosen = False, False, None
+        self._outcome, self._is_encrypted, self._chosen = None, True, None
+        self._structured = self._extended = self._knows_sizes = False
 
     def receive(self, data: bytes | bytearray | memoryview) -> Outcome | None:
         """Take bytes from the client; the outcome when there is one. Raises ClientProtocolError, then every time."""
@@ -335,6 +334,7 @@ class Negotiation:
         name, wanted = decode_info_request(data)
         info = self._source.open(name) if option == Option.GO else self._source.describe(name)
         self._reply(option, ReplyType.INFO, _INFO_EXPORT.pack(InfoType.EXPORT, info.size_bytes, self._flags(info)))
+        self._knows_sizes |= InfoType.BLOCK_SIZE in wanted
         if InfoType.NAME in wanted:
             self._reply(option, ReplyType.INFO, _U16.pack(InfoType.NAME) + info.name.encode())
         if InfoType.DESCRIPTION in wanted and info.description:
@@ -386,7 +386,8 @@ class Negotiation:
 
     def _open_transmission(self, info: ExportInfo, name: str) -> None:
         contexts = self._chosen[1] if self._chosen is not None and self._chosen[0] == name else ()
-        self._outcome = Opened(info, bytes(self._incoming), self._structured, contexts, self._extended)
+        agreed = (self._structured, contexts, self._extended, not self._knows_sizes)
+        self._outcome = Opened(info, bytes(self._incoming), *agreed)
         self._incoming.clear()
 
     def _reply(self, option: int, reply: ReplyType, data: bytes = b"") -> None:

@@ -234,7 +234,7 @@ def test_qemu_img_sees_both_contexts_and_keeps_an_image_of_its_own_there(export,
 def test_the_nbd_projects_own_tester_is_content(synced_pair, run, need):
     """nbd-tester-client, and the recorded session that lies beside it in NBD's sources: `make -C tests/run` makes both.
 
-    Left out: -o, which asks for bytes that are no whole sectors, and waits for data behind the error.
+    Left out: -o, which asks for bytes that are no whole sectors, and waits for data behind an error.
     """
     tester = Path(need("nbd-tester-client")).resolve()
     recorded = tester.with_name("integrity-test.tr")

@@ -177,11 +177,73 @@ assert contents(handles[3])[64 * 4096 :] == expected[64 * 4096 :]
 handles[3].shutdown()
 """
 
-SCRIPTS = {"handshake": HANDSHAKE, "chunks": CHUNKS, "block status": BLOCK_STATUS, "in flight": IN_FLIGHT}
+UNALIGNED = """
+rng = random.Random(SEED)
+first, second = nbd.NBD(), nbd.NBD()
+for handle in (first, second):
+    handle.set_request_block_size(False)
+    handle.set_strict_mode(0)
+    handle.connect_uri(URI)
+
+def draw():
+    offset = rng.randrange(100000)
+    return offset, rng.choice((1, 3, 511, 513, rng.randrange(1, 30000)))
+
+expected = bytearray(first.pread(1 << 20, 0))
+for number in range(300):
+    offset, length = draw()
+    handle = rng.choice((first, second))
+    kind = rng.randrange(5)
+    if kind < 2:
+        expected[offset : offset + length] = data = rng.randbytes(length)
+        handle.pwrite(data, offset)
+    elif kind == 2:
+        expected[offset : offset + length] = bytes(length)
+        handle.zero(length, offset)
+    elif kind == 3:
+        handle.cache(length, offset)
+    else:
+        assert handle.pread(length, offset) == expected[offset : offset + length]
+assert first.pread(1 << 20, 0) == expected
+
+# Both at once, and many in flight: neighbours that share sectors, each by another connection.
+place, buffers = 0, []
+while place < 400000:
+    length = rng.randrange(1, 1000)
+    expected[place : place + length] = data = rng.randbytes(length)
+    buffers.append(nbd.Buffer.from_bytearray(bytearray(data)))
+    handle = (first, second)[len(buffers) % 2]
+    handle.aio_pwrite(buffers[-1], place, lambda error: 1 if not error.value else os._exit(9))
+    while handle.aio_in_flight() > 32:
+        handle.poll(-1)
+    place += length
+for handle in (first, second):
+    while handle.aio_in_flight():
+        handle.poll(-1)
+assert second.pread(1 << 20, 0) == expected
+
+# Who asks is told 512, and is held to it.
+asked = nbd.NBD()
+asked.set_strict_mode(0)
+asked.connect_uri(URI)
+assert asked.get_block_size(nbd.SIZE_MINIMUM) == 512
+refused(errno.EINVAL, asked.pwrite, b"x", 1)
+refused(errno.EINVAL, asked.pread, 1, 0)
+for handle in (first, second, asked):
+    handle.shutdown()
+"""
+
+SCRIPTS = {
+    "handshake": HANDSHAKE,
+    "chunks": CHUNKS,
+    "block status": BLOCK_STATUS,
+    "in flight": IN_FLIGHT,
+    "unaligned": UNALIGNED,
+}
 
 
 def test_libnbd_finds_the_whole_protocol_as_it_should_be(synced_pair, need, processes, seed):
-    """Handshake, chunks, block status and many requests in flight, one after the other; both disks are the same."""
+    """Handshake, chunks, block status, many in flight, no whole sectors, one by one; both disks are the same."""
     nbdsh = need("nbdsh")
     pair = synced_pair(size_bytes=SIZE_BYTES)
     path = pair.nodes[0].nbd_socket

@@ -102,6 +102,7 @@ class MemorySession:
         self.info = info
         self.lane = None
         self.contexts: Sequence[tuple[int, str]] = ()
+        self.any_alignment = False
         self.client = client
         self._engine = engine
 

@@ -82,7 +82,7 @@ def test_go_answers_size_and_block_sizes_unasked_then_opens() -> None:
         (7, 3, struct.pack(">HIII", 3, 1, 4096, NBD_REQUEST_BYTES_MAX)),
         (7, 1, b""),
     ]
-    assert result.outcome == Opened(R0, b"first request")
+    assert result.outcome == Opened(R0, b"first request", any_alignment=True)
 
 
 def test_info_answers_name_and_description_when_asked_and_goes_on() -> None:
@@ -104,12 +104,20 @@ def test_info_answers_name_and_description_when_asked_and_goes_on() -> None:
     assert result.outcome == Aborted()
 
 
+@pytest.mark.parametrize("first", [Option.INFO, Option.GO])
+def test_who_asks_for_block_sizes_is_held_to_them(first: Option) -> None:
+    """By INFO or GO; who was only told them unasked may send requests of any alignment."""
+    asked = option(first, info_request(b"r0", InfoType.NAME, InfoType.BLOCK_SIZE))
+    rest = option(Option.GO, info_request(b"r0")) if first == Option.INFO else b""
+    assert run(FIXED + asked + rest).outcome == Opened(R0, b"", any_alignment=False)
+
+
 @pytest.mark.parametrize("client_flags, zeroes", [(3, 0), (1, 124), (0, 124)])
 def test_export_name_answers_with_zeroes_only_if_not_agreed_otherwise(client_flags: int, zeroes: int) -> None:
     """EXPORT_NAME has no option reply; the padding follows the client's flag, and old newstyle clients may use it."""
     result = run(struct.pack(">I", client_flags) + option(Option.EXPORT_NAME, b"r0"))
     assert result.outgoing == GREETING + struct.pack(">QH", 1 << 20, R0.transmission_flags()) + bytes(zeroes)
-    assert result.outcome == Opened(R0, b"")
+    assert result.outcome == Opened(R0, b"", any_alignment=True)
 
 
 def test_structured_replies_are_agreed_before_the_export_is_opened() -> None:
@@ -118,10 +126,10 @@ def test_structured_replies_are_agreed_before_the_export_is_opened() -> None:
     result = run(FIXED + asked + option(Option.GO, info_request(b"r0")))
     (_, first, _), (_, _, info), *_ = replies(result.outgoing)
     assert first == ReplyType.ACK and struct.unpack(">HQH", info)[2] & TransmissionFlag.SEND_DF
-    assert result.outcome == Opened(R0, b"", structured=True)
+    assert result.outcome == Opened(R0, b"", structured=True, any_alignment=True)
     result = run(FIXED + option(Option.STRUCTURED_REPLY, b"x") + option(Option.GO, info_request(b"r0")))
     assert replies(result.outgoing)[0][1] == ReplyType.ERR_INVALID
-    assert result.outcome == Opened(R0, b"")
+    assert result.outcome == Opened(R0, b"", any_alignment=True)
 
 
 def contexts_request(name: bytes, *queries: bytes) -> bytes:
@@ -145,7 +153,7 @@ def test_contexts_are_listed_by_name_or_by_namespace(queries: list[bytes], found
     answers = [(reply, data) for number, reply, data in replies(result.outgoing) if number == Option.LIST_META_CONTEXT]
     assert answers.pop() == (ReplyType.ACK, b"")
     assert answers == [(ReplyType.META_CONTEXT, struct.pack(">I", n) + R0.contexts[n - 1].encode()) for n in found]
-    assert result.outcome == Opened(R0, b"", structured=True)
+    assert result.outcome == Opened(R0, b"", structured=True, any_alignment=True)
 
 
 def test_chosen_contexts_are_those_of_the_last_choice_for_that_export() -> None:
@@ -160,7 +168,8 @@ def test_chosen_contexts_are_those_of_the_last_choice_for_that_export() -> None:
         ([one, default], ()),
         ([one, broken], ()),
     ]:
-        assert with_contexts(*choices).outcome == Opened(R0, b"", structured=True, contexts=contexts)
+        expected = Opened(R0, b"", structured=True, contexts=contexts, any_alignment=True)
+        assert with_contexts(*choices).outcome == expected
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def test_a_request_for_contexts_that_makes_no_sense_is_refused(data: bytes, text
     result = with_contexts(option(Option.SET_META_CONTEXT, data))
     number, reply, said = replies(result.outgoing)[1]
     assert number == Option.SET_META_CONTEXT and reply >= ReplyType.ERR_UNSUP and text in said
-    assert result.outcome == Opened(R0, b"", structured=True)
+    assert result.outcome == Opened(R0, b"", structured=True, any_alignment=True)
 
 
 def test_contexts_need_structured_replies() -> None:
