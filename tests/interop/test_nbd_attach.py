@@ -6,6 +6,7 @@ One guest has both nodes (and so loses neither by its own power), the kernel's n
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,9 @@ def test_a_new_helper_takes_a_device_over(machine):
     machine.guest.run("pkill", "-KILL", "-f", "nbd-attach")
     crash(machine)
     assert machine.call("nbd-attach", "-C", "3", "r0") == f"r0 is {DEVICE}\n"
-    wait_until(lambda: machine.guest.read_file(LOG).count("has a new connection") == 3, "all connections")
+    # More than three where the kernel says once more that one was dead: what it does not need it closes.
+    log = partial(machine.guest.read_file, LOG)
+    wait_until(lambda: log().count("has a new connection") >= 3, "all connections", why_not=log)
     machine.guest.shell(f"echo hello >{MOUNT}/hello; sync")
     unmounted_clean(machine)
     machine.call("nbd-detach", "r0")
