@@ -96,6 +96,7 @@ class LinkEvents:
     def on_down(self, event: LinkDown) -> None:
         """A socket is gone: fall back, and look for the peer again."""
         node = self._node
+        node.out.lose_link()
         if node.cstate == ConnState.StandAlone:
             return
         reason = ConnState.TearDown if self._teardown else ConnState(event.reason)

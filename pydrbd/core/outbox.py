@@ -6,18 +6,22 @@ any time: a slow disk must not look like a dead node.
 
 If a fenced write fails, its volume's disk is gone, and a reply of that volume that was waiting behind the fence turns
 into an error: the client must not be told of a success that rested on a state that is not on disk.
+
+What waits behind a fence for the peer is dropped with the link: the next one may stand before the fence is durable.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from errno import EAGAIN
 
-from pydrbd.core.effects import Effect, Persist, Reply, Stage
+from pydrbd.core.effects import DiskSend, Effect, Persist, Reply, Send, Stage
 
 __all__ = ["Outbox"]
 
 _Failed = Callable[[int, int], None]
+_ALL = (1 << 64) - 1
 
 
 class Outbox:
@@ -51,6 +55,13 @@ class Outbox:
             self._ready.append(fence)
         else:
             self._held.append(fence)
+
+    def lose_link(self) -> None:
+        """Drop what has not left for the peer of a link that is gone; a DiskSend ends as one that can't be done now."""
+        unsent = [effect for effect in self._held if isinstance(effect, DiskSend)]
+        self._held = deque(effect for effect in self._held if not isinstance(effect, Send | DiskSend))
+        for effect in unsent:
+            effect.then(_ALL, EAGAIN)
 
     @property
     def fenced(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from errno import EAGAIN
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydrbd.core.effects import Level, Log, Persist, Reply, Send, Socket, Stage
+from pydrbd.core.effects import DiskSend, Level, Log, Persist, Reply, Send, Socket, Stage
 from pydrbd.core.outbox import Outbox
 from pydrbd.native import Batch, new_records
 
@@ -53,6 +54,23 @@ def test_without_a_fence_everything_leaves_at_once() -> None:
     box.outbox.put(text("one"))
     box.outbox.put(Send(Socket.DATA, []))
     assert box.take() == ["one", "Send"] and box.take() == []
+
+
+def test_what_waits_for_the_peer_goes_with_the_link() -> None:
+    """The rest stays in order, and what the kernel was to send from the disk ends: somebody waits for that."""
+    box, ends = Box(), []
+    box.outbox.persist(0, STAGES)
+    box.outbox.put(text("before"))
+    box.outbox.put(Send(Socket.DATA, []))
+    box.outbox.put(
+        DiskSend(0, Batch(bytearray(1), new_records(1), 1), 1, bytearray(), 0, lambda *end: ends.append(end))
+    )
+    box.outbox.put(text("after"))
+    box.outbox.lose_link()
+    assert [(failed & 1, errno) for failed, errno in ends] == [(1, EAGAIN)]
+    assert box.take() == ["fence"]
+    box.fence.then(0, 0)
+    assert box.take() == ["before", "after"]
 
 
 def test_what_comes_after_a_fence_waits_for_it_and_pings_do_not() -> None:

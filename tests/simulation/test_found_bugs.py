@@ -713,3 +713,23 @@ def test_what_was_asked_for_on_a_lost_link_is_not_sent_on_the_next_one(seed: int
     writes()
     world.run_until(world.is_in_sync)
     assert not world.protocol_errors and world.copies_equal()
+
+
+def test_what_waits_for_a_disk_when_the_link_is_lost_is_not_sent_on_the_next_one(seed: int) -> None:
+    """D2: the next link may stand before the disk has ended: a `connect` while the old link is still there asks twice
+    for a new one, and the second wish is carried out when that stands already. A sync UUID came first on the third."""
+    world = pair(seed)
+    assert granted(world, world.a, "secondary")
+    world.b.slow_s = 0.05
+    world.b.command("disconnect")
+    world.run_until(lambda: world.b.volume.state.conn is ConnState.StandAlone)
+    world.b.command("connect")
+    world.b.command("primary")
+    client = Client(world, world.b)
+    client.write(0, bytes([1]) * 4096)
+    world.run_until(lambda: world.b.volume.state.conn is ConnState.WFReportParams)
+    world.run_until(lambda: world.b.volume.state.conn is ConnState.SyncSource)
+    assert world.b.node is not None and world.b.node.out.fenced
+    world.cut()
+    world.run_until(world.is_in_sync)
+    assert not world.protocol_errors and world.copies_equal()
