@@ -733,3 +733,20 @@ def test_what_waits_for_a_disk_when_the_link_is_lost_is_not_sent_on_the_next_one
     world.cut()
     world.run_until(world.is_in_sync)
     assert not world.protocol_errors and world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", [1, 8, 12, 13])  # in others the peer's word on its disk comes first
+def test_a_disk_is_not_let_go_of_for_one_that_its_peer_has_just_let_go_of(seed: int) -> None:
+    """A1, 2054937151: both are asked to detach; the Primary's writes meanwhile are on its own disk alone."""
+    world = pair(seed)
+    client = Client(world, world.a)
+    world.b.command("detach")
+    world.run_until(lambda: world.b.volume.state.disk is DiskState.Diskless)
+    world.b.command("attach")
+    world.a.command("detach")
+    cookie = client.write(0, bytes([3]) * 65536)
+    world.run_until(lambda: cookie in client.replies)
+    world.run(1)
+    assert world.a.volume.state.disk is DiskState.UpToDate
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal()
