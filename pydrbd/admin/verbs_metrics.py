@@ -98,17 +98,24 @@ class Exporter(ThreadingMixIn, HTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin a client's thread; while there are as many as may be, this one and those behind it wait."""
         self._room.acquire()
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread to be had: then the server lets go of the client
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve it; what is not over in time is cut off, however it keeps the socket busy."""
         timer = threading.Timer(self._request_s, self._cut_off, (request,))
         timer.daemon = True
-        timer.start()
         try:
+            timer.start()
             super().process_request_thread(request, client_address)
+        except RuntimeError as error:  # the timer's; a handler's are reported by the server
+            complain(f"a client of metrics is let go of: {error}")
         finally:
             timer.cancel()
+            self.shutdown_request(request)  # also where nobody could be found to cut it off
             self._room.release()
 
     @staticmethod

@@ -189,6 +189,31 @@ def test_a_client_that_takes_for_ever_is_cut_off(exporter, short_tmp):
             assert silent.recv(1) == b""
 
 
+@pytest.mark.parametrize("refused", ["client", "timer"])
+def test_a_thread_that_cannot_be_started_costs_one_client(exporter, short_tmp, monkeypatch, refused):
+    """For want of threads a client is let go of; its place is the next one's."""
+    path = short_tmp / "metrics.sock"
+    exporter(Listen(path=str(path)), clients_max=1)
+    start, asked = threading.Thread.start, []
+
+    def start_or_refuse(thread):
+        if isinstance(thread, threading.Timer) is (refused == "timer") and not asked:
+            asked.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    for expected in (b"", b"HTTP/1.0 200 OK\r\n"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(path))
+            if expected:
+                client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            with client.makefile("rb") as answer:
+                assert answer.readline() == expected
+    assert len(asked) == 1
+
+
 def test_where_it_listens(place):
     """The file's word, checked; a place that is taken."""
     assert parse_settings('[metrics]\nlisten = "tcp:[::1]:9942"').metrics == Listen(host="::1", port=9942)
