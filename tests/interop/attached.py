@@ -29,7 +29,7 @@ LINK = "/dev/drbd/by-res/r0"
 FIO = (
     *("fio", "--name=files", f"--directory={MOUNT}", "--rw=randwrite", "--bs=4k", "--size=8M", "--direct=1"),
     *("--iodepth=8", "--ioengine=libaio", "--time_based"),
-    *( "--fsync=64", "--verify=crc32c", "--do_verify=1"),
+    *("--fsync=64", "--verify=crc32c", "--do_verify=1"),
     *("--verify_fatal=1", "--output-format=terse"),
 )
 
@@ -103,11 +103,13 @@ def guest_with_nbd(lab_nodes, name, *modules):
     guest.memory = "512M"
     try:
         guest.start()
-        guest.load("nbd", *modules)
     except GuestFailed as error:
         pytest.skip(f"a guest can't be started here: {error}")
-    yield guest
-    guest.power_off()
+    try:
+        guest.load("nbd", *modules)
+        yield guest
+    finally:
+        guest.power_off()
 
 
 @contextlib.contextmanager
