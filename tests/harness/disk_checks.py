@@ -15,6 +15,7 @@ from pydrbd import native
 from pydrbd.core import effects as fx
 from pydrbd.core.events import Done
 from pydrbd.core.states import ConnState, DiskState, Role, State
+from pydrbd.metadata.bitmap import Bitmap
 from pydrbd.units import BIT_SIZE_BYTES, EXTENT_SIZE_BYTES, ceil_div
 from tests.harness.checkers import Oracle, Violation
 from tests.harness.world import Machine
@@ -33,6 +34,8 @@ class DiskChecks:
         self._oracle = oracle
         self._world = oracle.world
         self._states: dict[Machine, State] = {}
+        self._alone_at_its_end: dict[Machine, bool] = {}
+        """Of a machine that is down: whether it had seen the link break before."""
 
     def on_effect(self, machine: Machine, effect: Any) -> None:
         if isinstance(effect, fx.DiskRead) and machine.volume.state.disk != DiskState.UpToDate:
@@ -74,16 +77,23 @@ class DiskChecks:
             self._oracle._count("B6")
             hot = self._oracle._hot_on_disk(self._world.a) | self._oracle._hot_on_disk(self._world.b)
             wrong = [block for block in self._world.differing_blocks() if block // _BITS_PER_EXTENT not in hot]
-            source = self._world.other(machine).volume
-            if source.state.conn < ConnState.Connected and source.disk is not None:
-                # It has seen the link end before the target, and has marked what the target lacks.
-                wrong = [block for block in wrong if not source.disk.bitmap.test(block)]
+            marked = self._marked_alone(self._world.other(machine))
+            wrong = [block for block in wrong if marked is None or not marked.test(block)]
             if wrong:
                 raise Violation("B6", f"blocks {wrong[:8]} differ at the end of a resync, and nobody writes there")
 
+    def _marked_alone(self, source: Machine) -> Bitmap | None:
+        """What a source knows its target to lack that has seen the link end before it did; it may be down since."""
+        if source.node is None:
+            return source.disks[0].peek().bitmap if self._alone_at_its_end.get(source) else None
+        if source.volume.disk is None or source.volume.state.conn >= ConnState.Connected:
+            return None
+        return source.volume.disk.bitmap
+
     def forget(self, machine: Machine) -> None:
         """It is down."""
-        self._states.pop(machine, None)
+        last = self._states.pop(machine, None)
+        self._alone_at_its_end[machine] = last is not None and last.conn < ConnState.Connected
 
     def on_crash(self, machine: Machine) -> None:
         """B10: a Primary has just died."""

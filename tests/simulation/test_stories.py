@@ -87,6 +87,11 @@ def test_stories_that_went_wrong_once(seed: int) -> None:
         assert Simulation(seed, fencing=fencing).run()["seeds"] == 1
 
 
+def test_the_judge_of_a_resync_whose_source_is_dead() -> None:
+    """B6 is looked at when the target ends it, with what its source had sent before it was killed."""
+    assert Simulation(1260117764, hasty=True).run()["checked B6"]
+
+
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
     """C3: both wrote apart: no copy changes until one side is told to discard, and then the other one wins whole."""
     for story in range(seed, seed + max(1, rounds * SPLIT_BRAINS_PER_ROUND)):
