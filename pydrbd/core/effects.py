@@ -214,13 +214,22 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class OpenLink:
-    """Start to look for the peer: connect and accept until both sockets stand."""
+    """Start to look for the peer: connect and accept until both sockets stand.
+
+    Links are numbered, from 1 on. The one before has been closed or lost; its end may still be on its way.
+    """
+
+    number: int
 
 
 @dataclass(slots=True, eq=False)
 class CloseLink:
-    """Drop both sockets; `linger` waits for the peer to have read what was sent last."""
+    """Drop both sockets of link `number`, or stop looking for it; nothing if another one is meant by now.
 
+    `linger` waits for the peer to have read what was sent last.
+    """
+
+    number: int
     reason: str
     linger: bool = False
 

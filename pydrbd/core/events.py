@@ -33,16 +33,24 @@ __all__ = [
 
 @dataclass(slots=True, eq=False)
 class LinkUp:
-    """Both sockets stand. `resolve_conflicts`: we accepted the meta socket. `challenge`: 64 random bytes."""
+    """Both sockets of link `number` stand (the one that `effects.OpenLink` asked for by that number).
 
+    `resolve_conflicts`: we accepted the meta socket. `challenge`: 64 random bytes.
+    """
+
+    number: int
     resolve_conflicts: bool
     challenge: bytes
 
 
 @dataclass(slots=True, eq=False)
 class LinkDown:
-    """A socket is gone; `reason` is the connection state that says why (Timeout, BrokenPipe, NetworkFailure, ...)."""
+    """A socket of link `number` is gone, and the other one with it: this link will say nothing more.
 
+    `reason` is the connection state that says why (Timeout, BrokenPipe, NetworkFailure, ...).
+    """
+
+    number: int
     reason: int
     text: str = ""
 

@@ -3,6 +3,9 @@
 Losing the peer, in this order: mark what it may lack; let the states fall, which begins a new generation behind a
 fence if we are Primary; then answer what waited for the peer alone. So no client hears of a write that only this node
 has before the new generation is durable (C6).
+
+Links have numbers: what is done to one may wait behind a fence, and its end may be heard of late, when the operator has
+asked for the next. There is one at a time that is wanted: it is asked for once, and closed or lost before the next is.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class LinkEvents:
         self._node = node
         self.handshake: Handshake | None = None
         self.peer_discards = False
+        self._number, self._wanted = 0, False
         self._teardown = False
         self.parting: dict[str, DiskState] = {}
         """What both nodes have agreed that the disks are once they part."""
@@ -54,12 +58,23 @@ class LinkEvents:
     def handshaking(self) -> bool:
         return self.handshake is not None and self.handshake.phase != Phase.DONE
 
+    def look_for_peer(self) -> None:
+        """Ask for the next link. The last one is over: it is closed for good, or was lost."""
+        node = self._node
+        assert not self._wanted and self.handshake is None, "a link is asked for while there is one"
+        node.set_cstate(ConnState.Unconnected)
+        node.set_cstate(ConnState.WFConnection)
+        self._number, self._wanted = self._number + 1, True
+        node.out.put(OpenLink(self._number))
+
     def on_up(self, event: LinkUp) -> None:
         """Two sockets stand: a new connection begins, with nothing left of the last one."""
         node = self._node
-        if node.cstate != ConnState.WFConnection:
-            node.out.put(CloseLink("not waiting for a connection"))
+        if event.number != self._number or not self._wanted:
+            # Its end waits behind a fence, at most. It has said nothing yet: it can go at once.
+            node.out.put_urgent(CloseLink(event.number, "not waiting for a connection"))
             return
+        assert node.cstate == ConnState.WFConnection and self.handshake is None, "a link came up twice"
         node.operator.reconfigure.on_meeting()
         node.link_generation += 1
         node.pings_sent = node.pings_answered = 0
@@ -96,17 +111,21 @@ class LinkEvents:
     def on_down(self, event: LinkDown) -> None:
         """A socket is gone: fall back, and look for the peer again."""
         node = self._node
+        assert event.number == self._number or self.handshake is None, "a link ended when the next one stood already"
         node.out.lose_link()
-        if node.cstate == ConnState.StandAlone:
-            return
+        if event.number != self._number or not self._wanted:
+            return  # it was given up before
+        self._wanted = False
         reason = ConnState.TearDown if self._teardown else ConnState(event.reason)
         self.reason = f"connection lost: {reason.name} {event.text}".rstrip()
         node.log_line(Level.INFO if self._teardown else Level.WARNING, self.reason)
-        if not self._lose(reason):
-            return
-        node.set_cstate(ConnState.Unconnected)
-        node.set_cstate(ConnState.WFConnection)
-        node.out.put(OpenLink())
+        if self._lose(reason):
+            self.look_for_peer()
+
+    def drop(self, reason: str) -> None:
+        """Close the sockets, if they stand; the shell reports LinkDown, and the connection begins anew."""
+        if self.handshake is not None:
+            self._node.out.put(CloseLink(self._number, reason))
 
     def give_up(self, reason: str, level: Level) -> None:
         """Go to StandAlone and stay there until an operator connects again."""
@@ -115,7 +134,9 @@ class LinkEvents:
             return
         self.reason = reason
         node.log_line(level, f"dropping the connection, going StandAlone: {reason}")
-        node.out.put(CloseLink(reason, linger=True))
+        if self._wanted:  # else it has just been lost
+            self._wanted = False
+            node.out.put(CloseLink(self._number, reason, linger=True))
         self._lose(ConnState.Disconnecting)
         node.wants_discard = self.tentative = False
         node.set_cstate(ConnState.StandAlone)
@@ -165,7 +186,5 @@ class LinkEvents:
         deadline = self.ko_deadline()
         if deadline is not None and self._node.now >= deadline:
             net = self._node.net
-            self._node.out.put(
-                CloseLink(f"the peer did not answer a write for {net.ko_count} x {net.timeout_s} s (ko-count)")
-            )
+            self.drop(f"the peer did not answer a write for {net.ko_count} x {net.timeout_s} s (ko-count)")
             self._node.writes.forgive_waiting(self._node.now)

@@ -27,7 +27,7 @@ from pydrbd.core.data_packets import block_parts, failed_reply, out_of_sync_part
 from pydrbd.core.digests import Digests
 from pydrbd.core.disk_events import DiskEvents
 from pydrbd.core.disk_timeout import DiskTimeout
-from pydrbd.core.effects import CloseLink, Effect, Level, Log, Part, Send, Socket
+from pydrbd.core.effects import Effect, Level, Log, Part, Send, Socket
 from pydrbd.core.epochs import TransferLog
 from pydrbd.core.events import (
     ClientBatch,
@@ -282,8 +282,7 @@ class Node:
         return self.peer_writes.behind or self.packets.holds
 
     def drop_link(self, reason: str) -> None:
-        """Close the sockets; the shell reports LinkDown, and the connection begins anew."""
-        self.out.put(CloseLink(reason))
+        self.links.drop(reason)
 
     def on_peer_known(self) -> None:
         """The handshake of a volume is over: the one-shot wish to discard is used up."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydrbd.core.auto_promote import CLIENT_COMES, CLIENT_SETTLED, AutoPromote
-from pydrbd.core.effects import Answer, Attach, OpenLink, Send, Socket
+from pydrbd.core.effects import Answer, Attach, Send, Socket
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
 from pydrbd.core.reconfigure import Reconfigure
@@ -138,9 +138,7 @@ class Operator:
         node.wants_discard = discards
         node.links.reason, node.links.split_brain = "", None
         node.links.tentative = tentative
-        node.set_cstate(ConnState.Unconnected)
-        node.set_cstate(ConnState.WFConnection)
-        node.out.put(OpenLink())
+        node.links.look_for_peer()
         self.answer(command, StateCode.SS_SUCCESS)
 
     # --- disk ---

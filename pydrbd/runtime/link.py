@@ -76,6 +76,8 @@ class Link:
         self._draw_bytes = draw_bytes
         self._rng = random.Random(draw_bytes(16))
         self._wanted = trio.Event()
+        self._wanted_number = self._serving = 0
+        """The link that was asked for last; and the one whose sockets stand, 0 if none do."""
         self._senders: tuple[ReplySender, ReplySender] | None = None
         self._scope: trio.CancelScope | None = None
         self._end: LinkEnd | None = None
@@ -93,16 +95,21 @@ class Link:
 
     # --- what the service calls ---
 
-    def open(self) -> None:
+    def open(self, number: int) -> None:
         """Look for the peer (the effect OpenLink)."""
+        assert not self._wanted.is_set() and number > self._wanted_number, "a link is asked for twice"
+        self._wanted_number = number
         self._wanted.set()
 
-    def close(self, reason: str, *, linger: bool) -> None:
-        """Drop the sockets, or stop looking (the effect CloseLink)."""
-        if self._wanted.is_set():  # else `run` may be waiting for this very event
+    def close(self, number: int, reason: str, *, linger: bool) -> None:
+        """Drop the sockets of this link, or stop looking for it (the effect CloseLink)."""
+        if number == self._serving:
+            self._lingering = linger
+            self._finish(LinkEnd(ConnState.NetworkFailure, reason))
+        elif number == self._wanted_number and self._wanted.is_set():
             self._wanted = trio.Event()
-        self._lingering = linger
-        self._finish(LinkEnd(ConnState.NetworkFailure, reason))
+            if not self._serving and self._scope is not None:
+                self._scope.cancel()
 
     def configure(self, endpoints: Endpoints, times: LinkTimes) -> None:
         """Other addresses and times: those of the next connection, and of the one that is being looked for."""
@@ -201,6 +208,7 @@ class Link:
         while True:
             while not self._wanted.is_set():  # closed again before we woke up?
                 await self._wanted.wait()
+            number = self._wanted_number
             with trio.CancelScope() as self._scope:
                 began = trio.current_time()
                 async with trio.open_nursery() as pumps:
@@ -213,10 +221,13 @@ class Link:
                         await trio.sleep(self._times.connect_int_s)
                         continue
                     missed = ""
+                    if not self._wanted.is_set() or number != self._wanted_number:
+                        pair.close()  # closed as it came to stand
+                        continue
                     self._wanted = trio.Event()
                     self._scope = None
                     began = trio.current_time()
-                    await self._serve(pair)
+                    await self._serve(number, pair)
                     pumps.cancel_scope.deadline = trio.current_time() + LINK_LINGER_S
                 if not self._wanted.is_set():
                     continue
@@ -231,9 +242,9 @@ class Link:
         if self._scope is not None:
             self._scope.cancel()
 
-    async def _serve(self, pair: SocketPair) -> None:
+    async def _serve(self, number: int, pair: SocketPair) -> None:
         """One pair of sockets, from LinkUp to LinkDown."""
-        self._end, self._lingering = None, False
+        self._serving, self._end, self._lingering = number, None, False
         data, meta = pair.raw()
         self._senders = (
             ReplySender(data, self._on_progress, self._on_lost),
@@ -246,7 +257,7 @@ class Link:
         self._heard = dict.fromkeys(Socket, trio.current_time())
         try:
             with trio.CancelScope() as self._scope:
-                self._feed(LinkUp(pair.resolve_conflicts, self._draw_bytes(_CHALLENGE_BYTES)))
+                self._feed(LinkUp(number, pair.resolve_conflicts, self._draw_bytes(_CHALLENGE_BYTES)))
                 async with trio.open_nursery() as nursery:
                     for sender in self._senders:
                         nursery.start_soon(sender.run)
@@ -260,11 +271,12 @@ class Link:
             for sender in self._senders:
                 sender.close()
             self._senders = self._scope = None
+            self._serving = 0
             for parts in self._pending:
                 parts.clear()
             pair.close()
         end = self._end or LinkEnd(ConnState.NetworkFailure, "ended")
-        self._owner.feed(LinkDown(end.reason, end.text))
+        self._owner.feed(LinkDown(number, end.reason, end.text))
 
     async def _linger(self, data: socket.socket) -> None:
         """Give the last packets time to leave, and the peer time to read them, before the sockets close.

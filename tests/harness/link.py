@@ -23,6 +23,8 @@ class Link:
         self._world = world
         self._ends = (a, b)
         self.up = {a: True, b: True}
+        self.numbers = {a: a.wants_link, b: b.wants_link}
+        """What each side calls it."""
         self.broken = False
         self.clogged_until = 0.0
         self._last = {(machine, socket): 0.0 for machine in self._ends for socket in Socket}
@@ -60,7 +62,9 @@ class Link:
         """One side sees it go, now."""
         if self.up[machine]:
             self.up[machine] = False
-            machine.feed(LinkDown(reason, text))
+            if machine.wants_link:  # the next one, which had to wait for this end
+                self._world.later(machine, self._world.try_link)
+            machine.feed(LinkDown(self.numbers[machine], reason, text))
 
     def close(self, machine: Machine, reason: int, *, linger: bool) -> None:
         """One side closes: it hears nothing more; the other one gets what was sent before, or a part of it."""

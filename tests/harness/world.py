@@ -91,7 +91,7 @@ class Machine:
         self.disks = disks
         self.node: Node | None = None
         self.life = 0
-        self.wants_link = False
+        self.wants_link = 0  # the number of the link that is looked for
         self.inbox = [bytearray(), bytearray()]
         self.answers: dict[Any, tuple[int, str]] = {}
         self.log: list[str] = []
@@ -172,7 +172,7 @@ class Machine:
         if self.lane is not None:
             self.lane.forget()
         self.life += 1
-        self.wants_link = False
+        self.wants_link = 0
         self._tear_pending()
         self.attached.clear()
         self._persist_ends.clear()
@@ -273,11 +273,14 @@ class Machine:
                 self.log.append(effect.text)
                 world.trace(self, effect.text)
             case fx.OpenLink():
-                self.wants_link = True
+                assert not self.wants_link, "a link is asked for twice"
+                self.wants_link = effect.number
                 world.later(self, world.try_link)
             case fx.CloseLink():
-                self.wants_link = False
-                world.close_link(self, ConnState.NetworkFailure, linger=effect.linger)
+                if self.wants_link == effect.number:
+                    self.wants_link = 0
+                elif world.link is not None and world.link.numbers[self] == effect.number:
+                    world.close_link(self, ConnState.NetworkFailure, linger=effect.linger)
             case fx.Attach():
                 world.later(self, lambda: self._attach(effect.volume))
             case fx.DetachDisk():
@@ -577,10 +580,10 @@ class World:
         self.link = Link(self, self.a, self.b)
         conflicts = self.rng.random() < 0.5
         for machine, _resolves in ((self.a, conflicts), (self.b, not conflicts)):
-            machine.wants_link = False
+            machine.wants_link = 0
             machine.inbox = [bytearray(), bytearray()]
         for machine, resolves in ((self.a, conflicts), (self.b, not conflicts)):
-            machine.feed(LinkUp(resolves, self.rng.randbytes(64)))
+            machine.feed(LinkUp(self.link.numbers[machine], resolves, self.rng.randbytes(64)))
 
     def send(self, machine: Machine, effect: fx.Send) -> None:
         if self.link is not None:

@@ -129,7 +129,7 @@ async def test_a_link_that_gets_no_socket_tries_again(
     link = Link(cast(Any, None), where, LinkTimes(), lambda count: bytes(count))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
-        link.open()
+        link.open(1)
         await second.wait()
         nursery.cancel_scope.cancel()
     assert "Too many open files; it is tried again every 10 s" in caplog.text

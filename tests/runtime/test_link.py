@@ -81,7 +81,7 @@ async def met(owner: Notes) -> AsyncIterator[tuple[Link, SocketPair]]:
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            link.open()
+            link.open(1)
             await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
             peer = await dial(ours.local)
             yield link, peer
@@ -133,7 +133,7 @@ async def test_an_address_that_is_gone_is_waited_for(
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            link.open()
+            link.open(1)
             await again.wait()
             nursery.cancel_scope.cancel()
     assert [record.getMessage() for record in caplog.records] == [
@@ -151,7 +151,7 @@ async def test_a_peer_that_falls_silent_after_the_handshake_is_missed_by_its_pin
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            link.open()
+            link.open(1)
             await trio.testing.wait_all_tasks_blocked(QUIET_S)  # it listens by now
             peer = await dial(ours.local)
             while not owner.events:
@@ -179,3 +179,41 @@ def test_a_lot_for_the_peer_is_sent_before_its_event_is_worked_in() -> None:
     assert len(sent) == 1
     link.flush()
     assert sent == [LINK_SEND_BYTES, 3]
+
+
+async def test_a_link_is_closed_by_its_own_number_only() -> None:
+    """A close that was meant for the link before must not end this one."""
+    owner = Notes(behind_after=100)
+    async with met(owner) as (link, _peer):
+        while not owner.events:
+            await owner.changed.wait()
+        link.close(7, "the operator's, of another link", linger=False)
+        await trio.testing.wait_all_tasks_blocked(QUIET_S)
+        assert [(type(event), event.number) for event in owner.events] == [(LinkUp, 1)]
+        link.close(1, "the operator's", linger=False)
+        while len(owner.events) < 2:
+            await owner.changed.wait()
+        assert [(type(event), event.number) for event in owner.events] == [(LinkUp, 1), (LinkDown, 1)]
+
+
+async def test_a_link_that_is_closed_while_it_is_looked_for_comes_to_nothing() -> None:
+    """The next one that is asked for, even in the same moment, is found under its own number."""
+    ours, _nobody = endpoints()
+    owner = Notes(behind_after=100)
+    link = Link(owner, ours, TIMES, lambda count: bytes(count))
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            link.open(1)
+            await trio.testing.wait_all_tasks_blocked(QUIET_S)
+            link.close(1, "the operator's", linger=True)
+            link.open(2)
+            with pytest.raises(AssertionError, match="twice"):
+                link.open(3)
+            await trio.testing.wait_all_tasks_blocked(QUIET_S)
+            peer = await dial(ours.local)
+            while not owner.events:
+                await owner.changed.wait()
+            assert [(type(event), event.number) for event in owner.events] == [(LinkUp, 2)]
+            peer.close()
+            nursery.cancel_scope.cancel()
