@@ -193,6 +193,7 @@ def tables() -> dict[str, str]:
             for names, metavar, _, words in command_table.DRBDADM_OPTIONS
         ),
         "pydrbd-exit-codes": definitions((str(code), plain(text)) for code, text in exit_codes.EXIT_CODES.items()),
+        "witness-options": definitions(parser_items("witness")),
         "sbd-commands": definitions(
             (f"{bold(name)} {plain(command.arguments)}".rstrip(), sentence(command.words))
             for name, command in usage.COMMANDS.items()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import IO, Final
 
 from pydrbd.core.lease import Lease
-from pydrbd.errors import BusyError, MetaDataError
+from pydrbd.errors import BusyError, DiskError, MetaDataError
 from pydrbd.limits import WITNESS_LEASE_FILE_BYTES_MAX, WITNESS_LEASES_MAX, WITNESS_NAME_BYTES_MAX
 from pydrbd.runtime.durable_file import make_directory, replace_file
 
@@ -24,15 +25,26 @@ class LeaseFiles:
     """A directory of leases, in the use of one witness at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises OSError, BusyError if another witness has it, MetaDataError for a file that is damaged."""
-        make_directory(directory)
+        """Raises DiskError, BusyError if another witness has it, MetaDataError for a file that is damaged."""
         self._directory = directory
-        self._lock = _lock(directory / "lock")
+        try:
+            make_directory(directory)
+            self._lock = _lock(directory / "lock")
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             self.leases = self._read_all()
+            # A lease that can't be written down is not given: better said now than when a Primary waits for it.
+            replace_file(directory / "writable", f"{os.getpid()}\n")
+        except OSError as error:
+            self.close()
+            raise self._unusable(error) from error
         except BaseException:
             self.close()
             raise
+
+    def _unusable(self, error: OSError) -> DiskError:
+        return DiskError(f"witness: its leases can't be kept in {self._directory}: {error.strerror}")
 
     def close(self) -> None:
         self._lock.close()

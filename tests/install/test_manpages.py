@@ -16,6 +16,7 @@ from pydrbd.admin.exit_codes import EXIT_CODES
 from pydrbd.admin.options import parser_of
 from pydrbd.config.options import OPTIONS
 from pydrbd.config.settings import SETTINGS_KEYS
+from pydrbd.limits import WITNESS_REQUESTS_MAX, WITNESS_SESSION_S, WITNESS_SESSIONS_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -23,6 +24,7 @@ PAGES = [
     "ocf_pydrbd_disk.7",
     "ocf_pydrbd_nbd.7",
     "pydrbd-sbd.8",
+    "pydrbd-witness.8",
     "pydrbd.8",
     "pydrbd.conf.5",
     "pydrbd.toml.5",
@@ -77,6 +79,18 @@ def test_every_command_option_and_key_of_pydrbd_sbd(pages: Path, need) -> None:
     text = text_of(pages, "pydrbd-sbd.8")
     for word in [*usage.COMMANDS, *usage.KEYS, *(option.name for option in usage.OPTIONS)]:
         assert re.search(rf"^ +{word}( |$)", text, re.MULTILINE), word
+
+
+def test_every_option_and_limit_of_the_witness(pages: Path, need) -> None:
+    """Those of the parser, and the numbers of pydrbd/limits.py."""
+    need("groff")
+    text = text_of(pages, "pydrbd-witness.8")
+    for action in parser_of("witness")._actions:
+        for name in action.option_strings:
+            if name in ("--listen", "--state", "--key-file", "--forget"):
+                assert re.search(rf"^ +{name}( |,|$)", text, re.MULTILINE), name
+    words = f"{WITNESS_SESSIONS_MAX} connections are served at a time, each for {WITNESS_SESSION_S:g} seconds"
+    assert words in text and f"with {WITNESS_REQUESTS_MAX} questions" in text
 
 
 def test_every_option_of_the_configuration(pages: Path, need) -> None:

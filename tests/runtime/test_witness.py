@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,18 +14,34 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from pydrbd.admin.verbs_witness import witness as verb
 from pydrbd.config.settings import Listen
 from pydrbd.core.effects import AskWitness
 from pydrbd.core.lease import Lease
 from pydrbd.errors import BusyError, ConfigError, MetaDataError, UsageError
-from pydrbd.limits import WITNESS_KEY_BYTES_MAX
+from pydrbd.limits import (
+    WITNESS_KEY_BYTES_MAX,
+    WITNESS_REQUESTS_MAX,
+    WITNESS_SESSION_S,
+    WITNESS_SESSIONS_MAX,
+    WITNESS_TIMEOUT_S,
+)
+from pydrbd.runtime import witness_server
 from pydrbd.runtime.build import Blueprint, blueprint, lease_name
 from pydrbd.runtime.lease_files import LeaseFiles
-from pydrbd.runtime.witness_client import WitnessClient, read_key
+from pydrbd.runtime.witness_client import WitnessClient, read_frame, read_key
 from pydrbd.runtime.witness_server import WitnessServer
-from pydrbd.wire.witness import Verb
+from pydrbd.wire.witness import (
+    Kind,
+    Verb,
+    Verdict,
+    WitnessRequest,
+    decode_answer,
+    encode_frame,
+    encode_request,
+)
 
 RES = """resource r0 {
     device minor 0; disk none;
@@ -164,6 +182,86 @@ async def test_a_lease_that_can_not_be_written_is_not_given(short_tmp: Path, mon
             broken.setattr(LeaseFiles, "write", _no_space)
             assert holder(await ask(plan(short_tmp, "alpha", place))) == "FULL  0"
         assert holder(await ask(plan(short_tmp, "beta", place))) == "GRANTED beta 1"
+
+
+# --- limits ---
+
+
+async def test_connections_that_say_nothing_are_left_in_time(
+    short_tmp: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As many as it takes at a time keep the next one out for WITNESS_SESSION_S, and no longer."""
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases"):
+        sockets = [trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(WITNESS_SESSIONS_MAX)]
+        for sock in sockets:
+            await sock.connect(place.path)
+            await trio.testing.wait_all_tasks_blocked()
+        late = await ask(plan(short_tmp, "alpha", place), Verb.LOOK)
+        assert late.answer is None and late.error.endswith("does not answer within 5 s")
+        await trio.sleep(WITNESS_SESSION_S - WITNESS_TIMEOUT_S + 1)
+        assert holder(await ask(plan(short_tmp, "alpha", place), Verb.LOOK)) == "GRANTED  0"
+        for sock in sockets:
+            sock.close()
+
+
+async def test_a_connection_may_ask_so_often_and_then_ends(short_tmp: Path) -> None:
+    """WITNESS_REQUESTS_MAX, each with its place in the session."""
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases"):
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await sock.connect(place.path)
+        async with trio.SocketStream(sock) as stream:
+            challenge = await read_frame(stream, Kind.CHALLENGE)
+            for count in range(WITNESS_REQUESTS_MAX):
+                asked = encode_request(WitnessRequest(Verb.LOOK, "r0", "alpha"), b"", challenge, count, bytes(16))
+                await stream.send_all(encode_frame(Kind.REQUEST, asked))
+                assert decode_answer(await read_frame(stream, Kind.ANSWER), b"", asked).verdict is Verdict.GRANTED
+            assert await stream.receive_some() == b""
+
+
+async def test_it_keeps_so_many_leases_and_no_more(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes later is told so; those that it has go on."""
+    monkeypatch.setattr(witness_server, "WITNESS_LEASES_MAX", 1)
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases") as server:
+        assert holder(await ask(plan(short_tmp, "alpha", place))) == "GRANTED alpha 1"
+        other = WitnessRequest(Verb.ACQUIRE, "r1:alpha,beta", "alpha")
+        assert (await server._decide(other)).verdict is Verdict.FULL
+        assert holder(await ask(plan(short_tmp, "alpha", place))) == "GRANTED alpha 2"
+
+
+# --- clocks ---
+
+
+@pytest.mark.parametrize("years", [-60, 60])
+async def test_the_wall_clock_says_nothing(short_tmp: Path, years: int) -> None:
+    """It jumps, before and after a restart: whose the lease is depends on no time."""
+    place = Listen(path=str(short_tmp / "w"))
+    now, (alpha, beta) = time.time(), (plan(short_tmp, node, place) for node in ("alpha", "beta"))
+    async with running(place, short_tmp / "leases"):
+        assert holder(await ask(alpha)) == "GRANTED alpha 1"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: now + years * 365 * 86400)
+            assert holder(await ask(beta)) == "HELD alpha 1"
+    (file,) = (short_tmp / "leases").glob("*.lease")
+    os.utime(file, (max(0, now + years * 365 * 86400),) * 2)
+    async with running(place, short_tmp / "leases"):
+        assert holder(await ask(beta)) == "HELD alpha 1"
+
+
+async def test_nor_does_the_one_that_only_goes_forward(short_tmp: Path, mock_clock: trio.testing.MockClock) -> None:
+    """It jumps by years at once, as after a suspended machine: connections end, leases do not."""
+    place = Listen(path=str(short_tmp / "w"))
+    async with running(place, short_tmp / "leases"):
+        assert holder(await ask(plan(short_tmp, "alpha", place))) == "GRANTED alpha 1"
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await sock.connect(place.path)
+        async with trio.SocketStream(sock) as stream:
+            await read_frame(stream, Kind.CHALLENGE)
+            mock_clock.jump(30 * 365 * 86400)
+            assert await stream.receive_some() == b""
+        assert holder(await ask(plan(short_tmp, "beta", place))) == "HELD alpha 1"
 
 
 def _no_space(_files: LeaseFiles, _name: str, _lease: Lease) -> None:
