@@ -122,7 +122,8 @@ class PeerStates:
         disk.bitmap.resize(bits_for_sectors(size_sectors), sectors_to_bytes(size_sectors), mark_new=mark_new)
         volume.size_sectors = size_sectors
         self._node.log_line(Level.INFO, f"volume {volume.vnr}: size = {size_sectors // 2} KB ({size_sectors} sectors)")
-        self._node.changes.write_superblock(volume, self._node.changes.bitmap_stage(volume, flush_data=False))
+        # In the middle of a resync what is clean in these pages is written, but not yet flushed.
+        self._node.changes.write_superblock(volume, self._node.changes.bitmap_stage(volume, flush_data=True))
 
     def on_uuids(self, volume: Volume, payload: bytes) -> None:
         """Remember the peer's identifiers."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pydrbd.core import reads
+from pydrbd.core.effects import Persist
 from pydrbd.core.states import ConnState
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, MIB, order, pair, read, sent, state, wait, write
@@ -461,3 +462,16 @@ def test_a_log_too_short_for_al_extents_is_refused() -> None:
     code, text = answer(world, world.a, al_stripes=1)
     log._slot_count = 1237
     assert code == 0 and text.startswith("Failure: (168) Resulting AL are too small (it has room for al-extents 6433")
+
+
+def test_a_clean_bit_that_a_new_size_writes_rests_on_durable_data() -> None:
+    """A peer that grows in the middle of a resync: what is clean by then is on the disk before the bitmap says so."""
+    world, _client = pair()
+    node, volume = world.b.node, world.b.volume
+    assert node is not None and volume.disk is not None
+    volume.disk.bitmap.set_range(0, BLOCK)
+    volume.disk.bitmap.clear_range(0, BLOCK)
+    node.peers.set_size(volume, volume.size_sectors + 8)
+    (persist,) = [effect for effect in node.out.take() if isinstance(effect, Persist)]
+    pages, superblock = persist.stages
+    assert pages.flush_data and pages.writes and superblock.writes
