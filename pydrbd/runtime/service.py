@@ -99,7 +99,7 @@ class Service:
         self._nursery: trio.Nursery
         self._closing: dict[int, trio.Event] = {}
         self._events: deque[Event] = deque()
-        self._working = False
+        self._working = self._is_over = False
         self._touched: dict[ClientSession, None] = {}
         self._changed = trio.Event()
         self._rearm = trio.Event()
@@ -180,6 +180,8 @@ class Service:
         self._events.append(Done(effect, failed, errno))
 
     def _ended(self, effect: Any, failed: int, errno: int) -> None:
+        if self._is_over:
+            return  # what comes to nothing because we stop is no fault of the disk's
         self.feed(Done(effect, failed, errno))
 
     def _hold_resyncs(self, waits: dict[int, bool]) -> None:
@@ -335,7 +337,7 @@ class Service:
                     await self._serve(on_ready, bare=bare)
                 finally:
                     # Also when we are cancelled: whoever starts this node again finds its disks free.
-                    self._nursery = keeper
+                    self._nursery, self._is_over = keeper, True
                     with trio.CancelScope(shield=True):
                         for disk in list(self.disks.values()):
                             await disk.stop()

@@ -6,24 +6,29 @@ import json
 import os
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.errors import BusyError, ConfigError
+from pydrbd.limits import DISK_THREADS
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, Layout
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.runtime.build import blueprint
+from pydrbd.runtime.disk_ops import WriteBatch
 from pydrbd.runtime.service import Service
 from pydrbd.units import sectors_to_bytes
 from pydrbd.wire.framing import encode_packet
-from pydrbd.wire.nbd import Option, ReplyType
+from pydrbd.wire.nbd import Command, Option, ReplyType, encode_request
 from pydrbd.wire.packets import Features, Packet
 from tests.certificates import Authority
 from tests.nbd.raw_client import FIXED, RawClient, info_request, option
@@ -310,3 +315,42 @@ async def test_tls_of_the_settings_file_is_required_of_clients_on_the_network(sh
     (files / "server-key.pem").unlink()
     with pytest.raises(ConfigError, match=r"can't read .*server-key.pem"):
         Service(blueprint(config, "r0", "a"), short_tmp)
+
+
+async def test_a_cancelled_node_does_not_call_its_own_end_a_disk_error(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Writes that had not begun come to nothing; the disk has not failed, and nobody is to look for a new one."""
+    goes_on, under_way = threading.Event(), threading.Semaphore(0)
+    execute = WriteBatch.execute
+
+    def slow(self: WriteBatch, *arguments: Any) -> tuple[int, int]:
+        under_way.release()
+        assert goes_on.wait(LIMIT_S)
+        return execute(self, *arguments)
+
+    monkeypatch.setattr(WriteBatch, "execute", slow)
+    monkeypatch.setattr("pydrbd.runtime.disk.DISK_INLINE_BYTES_MAX", 0)
+    service, ready = Service(blueprint(make_pair(short_tmp), "r0", "a"), short_tmp), trio.Event()
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+            nursery.start_soon(service.serve, ready.set)
+            await ready.wait()
+            assert (await ask(service, b'{"verb": "primary", "arguments": {"force": true}}'))["code"] == 1
+            client = RawClient(await trio.open_unix_socket(str(short_tmp / "r0.nbd.sock")))
+            await client.go("r0")
+            for block in range(2 * DISK_THREADS):
+                await client.send(encode_request(Command.WRITE, block, block * 4096, 4096) + bytes(4096))
+                if block < DISK_THREADS:
+                    await trio.to_thread.run_sync(under_way.acquire)
+            await trio.testing.wait_all_tasks_blocked()
+            assert service.node.writes.busy
+            nursery.cancel_scope.cancel()
+
+            async def let_go() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                goes_on.set()
+
+            outer.start_soon(let_go)
+            await client.close()
+    assert "failed" not in caplog.text
