@@ -112,6 +112,8 @@ class Changes:
             volume.consider_resync = True
         if new.connected and new.disk == new.pdsk == DiskState.UpToDate and volume.disk is not None:
             volume.disk.crashed_primary = False
+        if volume.disk is None and new.role == Role.Primary and new.connected and _peer_begins_to_serve(old, new):
+            volume.exposed_moves = True  # in a generation that we will hear of; with quorum, only after its lease
         if old.conn >= ConnState.SyncSource and (new.conn < ConnState.SyncSource or new.conn >= ConnState.Ahead):
             node.resync.stop(volume)
         if old.conn == ConnState.Ahead != new.conn:
@@ -251,6 +253,11 @@ class Changes:
             stages = self.bitmap_stage(volume, flush_data=True)
             if stages:
                 self._node.out.persist(volume.vnr, stages)
+
+
+def _peer_begins_to_serve(old: State, new: State) -> bool:
+    """Its disk comes beside a Primary that has none either: what clients do from here on is there, and only there."""
+    return old.connected and old.pdsk < DiskState.Inconsistent and new.pdsk == DiskState.UpToDate
 
 
 def _may_have_ended_unseen(volume: Volume, wanted: dict[str, Any]) -> bool:

@@ -291,7 +291,8 @@ class Oracle:
             self.fresh.discard(machine)
         if new.disk <= DiskState.Failed < old.disk and new.role == Role.Primary and new.pdsk == DiskState.UpToDate:
             self.given_up.add(machine)
-        if old.disk == DiskState.UpToDate != new.disk and new.disk >= DiskState.Inconsistent and other in self.fresh:
+        fell = old.disk == DiskState.UpToDate != new.disk and new.disk >= DiskState.Inconsistent
+        if fell and other in self.fresh - self.given_up:  # else it is still the only one with all that counts
             self.fresh.discard(machine)
         ended = old.conn == ConnState.SyncTarget and new.disk == DiskState.UpToDate
         if ended and self._same_generation(machine, other):  # its source learns it a little later, or never

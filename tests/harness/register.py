@@ -143,14 +143,18 @@ class Register:
     def lose_volatile(self) -> None:
         """What was not durable may be gone: any value since the last durable one, from now on.
 
-        Which one it is, is decided now: no flush makes another one durable later.
+        Which one it is, is decided now: no flush makes another one durable later. A read that is under way may return
+        what it could before, or what there is now.
         """
+        seen = {pair for possibility in self._possible for pair in possibility[3]}
+        seen |= {(read, possibility[0]) for possibility in self._possible for read in self._reads}
         hidden = frozenset(self._pending)
         for op, write in self._past.items():
             if op not in self._pending:
                 write.begun, write.ended, write.durable = -1, -1, True
         self._possible = [
-            (value, frozenset(), hidden, frozenset()) for value in {write.value for write in self._past.values()}
+            (value, frozenset(), hidden, frozenset(seen | {(read, value) for read in self._reads}))
+            for value in {write.value for write in self._past.values()}
         ]
 
     @property

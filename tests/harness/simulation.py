@@ -189,8 +189,8 @@ class Simulation:
             machine.disks[0].on_error = lambda machine=machine: self.oracle.disk_failed(machine)
         self._next_op = 0
         self.switching: Machine | None = None
-        self.letting_go: tuple[Machine, object] | None = None
-        """Who was told last to detach its disk, and by which request."""
+        self.letting_go: dict[Machine, object] = {}
+        """Who was told to detach its disk, and by which request."""
         self.down_until: dict[Machine, float] = {}
 
     # --- the story ---
@@ -375,10 +375,14 @@ class Simulation:
         other = self.world.other(machine)
         if other in self.oracle.tainted:
             return False
-        if self.letting_go is not None and self.letting_go[0] is other and self.letting_go[1] not in other.answers:
+        if self._lets_go(other):
             return False  # two disks at once would be too much to ask
         target = machine.node is not None and machine.volume.state.conn == ConnState.SyncTarget
         return self.world.is_in_sync() or (target and machine not in self.oracle.fresh and other in self.oracle.fresh)
+
+    def _lets_go(self, machine: Machine) -> bool:
+        """It was told to detach its disk, and has not said whether it does."""
+        return machine.node is not None and self.letting_go.get(machine, machine) not in (machine, *machine.answers)
 
     def _strike(self, machine: Machine) -> None:
         """Something has just changed in its state: kill it, or the other one."""
@@ -403,6 +407,7 @@ class Simulation:
             machine.stop(late_s=late)
             self.stats["kills"] += 1
         machine.disks[0].fail_once.clear()
+        self.letting_go.pop(machine, None)
         self.oracle.forget(machine)
         self.disk_checks.forget(machine)
         if was_primary and machine not in self.oracle.tainted:
@@ -440,7 +445,7 @@ class Simulation:
                     machine.command("invalidate")
             case "detach":
                 if self.world.is_in_sync():
-                    self.letting_go = machine, machine.command("detach")
+                    self.letting_go[machine] = machine.command("detach")
             case "forbidden_promote":
                 if state.role == Role.Secondary and state.peer == Role.Primary and state.connected:
                     self._expect_refusal(machine)
@@ -634,6 +639,9 @@ class Simulation:
         if oracle.tainted:
             self.check_liveness()  # two disks with errors at once would be too much to ask
         assert not oracle.tainted
+        for _ in range(5000):  # an operator who has told a node to let go of its disk waits for its word
+            if not any(map(self._lets_go, self.machines)) or not self.world.step():
+                break
         self._last_requests(flush=power_of_both)
         lasting = oracle.fresh - oracle.given_up - (oracle.ending if power_of_both else set())
         fresh = sorted(filter(oracle.may_serve, lasting), key=lambda machine: machine.name)

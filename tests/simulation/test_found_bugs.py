@@ -8,6 +8,7 @@ import pytest
 
 from pydrbd.core import effects as fx
 from pydrbd.core.outbox import Outbox
+from pydrbd.core.quorum_options import QuorumOptions
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.metadata.superblock import MdFlag, Superblock
 from pydrbd.wire.packet_numbers import Packet
@@ -750,3 +751,28 @@ def test_a_disk_is_not_let_go_of_for_one_that_its_peer_has_just_let_go_of(seed: 
     assert world.a.volume.state.disk is DiskState.UpToDate
     world.run_until(world.is_in_sync)
     assert world.copies_equal()
+
+
+def test_a_primary_does_not_overwrite_what_it_has_written_through_a_peer_that_awaits_the_lease(seed: int) -> None:
+    """C1, quorum, 1997785978: both disks had gone, the peer's came first. It confirms nothing and begins no generation
+    before it has the lease; the Primary's own old disk counted as a crashed Primary's then, and won.
+    """
+    world = pair(seed, quorum=QuorumOptions(enabled=True, by_witness=True))
+    assert world.witness is not None
+    world.witness.up = False
+    client = Client(world, world.a)
+    world.a.disks[0].fail_once.add("meta")
+    assert granted(world, world.b, "detach")
+    world.run(1.0)
+    assert world.a.volume.state.disk is world.b.volume.state.disk is DiskState.Diskless
+    world.b.command("attach")
+    world.run(1.0)
+    assert world.b.volume.state.disk is DiskState.UpToDate
+    cookie = client.write(0, bytes([3]) * 4096)
+    world.run(1.0)
+    assert cookie not in client.replies
+    world.a.command("attach")
+    world.run_until(world.is_in_sync)
+    world.run_until(lambda: cookie in client.replies)
+    assert world.copies_equal()
+    assert client.replies[cookie][0] or world.a.disks[0].image[:4096] == bytes([3]) * 4096

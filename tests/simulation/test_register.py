@@ -136,6 +136,18 @@ def test_it_agrees_with_brute_force() -> None:
     assert min(verdicts.values()) > 300
 
 
+def test_a_read_under_way_when_power_is_lost_may_return_what_was_there_before() -> None:
+    """Busy stories, 1997785914: a write beside it, which ended after the loss, left no way back to the old value."""
+    register = Register(0)
+    register.begin_read(1)
+    register.begin_write(2, 2, 1)
+    register.lose_volatile()
+    register.end_write(2, 2)
+    register.end_read(1, 0)
+    register.begin_read(3)
+    register.end_read(3, 2)
+
+
 def test_a_block_is_followed_by_sectors_where_it_must() -> None:
     """A write to some sectors of a block, begun after one to all of them, splits it; both end in the right places."""
     history = History()

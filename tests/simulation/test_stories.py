@@ -72,7 +72,10 @@ def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
 @pytest.mark.parametrize("fencing", [Fencing.RESOURCE_AND_STONITH, Fencing.RESOURCE_ONLY])
 @pytest.mark.parametrize(
     "seed",
-    [1, 2, 3, 4, 70114, 70177, 900017, 900037, 900449, 900542, 901003, 901004, 901027, 901706, 902037, 902244],
+    [
+        1, 2, 3, 4, 70114, 70177, 900017, 900037, 900449, 900542, 901003, 901004, 901027, 901706, 902037, 902244,
+        1997785623,
+    ],
 )
 def test_stories_with_lanes_and_fencing(seed: int, fencing: Fencing) -> None:
     """C8 where lanes serve: nothing of theirs is answered while a verdict is awaited."""
@@ -90,6 +93,11 @@ def test_stories_that_went_wrong_once(seed: int) -> None:
 def test_the_judge_of_a_resync_whose_source_is_dead() -> None:
     """B6 is looked at when the target ends it, with what its source had sent before it was killed."""
     assert Simulation(1260117764, hasty=True).run()["checked B6"]
+
+
+def test_an_operator_who_lets_go_of_a_disk_does_not_lose_the_other_node_meanwhile() -> None:
+    """A2 counted a disk that was being detached as the one that is left."""
+    assert Simulation(1997785913, lanes=True).run()["checked A2"]
 
 
 def test_split_brains_are_found_and_nothing_is_merged(seed: int, rounds: int) -> None:
