@@ -73,6 +73,8 @@ def changes_of(context: Context, client: ControlClient, *, dry_run: bool = True)
 def take_over(context: Context, client: ControlClient, *, dry_run: bool = False) -> None:
     """Have a running process take over the configuration, and say what that changes. Raises CommandFailed."""
     changes = changes_of(context, client, dry_run=dry_run)
+    for notice in context.config.notices:
+        complain(str(notice))
     restart = [change["text"] for change in changes if change["when"] == "restart"]
     if restart and not dry_run:
         words = "; ".join(restart)

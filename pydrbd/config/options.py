@@ -80,9 +80,7 @@ class Option:
         return self.name.replace("-", "_") + self.unit.suffix
 
 
-def _bool(
-    section: str, name: str, default: bool, effective: bool = False, *, quiet: bool = False
-) -> Option:
+def _bool(section: str, name: str, default: bool, effective: bool = False, *, quiet: bool = False) -> Option:
     return Option(section, name, Kind.BOOL, default, effective=effective, quiet=quiet)
 
 
@@ -209,6 +207,7 @@ _DRBD_9: Final = (
     _number("options", "auto-promote-timeout", 0, 20, 600, Unit.DECISECONDS, effective=True),
     _enum("options", "quorum", "off", "majority", "all", "1", "2", effective=True),
     _enum("options", "on-no-quorum", "suspend-io", "io-error", effective=True),
+    _enum("options", "on-suspended-primary-outdated", "disconnect", "force-secondary", effective=True),
 )
 """Options of DRBD 9 that pydrbd has, too; drbdadm 8.4 refuses a file with them."""
 

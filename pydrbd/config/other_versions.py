@@ -33,7 +33,6 @@ DRBD9_OPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = MappingProxy
     {
         "options": {
             "quorum-minimum-redundancy": ("off",),
-            "on-suspended-primary-outdated": (_ANY,),
             "peer-ack-window": (_ANY,),
             "peer-ack-delay": (_ANY,),
             "twopc-timeout": (_ANY,),

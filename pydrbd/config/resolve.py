@@ -45,7 +45,12 @@ def resolve_config(raw: RawConfig) -> Config:
         written_global=tuple(sorted(raw.global_settings, key=lambda setting: _GLOBAL_ORDER.index(setting.name))),
         file=raw.file,
         files=tuple(raw.files),
-        notices=(*raw.notices, *_notices_without_effect(settings), *_notices_resync_after(settings, known)),
+        notices=(
+            *raw.notices,
+            *_notices_without_effect(settings),
+            *_notices_resync_after(settings, known),
+            *_notices_quorum(raw, resources),
+        ),
     )
 
 
@@ -151,6 +156,18 @@ def _notices_without_effect(settings: Iterable[Setting]) -> Iterable[Notice]:
             continue
         reported.add((option.section, option.name))
         yield Notice(f"option '{option.name}' has no effect in pydrbd yet", setting.place)
+
+
+def _notices_quorum(raw: RawConfig, resources: Iterable[Resource]) -> Iterable[Notice]:
+    """As in DRBD 9 it is not refused; but the promise of quorum is one of protocol C."""
+    for written, resource in zip(raw.resources, resources, strict=True):
+        asked = {host.options.quorum for host in resource.hosts} - {"off", "1"}
+        if asked and resource.net.protocol != "C":
+            yield Notice(
+                f"resource '{resource.name}' has quorum and protocol {resource.net.protocol}: a Primary that does not "
+                "know yet that its peer is gone answers writes that are lost when the peer is promoted; use protocol C",
+                written.place,
+            )
 
 
 def _notices_resync_after(settings: Iterable[Setting], known: set[str]) -> Iterable[Notice]:

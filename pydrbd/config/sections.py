@@ -31,6 +31,7 @@ class ResourceOptions:
     auto_promote_timeout_ds: int = 20
     quorum: str = "off"
     on_no_quorum: str = "suspend-io"
+    on_suspended_primary_outdated: str = "disconnect"
 
 
 @dataclass(frozen=True, slots=True)

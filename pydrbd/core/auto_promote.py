@@ -21,7 +21,7 @@ from pydrbd.core.states import Role
 if TYPE_CHECKING:
     from pydrbd.core.node import Node
 
-__all__ = ["CLIENT_COMES", "CLIENT_SETTLED", "AutoPromote"]
+__all__ = ["CLIENT_COMES", "CLIENT_SETTLED", "AutoPromote", "unheard"]
 
 CLIENT_COMES: Final = "client-comes"
 CLIENT_SETTLED: Final = "client-settled"
@@ -73,8 +73,8 @@ class AutoPromote:
             self.postponed = True
             return
         node.log_line(Level.INFO, "The last client has gone, and with it the role that it was given")
-        self._demote(Command(_unheard, "secondary"))
+        self._demote(Command(unheard, "secondary"))
 
 
-def _unheard(_code: int, _text: str) -> None:
+def unheard(_code: int, _text: str) -> None:
     """Nobody waits for the answer."""

@@ -1,10 +1,10 @@
 """The funnel of all state changes of a volume, and what each change brings with it.
 
-    sanitise -> store -> consequences, in this order:
-        a new current UUID (a Primary that goes on without its peer's disk; WIRE 8)
-        the superblock, if what it says has changed      (a fence: everything later waits until it is durable)
-        P_UUIDS and P_STATE to the peer, where the protocol asks for them (WIRE 5.6)
-        clients that were held back are let in again
+sanitise -> store -> consequences, in this order:
+    a new current UUID (a Primary that goes on without its peer's disk; WIRE 8)
+    the superblock, if what it says has changed      (a fence: everything later waits until it is durable)
+    P_UUIDS and P_STATE to the peer, where the protocol asks for them (WIRE 5.6)
+    clients that were held back are let in again
 """
 
 from __future__ import annotations
@@ -104,11 +104,7 @@ class Changes:
 
     def _after(self, volume: Volume, old: State, new: State, new_generation: bool) -> None:
         node = self._node
-        if (
-            old.disk == old.pdsk == DiskState.Inconsistent
-            and old.peer == Role.Secondary
-            and new.peer == Role.Primary
-        ):
+        if old.disk == old.pdsk == DiskState.Inconsistent and old.peer == Role.Secondary and new.peer == Role.Primary:
             volume.consider_resync = True
         if new.connected and new.disk == new.pdsk == DiskState.UpToDate and volume.disk is not None:
             volume.disk.crashed_primary = False
@@ -174,8 +170,7 @@ class Changes:
         if volume.disk is None or new.disk < DiskState.UpToDate or volume.uuids.bitmap:
             return False
         lost = (old.pdsk in _HAS_DATA and new.pdsk in _LOST_DATA) or (
-            old.pdsk == DiskState.DUnknown
-            and new.pdsk in (DiskState.Diskless, DiskState.Failed, DiskState.Outdated)
+            old.pdsk == DiskState.DUnknown and new.pdsk in (DiskState.Diskless, DiskState.Failed, DiskState.Outdated)
         )
         if lost and Role.Primary in (new.role, new.peer):
             return True
@@ -206,9 +201,7 @@ class Changes:
 
     def new_current_uuid(self, volume: Volume) -> None:
         """Begin a new generation: durable before anything that is decided later is told to anybody (C6)."""
-        volume.uuids = uuids.new_current(
-            volume.uuids, self._node.draw_u64(), volume.state.role == Role.Primary
-        )
+        volume.uuids = uuids.new_current(volume.uuids, self._node.draw_u64(), volume.state.role == Role.Primary)
         self._node.log_line(Level.INFO, f"volume {volume.vnr}: new current UUID {volume.uuids.current:016X}")
         self.write_superblock(volume)
         if volume.state.conn >= ConnState.Connected:

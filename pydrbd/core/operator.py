@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydrbd.core.auto_promote import CLIENT_COMES, CLIENT_SETTLED, AutoPromote
-from pydrbd.core.effects import Answer, Attach, Send, Socket
+from pydrbd.core.auto_promote import CLIENT_COMES, CLIENT_SETTLED, AutoPromote, unheard
+from pydrbd.core.effects import Answer, Attach, Level, Send, Socket
+from pydrbd.core.events import Command
 from pydrbd.core.parting import Parting
 from pydrbd.core.promotion import Promotion
 from pydrbd.core.reconfigure import Reconfigure
@@ -24,7 +25,6 @@ from pydrbd.core.volume import Volume
 from pydrbd.wire.packets import Packet, StateChgReply, StateChgReq
 
 if TYPE_CHECKING:
-    from pydrbd.core.events import Command
     from pydrbd.core.node import Node
 
 __all__ = ["Operator"]
@@ -97,6 +97,11 @@ class Operator:
         if node.fence.frozen or node.no_data.frozen:
             node.fence.give_up()
         self.on_idle()
+
+    def stop_serving(self, why: str) -> None:
+        """Become Secondary without anybody's asking, as by `secondary --force`."""
+        self._node.log_line(Level.ERROR, f"this node becomes Secondary: {why}")
+        self._secondary(Command(unheard, "secondary", {"force": True}))
 
     def on_idle(self) -> None:
         """Demote as soon as no write is under way, and the peer has all of them durably.

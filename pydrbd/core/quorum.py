@@ -19,6 +19,8 @@ one, attached again by a node that has forgotten, looks as good as it was; or it
   it, and confirms no write, and begins no generation, before.
 * `quorum all`, or a majority without a witness, is the connection alone: whoever loses it stops.
 * --force is about data, and never about quorum. A lease whose holder is lost for ever is forgotten at the witness.
+* What a frozen Primary waits for can't succeed any more when its peer has the lease: with
+  `on-suspended-primary-outdated force-secondary` it becomes Secondary, and what waits fails. (DRBD 9: when they meet.)
 * A Primary that has none runs the handler quorum-lost, once for each volume, until it has quorum again.
 * A holder looks from time to time whether it still is one: a witness that has forgotten it is told again, and if the
   lease is another node's, I/O freezes.
@@ -260,7 +262,8 @@ class Quorum:
             if counts and effect.answer is not None and effect.answer.verdict is Verdict.GRANTED:
                 self._on_granted(effect.answer)
             elif counts and not self.has:
-                self._on_refused(_why(effect))
+                held = effect.answer is not None and effect.answer.verdict is Verdict.HELD
+                self._on_refused(_why(effect), held=held)
             for then in waiting:
                 # What came too late is no answer to a promotion: that looks at the new state itself.
                 then(self.has or not counts)
@@ -278,7 +281,8 @@ class Quorum:
         node.out.put(StateChanged())
         node.fence.review()
 
-    def _on_refused(self, words: str) -> None:
+    def _on_refused(self, words: str, *, held: bool = False) -> None:
+        """`held`: by the peer, which may go on, and has newer data then."""
         node = self._node
         if words != self.refusal:
             self.refusal = words
@@ -294,6 +298,8 @@ class Quorum:
                 node.helpers.run("quorum-lost", volume)
         if self._options.io_error and node.fence.frozen:
             self._fail()
+        elif held and self._options.force_secondary and node.fence.frozen:
+            node.operator.stop_serving("on-suspended-primary-outdated force-secondary")
 
     # --- on-no-quorum io-error ---
 

@@ -21,6 +21,8 @@ class QuorumOptions:
     enabled: bool = False
     by_witness: bool = False
     io_error: bool = False
+    force_secondary: bool = False
+    """A frozen Primary whose peer has the lease gives up its role (on-suspended-primary-outdated)."""
     node: str = ""
     """What the witness knows this node by."""
     witness: str = ""

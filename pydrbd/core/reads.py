@@ -1,10 +1,10 @@
 """Reads: from the local disk where its data is good, else from the peer, else an error; never stale data (A3).
 
-    local disk UpToDate                    local, or the peer (core/read_balancing)
-    local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
-    anything else                          the peer if it is UpToDate, else EIO
-    a reader of a Secondary's             local, or EIO: the peer is asked for nothing (core/readers)
-    beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
+local disk UpToDate                    local, or the peer (core/read_balancing)
+local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
+anything else                          the peer if it is UpToDate, else EIO
+a reader of a Secondary's             local, or EIO: the peer is asked for nothing (core/readers)
+beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
 """
 
 from __future__ import annotations
@@ -181,9 +181,7 @@ class Reads:
         for index in native.indices(failed):
             self._read_remote(volume, session, batch, index)
 
-    def _hand_over(
-        self, volume: Volume, session: Any, batch: Batch, mask: int, part: bytearray | memoryview
-    ) -> None:
+    def _hand_over(self, volume: Volume, session: Any, batch: Batch, mask: int, part: bytearray | memoryview) -> None:
         if isinstance(session, InnerRead):
             session.got(part)
         else:
@@ -191,9 +189,7 @@ class Reads:
 
     # --- from the peer ---
 
-    def _read_remote(
-        self, volume: Volume, session: Any, batch: Batch, index: int, *, by_choice: bool = False
-    ) -> None:
+    def _read_remote(self, volume: Volume, session: Any, batch: Batch, index: int, *, by_choice: bool = False) -> None:
         node = self._node
         reachable = volume.state.pdsk == DiskState.UpToDate and volume.state.conn >= ConnState.Connected
         if not reachable or volume.state.role != node.primary_role:

@@ -188,9 +188,7 @@ class ResyncSource:
         is_long = byte_count >= UNCOPIED_BYTES_MIN * mask.bit_count()
         return is_long and not thin and reply_head_bytes(self._node) > 0
 
-    def _send_from_disk(
-        self, volume: Volume, request: Batch, mask: int, buffer: bytearray, done: _OnServed
-    ) -> None:
+    def _send_from_disk(self, volume: Volume, request: Batch, mask: int, buffer: bytearray, done: _OnServed) -> None:
         """Have the kernel send what its page cache has, if it has all of it; else read it as ever.
 
         A write that is let in when this has left may still change what the target gets of it; but it follows behind,

@@ -152,6 +152,7 @@ def _quorum(resource: Resource, me: Host, peer: Host, settings: ResourceSettings
         enabled=word not in ("off", "1"),
         by_witness=word in ("majority", "2") and settings.witness is not None,
         io_error=me.options.on_no_quorum == "io-error",
+        force_secondary=me.options.on_suspended_primary_outdated == "force-secondary",
         node=me.name,
         witness=f"{settings.witness} {lease_name(resource, me, peer)}",
     )

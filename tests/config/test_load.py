@@ -121,6 +121,25 @@ def test_the_words_of_drbd_8_3_are_understood():
     assert (fencing.disk.md_flushes, fencing.net.tcp_cork) == (False, False)
 
 
+QUORUM = "the peer is promoted; use protocol C"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "quorum", "is_told"),
+    [("A", "majority", True), ("B", "all", True), ("C", "majority", False), ("A", "off", False), ("A", "1", False)],
+)
+def test_quorum_without_protocol_c_is_told_of(tmp_path, protocol, quorum, is_told):
+    """It is not refused, as by DRBD 9; what it does not promise is said, with the place of the resource."""
+    (tmp_path / "r0.res").write_text(
+        f"resource r0 {{\n net {{ protocol {protocol}; }}\n options {{ quorum {quorum}; }}\n device minor 0;\n"
+        " disk /dev/b; meta-disk internal;\n on a { address 10.0.0.1:7788; }\n on b { address 10.0.0.2:7788; }\n}\n"
+    )
+    told = [str(notice) for notice in load_config(tmp_path / "r0.res").notices]
+    words = f"{tmp_path}/r0.res:1:1: resource 'r0' has quorum and protocol {protocol}: a Primary that does not "
+    assert told == ([] if not is_told else told[:1]) and all(one.startswith(words) for one in told)
+    assert all(one.endswith(QUORUM) for one in told)
+
+
 def test_a_drbd_9_configuration_of_two_nodes_is_understood():
     """node-id, one connection, and options that change nothing for two nodes; those are reported."""
     config = load("drbd9.res")

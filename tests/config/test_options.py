@@ -25,7 +25,10 @@ SWITCHES = [option for option in OPTIONS if option.kind is Kind.BOOL]
 STRINGS = [option for option in OPTIONS if option.kind is Kind.STRING]
 
 
-OF_9 = {"auto-promote", "auto-promote-timeout", "quorum", "on-no-quorum", "quorum-lost"}  # in effect here, too
+OF_9 = {
+    "auto-promote", "auto-promote-timeout", "quorum", "on-no-quorum", "on-suspended-primary-outdated", "quorum-lost",
+}  # fmt: skip
+"""In effect here, too."""
 
 
 def by_name(option):

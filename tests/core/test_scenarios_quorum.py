@@ -132,6 +132,36 @@ def test_a_primary_that_is_cut_off_from_both_stops_and_the_other_one_takes_over(
     assert state(world.a) == "Connected Secondary/Primary UpToDate/UpToDate" and world.copies_equal()
 
 
+def test_a_frozen_primary_whose_peer_went_on_gives_up_its_role_if_it_is_told_to() -> None:
+    """on-suspended-primary-outdated force-secondary: what waits fails, and the two meet without anybody's help."""
+    world, client, witness = trio(dataclasses.replace(SUSPEND, force_secondary=True))
+    witness.cut_off.add("a")
+    part(world)
+    cookie = client.write(0, b"x" * BLOCK)
+    assert order(world, world.b, "primary") == 1
+    assert write(Client(world, world.b), BLOCK, b"y" * BLOCK) == 0
+    world.run(WITNESS_TIMEOUT_S * 3)
+    assert cookie not in client.replies and state(world.a).startswith("WFConnection Primary"), "it does not know yet"
+    witness.cut_off.clear()
+    assert wait(client, cookie) != [0]
+    assert state(world.a).startswith("WFConnection Secondary")
+    assert any("becomes Secondary: on-suspended-primary-outdated" in line for line in world.a.log)
+    reunite(world)
+    assert state(world.a) == "Connected Secondary/Primary UpToDate/UpToDate" and world.copies_equal()
+
+
+def test_the_role_is_kept_while_nobody_else_has_the_lease() -> None:
+    """It may go on when the witness is back, and so does what waits."""
+    world, client, witness = trio(dataclasses.replace(SUSPEND, force_secondary=True))
+    witness.up = False
+    part(world)
+    cookie = client.write(0, b"x" * BLOCK)
+    world.run(WITNESS_TIMEOUT_S * 5)
+    assert cookie not in client.replies and state(world.a).startswith("WFConnection Primary")
+    witness.up = True
+    assert wait(client, cookie) == [0]
+
+
 def test_with_io_error_requests_fail_until_there_is_quorum_again() -> None:
     """on-no-quorum io-error: what waited and what comes fail; when the witness is back, all is well again."""
     world, client, witness = trio(IO_ERROR)

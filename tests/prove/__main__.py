@@ -75,7 +75,8 @@ def table(outcome: Outcome, elapsed_s: float) -> str:
         "",
         f"{figures['replies']} answers to clients, {figures['kills']} kills, {figures['power losses']} power losses, "
         f"{figures['cuts']} cuts, {figures['disk errors']} disk errors, {figures['crash states']} crash states, "
-        f"{figures['fuzz inputs']} inputs, {figures['model states']} states of the small model, in {elapsed_s:.0f} s "
+        f"{figures['fuzz inputs']} inputs, {figures['model states']} states of the small model, "
+        f"{figures['quorum model states']} of the one with a witness, in {elapsed_s:.0f} s "
         f"({outcome.cpu_s:.0f} s of processors)",
         *canary_hunt.describe(outcome),
         *situations(outcome),
