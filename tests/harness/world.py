@@ -407,6 +407,8 @@ class Client:
     """An NBD client in few words: it writes and reads whole blocks and remembers what was answered."""
 
     may_lend = True
+    any_alignment = False
+    """Whether it was told nothing of block sizes, and may send any."""
 
     def __init__(self, world: World, machine: Machine, vnr: int = 0) -> None:
         self.world = world

@@ -1,8 +1,10 @@
-"""Short plays with one point each: planted differences (B9), strangers (C7), a disk set back to the past (C11)."""
+"""Short plays with one point each: planted differences (B9), strangers (C7), a disk set back to the past (C11), and
+requests that are not whole sectors (A1)."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +22,8 @@ __all__ = ["RUNGS"]
 
 _SIZE_BYTES = 4 << 20
 _BLOCKS = 900
+_READ, _WRITE, _TRIM, _ZEROES = 0, 1, 4, 6
+_BYTES = 6 * BLOCK
 
 
 def _marked(machine: Machine) -> list[int]:
@@ -114,8 +118,57 @@ def _write_some(draw: random.Random, client: Client) -> None:
     wait(client, client.flush())
 
 
+def bytewise(draw: random.Random) -> None:
+    """A1, B1, A4: requests of any bytes, many in one sector at once, while links break: each changes its own alone.
+
+    Those that are under way together touch different bytes, so one image says what every read returns.
+    """
+    world, client = pair(draw.getrandbits(32), size_bytes=_SIZE_BYTES, lanes=draw.random() < 0.5, al_extents=4)
+    client.any_alignment = True
+    world.link_latency_s = draw.choice((0.0002, 0.005))
+    expected = bytearray(_BYTES)
+    for _ in range(draw.randint(5, 30)):
+        _request_bytes(draw, client, expected)
+    if draw.random() < 0.5:
+        _require("A8", wait(client, client.flush()) == [0], "a flush fails")
+        for machine in (world.a, world.b):
+            machine.lose_power(world.rng)
+        world.start()
+    world.run_until(world.is_in_sync)
+    for machine in (world.a, world.b):
+        holds = machine.disks[0].image[:_BYTES] == expected
+        _require("B1", holds, f"{machine.name} holds other bytes than were written")
+    _require("B1", world.copies_equal(), "the copies differ")
+
+
+def _request_bytes(draw: random.Random, client: Client, expected: bytearray) -> None:
+    """A few requests, one next to the other; the link may break meanwhile."""
+    borders = sorted(draw.sample(range(_BYTES + 1), draw.randint(2, 8)))
+    if draw.random() < 0.5:  # all in few sectors
+        first = draw.randrange(_BYTES - 1600)
+        borders = sorted(first + one for one in draw.sample(range(1600), draw.randint(2, 8)))
+    before, requests = bytes(expected), []
+    for start, end in itertools.pairwise(borders):
+        command, length = draw.choice((_READ, _READ, _WRITE, _WRITE, _WRITE, _ZEROES, _TRIM)), end - start
+        payload = draw.randbytes(length) if command == _WRITE else bytes(length)
+        requests.append((command, int(command in (_WRITE, _ZEROES) and draw.random() < 0.2), start, payload))
+        if command == _TRIM:
+            start, end = start + -start % 512, end - end % 512
+        if command != _READ and start < end:
+            expected[start:end] = payload[: end - start]
+    cookies = client.submit(*requests)
+    if draw.random() < 0.3:
+        client.world.run(draw.uniform(0.0, 0.01))
+        client.world.cut()
+    _require("A8", not any(wait(client, *cookies)), "a request fails, and all disks are well")
+    for cookie, (command, _, start, payload) in zip(cookies, requests, strict=True):
+        if command == _READ and client.replies[cookie][1] != before[start : start + len(payload)]:
+            raise Violation("A1", f"the bytes at {start} are not what was written there last")
+
+
 PLAYS: dict[str, tuple[str, Callable[[random.Random], None]]] = {
     "planted differences": ("B9", planted), "strangers": ("C7", strangers), "a disk set back": ("C11", set_back),
+    "bytes": ("A1", bytewise),
 }  # fmt: skip
 
 
@@ -132,4 +185,4 @@ def play(seed: int, figures: Counter[str]) -> None:
     figures[f"checked {promise}"] += 1
 
 
-RUNGS = (Rung("plays", 0.5, play),)
+RUNGS = (Rung("plays", 1, play),)
