@@ -33,7 +33,7 @@ def test_a_disk_that_went_back_to_a_snapshot_is_brought_up_to_date_or_refused(ge
         world.run_until(world.is_in_sync)
     world.b.stop()
     world.run(1)
-    world.b.disks[0].image[:] = snapshot
+    world.b.disks[0].set_back(bytes(snapshot))
     kept = bytes(world.a.disks[0].data)
     world.b.start()
     if generations <= REMEMBERED:

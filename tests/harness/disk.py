@@ -6,11 +6,15 @@ any other sector power failure leaves any of the contents that it had since it w
 
 from __future__ import annotations
 
+import functools
 import mmap
 import random
 from collections.abc import Callable
+from typing import Any
 
 from pydrbd.core.effects import Stage
+from pydrbd.limits import DRBD_PAYLOAD_BYTES_MAX
+from pydrbd.metadata import al_replay
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import Layout, MetaKind
 from pydrbd.metadata.opening import KnownSize, OpenedMetaData, open_meta_data
@@ -21,6 +25,12 @@ from pydrbd.units import SECTOR_SIZE_BYTES
 __all__ = ["MemoryDisk"]
 
 _BLOCK_BYTES = 4096
+_SEEN_BLOCKS_MAX = 256
+_ZEROES = memoryview(bytes(DRBD_PAYLOAD_BYTES_MAX))
+
+# A log is read again and again, each time with one new block: the others need not be summed and unpacked again.
+al_replay.decode_block = functools.lru_cache(_SEEN_BLOCKS_MAX)(al_replay.decode_block)  # type: ignore[assignment]
+al_replay.is_initialised = functools.lru_cache(_SEEN_BLOCKS_MAX)(al_replay.is_initialised)  # type: ignore[assignment]
 
 
 class MemoryDisk:
@@ -41,6 +51,8 @@ class MemoryDisk:
         self.stirred: set[int] = set()
         """The same for Oracle.settle."""
         self.meta_generation = 0
+        self._superblock: tuple[int, Any] = (-1, None)
+        """Of which generation of the meta-data, and what it says."""
         self.flush_count = 0
         self.fail_writes = False
         self.fail_reads = False
@@ -230,7 +242,7 @@ class MemoryDisk:
         for index in indices(mask):
             record = batch.records[index]
             if self._is_untouched(record.offset, record.length):
-                buffer[record.data : record.data + record.length] = bytes(record.length)
+                buffer[record.data : record.data + record.length] = _ZEROES[: record.length]
                 continue
             buffer[record.data : record.data + record.length] = self.image[
                 record.offset : record.offset + record.length
@@ -266,8 +278,11 @@ class MemoryDisk:
 
     def superblock(self) -> Superblock:
         """As it stands on disk."""
-        offset = self.layout.superblock_offset_bytes
-        return Superblock.decode(self.image[offset : offset + _BLOCK_BYTES])
+        if self._superblock[0] != self.meta_generation:
+            offset = self.layout.superblock_offset_bytes
+            block = self.image[offset : offset + _BLOCK_BYTES]
+            self._superblock = self.meta_generation, Superblock.decode(block)
+        return self._superblock[1]
 
     def open(self) -> OpenedMetaData:
         """What attaching finds, with the log applied and written."""

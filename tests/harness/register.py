@@ -17,6 +17,7 @@ __all__ = ["History", "NotLinearizable", "Register"]
 
 _Possibility = tuple[Hashable, frozenset[int], frozenset[int], frozenset[tuple[int, Hashable]]]
 _POSSIBILITIES_MAX = 64
+_NONE: frozenset[int] = frozenset()
 
 
 class NotLinearizable(AssertionError):
@@ -70,6 +71,10 @@ class Register:
     def end_write(self, op: int, now: int, *, durable: bool = False) -> None:
         """The write was answered with success."""
         value = self._pending.pop(op)
+        if not self._pending and not self._reads and len(self._possible) == 1 and not any(self._possible[0][1:3]):
+            self._possible = [(value, _NONE, _NONE, self._possible[0][3])]  # nothing else is open: the usual case
+            self._end_in_past(op, now, durable)
+            return
         rest = frozenset(self._pending)
         possible: set[_Possibility] = set()
         for current, used, hidden, seen in self._possible:
@@ -81,6 +86,9 @@ class Register:
             if op in hidden:
                 possible.add((current, used, hidden - {op}, seen_too))
         self._keep(possible)
+        self._end_in_past(op, now, durable)
+
+    def _end_in_past(self, op: int, now: int, durable: bool) -> None:
         self._past[op].ended = now
         if durable:
             self._past[op].durable = True

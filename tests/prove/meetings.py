@@ -32,4 +32,4 @@ def meet(seed: int, figures: Counter[str]) -> None:
                 figures[SOMETIMES + RULES[str(rule)]] += 1
 
 
-RUNGS = (Rung("meetings", 0.5, meet),)
+RUNGS = (Rung("meetings", 2, meet),)

@@ -218,4 +218,4 @@ def tear(seed: int, figures: Counter[str]) -> None:
         figures["crash states with data"] += story.data_states
 
 
-RUNGS = (Rung("torn meta-data", 3, tear),)
+RUNGS = (Rung("torn meta-data", 6, tear),)
