@@ -202,10 +202,6 @@ class Blocks:
         self._unknown: dict[int, int] = {}
         self.acknowledged_count = 0
 
-    @property
-    def in_flight_count(self) -> int:
-        return len(self._in_flight)
-
     def submit(self, client: NbdClient) -> None:
         """Write one block, of which no write is under way."""
         block = self._random.choice(self._range)

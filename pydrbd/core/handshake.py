@@ -97,7 +97,6 @@ class Handshake:
     def __init__(self, node: Node, challenge: bytes, *, discard_my_data: bool, dry_run: bool = False) -> None:
         self._node = node
         self._challenge = challenge
-        self._peer_challenge = b""
         self.discard_my_data = discard_my_data
         self.dry_run = dry_run
         """One of us only wants to know what a connection would do."""
@@ -173,7 +172,6 @@ class Handshake:
         if peer.challenge == self._challenge:
             self._refuse("the peer sent our own challenge back: a reflection attack, or a node talking to itself")
             return
-        self._peer_challenge = peer.challenge
         self.phase = Phase.RESPONSE
         self._send(Packet.P_AUTH_RESPONSE, AuthResponse(self._hmac(peer.challenge)).encode())
 

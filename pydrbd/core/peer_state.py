@@ -110,7 +110,6 @@ class PeerStates:
         if words := sizes.peer_will_refuse(agreed, packet):
             node.log_line(Level.ERROR, f"volume {volume.vnr}: {words}")
         self.set_size(volume, agreed)
-        volume.peer.seen_sizes = True
 
     def set_size(self, volume: Volume, size_sectors: int, *, mark_new: bool = True) -> None:
         """Make the device this large: bitmap, superblock; new blocks are out of sync if the old ones were real."""
@@ -165,7 +164,6 @@ class PeerStates:
         peer = State.decode(WireState.decode(payload).word)
         mine = volume.state
         theirs = volume.peer.uuids
-        volume.peer.last_state = peer
         volume.peer.disk_in_doubt &= peer.disk is DiskState.UpToDate
         if mine.conn <= ConnState.TearDown:
             return

@@ -219,7 +219,6 @@ class Resizes:
             return False
         volume.peer.grown = volume.peer.grown or 0 < volume.size_sectors < agreed
         node.peers.set_size(volume, agreed, mark_new=not packet.dds_flags & DdsFlag.NO_RESYNC)
-        volume.peer.seen_sizes = True
         return True
 
     def _reply(self, volume: Volume, packet: Sizes) -> None:

@@ -97,13 +97,11 @@ class PeerVolume:
     request_bytes_max: int = DRBD_IO_BYTES_MAX
     """No longer write, read or resync request is sent to it."""
     uuids: PeerUuids | None = None
-    last_state: State | None = None
     next_seq: int = 1
     seen_seq: int = 0
     """The newest sequence number of the peer's packets (WIRE 9.6)."""
     disk_in_doubt: bool = False
     """It has refused a write: its word on its disk is under way, on the other socket."""
-    seen_sizes: bool = False
     grown: bool = False
     """Our side of the device has grown, and the peer has not said yet how large it is there."""
     skips_sync: bool = False
