@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from pydrbd.admin.context import Context, Target
 from pydrbd.admin.doctor import Finding, Level, diagnose
@@ -155,7 +156,7 @@ def _peer_port(name: str, me: Host, peer: Host) -> Finding:
 def _exports(data: dict[str, Any]) -> Iterator[Finding]:
     """The sockets for NBD clients."""
     for uri in data["nbd"]:
-        path = uri.partition("?socket=")[2]
+        path = unquote(uri.partition("?socket=")[2])
         if path and not Path(path).is_socket():
             text = f"the socket for NBD clients, {path}, is gone"
             yield Finding(Level.BAD, text, (f"pydrbd down {data['name']} && pydrbd up {data['name']}",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 from pydrbd.config.settings import ResourceSettings
 from pydrbd.runtime.nbd_server import NbdServer
@@ -48,13 +49,13 @@ def _of_socket(sock: socket.socket, scheme: str, resource: str) -> str:
 
 
 def _unix(path: str, resource: str) -> str:
-    return f"nbd+unix:///{resource}?socket={path}"
+    return f"nbd+unix:///{quote(resource)}?socket={quote(path, safe='/@')}"
 
 
 def _vsock(scheme: str, port: int, resource: str) -> str:
-    return f"{scheme}+vsock://2:{port}/{resource}"  # 2: from a guest, the host
+    return f"{scheme}+vsock://2:{port}/{quote(resource)}"  # 2: from a guest, the host
 
 
 def _tcp(scheme: str, host: str, port: int, resource: str) -> str:
     shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}:{port}/{resource}"
+    return f"{scheme}://{shown}:{port}/{quote(resource)}"

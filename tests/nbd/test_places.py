@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import trio
 
+from pydrbd.admin.nbd_address import parse_uri
 from pydrbd.config import Listen, ResourceSettings
 from pydrbd.config.settings import TlsSettings
 from pydrbd.errors import BusyError, UsageError
@@ -127,3 +129,16 @@ def test_what_cannot_be_served_is_said(listening):
         inherited_sockets(environment(SYSTEMD_SOCKETS_MAX + 1))
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize(("name", "written"), [("a b", "a%20b"), ("r0%s", "r0%25s"), ("r?0", "r%3F0")])
+def test_a_name_is_written_as_a_uri_has_it(engine, short_tmp, name, written):
+    """DRBD's names may hold what means something else in a URI: clients that take it find the export all the same."""
+    server = NbdServer(engine)
+    try:
+        (uri,) = listen_for_clients(server, ResourceSettings(), short_tmp, name)
+    finally:
+        server.close()
+    assert uri.startswith(f"nbd+unix:///{written}?socket={short_tmp}/")
+    assert parse_uri(uri).path == short_tmp / f"{name}.nbd.sock"
+    assert unquote(urlsplit(uri).path) == f"/{name}"
