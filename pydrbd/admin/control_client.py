@@ -149,7 +149,10 @@ class ControlClient:
         except OSError as error:
             sock.close()
             if "too long" in str(error):
-                raise UsageError(f"{self.path}: the path is too long for a Unix socket: shorten --run-dir") from error
+                raise UsageError(
+                    f"{self.path}: the path is too long for a Unix socket: "
+                    "shorten --run-dir, or the name of the resource"
+                ) from error
             raise CommandFailed(f"{self.resource}: no connection to {self.path}: {error.strerror or error}") from error
         return sock
 

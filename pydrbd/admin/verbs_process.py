@@ -192,7 +192,7 @@ class _Start:
 
 
 def _last_words(log_path: Path, begin: int, resource: str) -> str:
-    """Why a process ended, in its own words: its `pydrbd: ...` line, else its last line."""
+    """Why a process ended, in its own words: its `pydrbd: ...` line, else its last line, if it could say any."""
     with log_path.open("rb") as log:
         if log.seek(0, os.SEEK_END) >= begin:  # else it is a new file: the old one was full
             log.seek(begin)
@@ -202,7 +202,9 @@ def _last_words(log_path: Path, begin: int, resource: str) -> str:
     for line in reversed(lines):
         if line.startswith("pydrbd: "):
             return line.removeprefix("pydrbd: ")
-    last = f": {lines[-1].strip()}" if lines else ""
+    if not lines:
+        return f"{resource}: its process ended without a word: can {log_path} be written, is there room?"
+    last = f": {lines[-1].strip()}"
     return f"{resource}: its process ended{last} (all of it: {log_path})"
 
 

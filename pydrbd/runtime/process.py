@@ -45,7 +45,10 @@ def run(
     pid_file = directory / f"{resource_name}.pid"
 
     def ready() -> None:
-        pid_file.write_text(f"{os.getpid()}\n")
+        try:
+            pid_file.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(pid_file)) from error  # a full disk does not say which
         notify("READY=1")
         _log.info("%s: up as %s", resource_name, node_name)
 

@@ -187,7 +187,7 @@ def test_a_trickle_is_bounded_too(short_tmp):
 
 def test_paths_that_can_not_be(tmp_path):
     """Too long for a Unix socket; through a file."""
-    with pytest.raises(UsageError, match="too long for a Unix socket: shorten --run-dir"):
+    with pytest.raises(UsageError, match="too long for a Unix socket: shorten --run-dir, or the name"):
         ControlClient("r0", tmp_path / ("x" * 100)).ask("status")
     (tmp_path / "file").touch()
     with pytest.raises(NotRunningError):

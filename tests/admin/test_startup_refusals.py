@@ -101,3 +101,20 @@ def test_a_verb_that_failed_without_a_word(place, process):
     """10, and which it was."""
     process.answer("primary", 0)
     place("primary", "r0").complains(10, "r0: primary failed")
+
+
+def test_a_run_directory_without_room(node):
+    """The error names the file, so that whoever makes room knows where."""
+    node.run_dir.mkdir(exist_ok=True)
+    (node.run_dir / "r0.pid").symlink_to("/dev/full")
+    refused(node, 74, f"{node.run_dir}/r0.pid: No space left on device: make room")
+
+
+def test_a_process_that_ends_without_a_word(node, monkeypatch):
+    """As one whose log is on a full disk: `up` says where to look for the reason why nothing is said."""
+    silent = node.directory / "silent"
+    silent.write_text("#!/bin/sh\nexit 74\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(verbs_process.sys, "executable", str(silent))
+    log = f"{node.run_dir}/r0.log"
+    node("up", "r0").complains(74, f"r0: its process ended without a word: can {log} be written, is there room?")
