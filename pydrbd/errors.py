@@ -26,6 +26,7 @@ __all__ = [
     "PydrbdError",
     "StateRefused",
     "UsageError",
+    "errno_text",
     "exit_code_of",
 ]
 
@@ -140,8 +141,24 @@ _BY_ERRNO: Final[Mapping[int, int]] = {
 }
 
 
+_OF_DISKS: Final[Mapping[int, str]] = {
+    errno.EIO: "input/output error",
+    errno.ENXIO: "the device is gone",
+    errno.ENODEV: "the device is gone",
+    errno.ENOSPC: "no space left where it lies: make room there, and attach it again",
+    errno.EDQUOT: "the quota where it lies is used up: make room there, and attach it again",
+    errno.EROFS: "what it lies on is read-only",
+    errno.ETIMEDOUT: "it did not answer in time",
+}
+
+
 def exit_code_of(error: PydrbdError | OSError) -> int:
     """The exit code that an error ends with."""
     if isinstance(error, PydrbdError):
         return error.exit_code
     return _BY_ERRNO.get(error.errno or 0, 74)
+
+
+def errno_text(number: int) -> str:
+    """What a disk's errno means and, where there is something, what to do: for a log line."""
+    return f"errno {number}: {_OF_DISKS.get(number) or errno.errorcode.get(number, 'unknown')}"

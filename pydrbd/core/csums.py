@@ -15,7 +15,7 @@ from pydrbd import native
 from pydrbd.core.effects import DiskRead, Level, Send, Socket
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, SECTOR_SIZE_BYTES, ceil_div
 from pydrbd.wire.digests import DigestAlg
@@ -55,7 +55,7 @@ class Csums:
 
         def done(failed: int, errno: int) -> None:
             if failed & request.all:
-                node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
+                node.on_disk_error(volume, disk, f"read for resync failed ({errno_text(errno)})", data=True)
             if node.resync.progress(volume) is not running:
                 return
             packets = bytearray()

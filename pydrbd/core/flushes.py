@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydrbd.core.effects import DiskFlush, Level
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import Volume
+from pydrbd.errors import errno_text
 from pydrbd.native import Batch
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Flushes:
                 flush.local_busy = False
                 if failed:
                     flush.local_failed = True
-                    node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                    node.on_disk_error(volume, disk, f"flush failed ({errno_text(errno)})")
                 elif disk is not None:
                     disk.is_durable(durable_up_to)
                 self.check()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydrbd import native
 from pydrbd.core.log_room import LogRoom
 from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.errors import errno_text
 from pydrbd.limits import AL_UPDATES_PER_TRANSACTION, EXTENTS_OF_BATCH_MAX
 from pydrbd.metadata.activity_log import ActivityLog, Plan
 from pydrbd.native import Batch
@@ -148,7 +149,7 @@ class LogGate:
             if volume.disk is disk:
                 if failed:
                     # The block may have been written or not, so nobody knows which extents the log names.
-                    self._node.on_disk_error(volume, disk, f"activity log write failed (errno {errno})")
+                    self._node.on_disk_error(volume, disk, f"activity log write failed ({errno_text(errno)})")
                 else:
                     disk.log.commit(plan)
                     volume.counters.al_writes += 1

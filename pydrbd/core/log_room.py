@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydrbd.core.effects import DiskFlush, Persist, Stage
 from pydrbd.core.volume import LocalDisk, Volume
+from pydrbd.errors import errno_text
 from pydrbd.limits import AL_ROOM_EXTENTS_MAX
 from pydrbd.metadata.activity_log import Plan
 
@@ -77,7 +78,7 @@ class LogRoom:
         def flushed(failed: int, errno: int) -> None:
             self._flushing.discard(volume.vnr)
             if failed:
-                self._node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                self._node.on_disk_error(volume, disk, f"flush failed ({errno_text(errno)})")
             else:
                 disk.is_durable(durable_up_to)
             self._node.gate.retry()

@@ -74,6 +74,7 @@ from pydrbd.core.transitions import Fencing, Rules
 from pydrbd.core.verify import Verify
 from pydrbd.core.volume import LocalDisk, Volume, VolumeOptions
 from pydrbd.core.writes import Writes
+from pydrbd.errors import errno_text
 from pydrbd.limits import BARRIER_IDLE_S
 from pydrbd.native import Batch
 from pydrbd.wire.digests import DigestAlg
@@ -301,7 +302,7 @@ class Node:
         self.disks.finish_detach(volume)
 
     def _on_fence_failed(self, vnr: int, errno: int) -> None:
-        self.disks.on_error(self.volumes[vnr], f"meta-data write failed (errno {errno})")
+        self.disks.on_error(self.volumes[vnr], f"meta-data write failed ({errno_text(errno)})")
 
     # --- what the parts share: sending ---
 

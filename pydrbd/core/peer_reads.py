@@ -9,7 +9,7 @@ from pydrbd.core.effects import DiskRead
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
@@ -52,7 +52,7 @@ class PeerReads:
         def start(hold: Hold, _members: int) -> None:
             def done(failed: int, errno: int) -> None:
                 if failed:
-                    self._node.on_disk_error(volume, disk, f"read for the peer failed (errno {errno})", data=True)
+                    self._node.on_disk_error(volume, disk, f"read for the peer failed ({errno_text(errno)})", data=True)
                 volume.ranges.release(hold, 1)
                 if generation != self._node.link_generation:
                     return

@@ -22,7 +22,7 @@ from pydrbd.core.effects import DiskDiscard, DiskFlush, DiskWrite, DiskZero, Eff
 from pydrbd.core.ranges import Hold
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import LocalDisk, Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import (
     LAZY_FLUSH_S,
     PEER_BACKLOG_BYTES_MAX,
@@ -218,7 +218,7 @@ class PeerWrites:
             if failed:
                 if volume.disk is not None:
                     volume.disk.bitmap.set_records(batch, failed)
-                self._node.on_disk_error(volume, disk, f"write for the peer failed (errno {errno})", data=True)
+                self._node.on_disk_error(volume, disk, f"write for the peer failed ({errno_text(errno)})", data=True)
 
             def told() -> None:
                 if generation == self._generation:
@@ -321,7 +321,7 @@ class PeerWrites:
             def done(failed: int, errno: int) -> None:
                 if failed:
                     # A failed flush is final: what the peer believes to be here may not be. It must mark it all.
-                    self._node.on_disk_error(volume, disk, f"flush failed (errno {errno})")
+                    self._node.on_disk_error(volume, disk, f"flush failed ({errno_text(errno)})")
                 if generation == self._generation:
                     self._flushing -= 1
                     if failed:

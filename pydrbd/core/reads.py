@@ -19,7 +19,7 @@ from pydrbd.core.ranges import Hold
 from pydrbd.core.read_balancing import ReadBalancing
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import READ_BYTES_IN_FLIGHT_MAX
 from pydrbd.native import Batch
 from pydrbd.units import SECTOR_SIZE_BYTES
@@ -151,7 +151,7 @@ class Reads:
             if failed:
                 if volume.disk is disk and volume.state.pdsk == DiskState.UpToDate:
                     disk.bitmap.set_records(batch, failed)  # the next ones know, if this disk stays
-                self._node.on_disk_error(volume, disk, f"read failed (errno {errno})", data=True)
+                self._node.on_disk_error(volume, disk, f"read failed ({errno_text(errno)})", data=True)
             # What a write under way has put there is not shown before that write is safe: with this disk it would be
             # gone again, and nobody may have seen what never was (A1).
             early = 0 if _holds_range(session) else volume.ranges.busy(batch, mask & ~failed)

@@ -26,7 +26,7 @@ from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.thin_resync import ThinResync
 from pydrbd.core.uuids import PeerUuids
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import (
     RESYNC_PERSIST_S,
     RESYNC_WRITE_OUT_BYTES,
@@ -238,7 +238,7 @@ class Resync:
 
         def written(failed: int, errno: int) -> None:
             if failed & members:
-                self._node.on_disk_error(volume, disk, f"resync write failed (errno {errno})", data=True)
+                self._node.on_disk_error(volume, disk, f"resync write failed ({errno_text(errno)})", data=True)
             if self._running.get(volume.vnr) is running and volume.disk is not None:
                 self._account(volume, running, batch, members & ~failed, members & failed)
             for hold, held in holds:
@@ -279,7 +279,7 @@ class Resync:
         def flushed(failed: int, errno: int) -> None:
             running.flushing = False
             if failed:
-                self._node.on_disk_error(volume, disk, f"flush during a resync failed (errno {errno})")
+                self._node.on_disk_error(volume, disk, f"flush during a resync failed ({errno_text(errno)})")
 
         self._node.out.put(DiskFlush(volume.vnr, flushed))
 
@@ -307,7 +307,7 @@ class Resync:
 
             def done(failed: int, errno: int) -> None:
                 if failed:
-                    node.on_disk_error(volume, disk, f"bitmap write failed (errno {errno})")
+                    node.on_disk_error(volume, disk, f"bitmap write failed ({errno_text(errno)})")
 
             node.out.put(Persist(volume.vnr, stages, done))
 
@@ -318,7 +318,7 @@ class Resync:
 
         def flushed(failed: int, errno: int) -> None:
             if failed:
-                self._node.on_disk_error(volume, disk, f"flush at the end of a resync failed (errno {errno})")
+                self._node.on_disk_error(volume, disk, f"flush at the end of a resync failed ({errno_text(errno)})")
             elif self._running.get(volume.vnr) is running:
                 running.waits_for_ping = self._node.send_ping()
 

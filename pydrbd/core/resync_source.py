@@ -19,7 +19,7 @@ from pydrbd.core.resync_progress import ResyncProgress
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import DRBD_IO_BYTES_MAX, PEER_READ_BYTES_MAX
 from pydrbd.native import Batch
 from pydrbd.units import BIT_SIZE_BYTES, KIB, SECTOR_SIZE_BYTES, ceil_div
@@ -155,7 +155,7 @@ class ResyncSource:
         def start(hold: Hold, members: int) -> None:
             def done(holes: int, failed: int, errno: int, has_left: int = 0) -> None:
                 if failed:
-                    node.on_disk_error(volume, disk, f"read for resync failed (errno {errno})", data=True)
+                    node.on_disk_error(volume, disk, f"read for resync failed ({errno_text(errno)})", data=True)
                 running.served -= members.bit_count()
                 running.served_bytes -= native.records_length_sum(request, members)
                 if generation == node.link_generation and node.resync.progress(volume) is running:

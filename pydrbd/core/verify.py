@@ -29,7 +29,7 @@ from pydrbd.core.states import ConnState, Role
 from pydrbd.core.verify_group import Group, Running, VerifyProgress
 from pydrbd.core.verify_target import VerifyTarget
 from pydrbd.core.volume import Volume
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import (
     BATCH_RECORDS_MAX,
     RESYNC_PERSIST_S,
@@ -289,7 +289,7 @@ class Verify:
         def start(hold: Hold | None, members: int) -> None:
             def done(failed: int, errno: int) -> None:
                 if failed & members:
-                    node.on_disk_error(volume, disk, f"read for verify failed (errno {errno})", data=True)
+                    node.on_disk_error(volume, disk, f"read for verify failed ({errno_text(errno)})", data=True)
                 if self._running.get(volume.vnr) is running:
                     then(members, members & failed)
                 if hold is not None:

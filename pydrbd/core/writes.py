@@ -21,7 +21,7 @@ from pydrbd.core.ranges import Hold
 from pydrbd.core.states import DiskState
 from pydrbd.core.volume import LocalDisk, Volume
 from pydrbd.core.write_batch import MEMBER_BITS, WriteBatch
-from pydrbd.errors import PeerProtocolError
+from pydrbd.errors import PeerProtocolError, errno_text
 from pydrbd.limits import CONFLICT_RETRY_S
 from pydrbd.native import Batch
 from pydrbd.wire import nbd
@@ -161,7 +161,7 @@ class Writes:
         write.local_failed |= members
         if write.volume.disk is not None:
             write.volume.disk.bitmap.set_records(write.batch, members)
-            self._node.on_disk_error(write.volume, disk, f"write failed (errno {errno})", data=True)
+            self._node.on_disk_error(write.volume, disk, f"write failed ({errno_text(errno)})", data=True)
 
     # --- lanes ---
 

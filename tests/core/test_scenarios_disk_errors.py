@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pydrbd.core.events import Tick
+from pydrbd.core.effects import DiskWrite
+from pydrbd.core.events import Done, Tick
 from pydrbd.core.states import ConnState, DiskState
 from pydrbd.wire.packets import Packet
 from tests.harness.scene import BLOCK, AtReply, order, pair, read, sent, sent_bytes, state, wait, write
@@ -291,3 +292,19 @@ def test_an_error_of_a_flush_or_of_the_meta_data_is_never_passed_on(kind: str) -
     else:
         assert write(client, 8 << 20, b"x" * BLOCK) == 0  # its extent is cold: the activity log is written first
     assert state(world.a) == "Connected Primary/Secondary Diskless/UpToDate"
+
+
+@pytest.mark.parametrize(
+    ("errno", "words"),
+    [(5, "errno 5: input/output error"), (28, "errno 28: no space left where it lies: make room"), (99, "EADDR")],
+)
+def test_what_a_disk_failed_with_is_told_in_words(errno: int, words: str) -> None:
+    """A full file system below a sparse file is no broken disk: who reads the log, or asks the doctor, makes room."""
+    world, client = pair()
+    cookie = client.write(0, bytes(4096))
+    world.run_until(lambda: world.a.is_working_on(DiskWrite))
+    (effect,) = [pending.effect for pending in world.a._pending if isinstance(pending.effect, DiskWrite)]
+    world.a.hold_back(DiskWrite)  # it ends by the next line
+    world.a.feed(Done(effect, effect.mask, errno))
+    assert wait(client, cookie) == [0]
+    assert any("write failed" in line and words in line for line in world.a.log)
