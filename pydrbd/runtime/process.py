@@ -43,8 +43,11 @@ def run(
     directory = Path(run_dir)
     make_run_directory(directory)
     pid_file = directory / f"{resource_name}.pid"
+    is_ours = False
 
     def ready() -> None:
+        nonlocal is_ours
+        is_ours = True
         try:
             pid_file.write_text(f"{os.getpid()}\n")
         except OSError as error:
@@ -64,7 +67,8 @@ def run(
             raise first_of(busy) from None
         raise
     finally:
-        pid_file.unlink(missing_ok=True)
+        if is_ours:  # else it is that of the process that keeps us from starting
+            pid_file.unlink(missing_ok=True)
     return 0
 
 

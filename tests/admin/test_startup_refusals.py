@@ -118,3 +118,15 @@ def test_a_process_that_ends_without_a_word(node, monkeypatch):
     monkeypatch.setattr(verbs_process.sys, "executable", str(silent))
     log = f"{node.run_dir}/r0.log"
     node("up", "r0").complains(74, f"r0: its process ended without a word: can {log} be written, is there room?")
+
+
+def test_a_start_that_is_refused_leaves_the_pid_of_who_runs(node):
+    """By it the cluster's agent ends a node that does not answer any more."""
+    node.run_dir.mkdir(exist_ok=True)
+    pid_file = node.run_dir / "r0.pid"
+    pid_file.write_text("1\n")
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(node.run_dir / "r0.nbd.sock"))
+        theirs.listen()
+        refused(node, 69, "another process serves NBD on")
+    assert pid_file.read_text() == "1\n"
