@@ -693,7 +693,7 @@ def _start() -> World:
 
 
 def _canonical(world: World) -> tuple[Any, ...]:
-    """The same with generations and terms numbered in the order in which they are met: what makes a world another."""
+    """What makes a world another: not the numbers of its generations and terms, but which are the same."""
     known: dict[int, int] = {}
 
     def number(word: int) -> int:
@@ -705,28 +705,22 @@ def _canonical(world: World) -> tuple[Any, ...]:
     def generation(found: UuidSet) -> tuple[int, ...]:
         return number(found.current), number(found.bitmap), number(found.history0), number(found.history1)
 
-    terms = {world.lease.term, *(stray.term for stray in world.strays)}
-    for side in world.sides:
-        terms |= {asked.answer.term for asked in (side.asked, side.looked) if asked and asked.answer}
-    rank = {term: place for place, term in enumerate(sorted(terms))}
+    now = world.lease.term  # an older term is as good as any other older one
     sides = []
-    for side in world.sides:
+    for name, side in zip("ab", world.sides, strict=True):
         sb = side.stored
-        asked = tuple(
-            None
-            if q is None
-            else (q.fresh, q.waits, q.answer and (q.answer.verdict, q.answer.holder, rank[q.answer.term]))
-            for q in (side.asked, side.looked)
-        )
+        asked = side.asked and (side.asked.fresh, side.asked.waits, side.asked.answer and side.asked.answer.verdict)
+        found = side.looked and side.looked.answer
+        looked = found and (found.holder == name, found.holder == name and found.term == now)
         peer = side.peer and (generation(side.peer.set), side.peer.flags)
         stored = generation(UuidSet(sb.current_uuid, sb.bitmap_uuid, *sb.history_uuids))
         sides.append((
             side.state, generation(side.uuids), generation(side.exposed), peer, side.flags, side.disk,
-            sb.flags & _FLAGS, stored, side.quorum, asked, side.data, side.waiting,
+            sb.flags & _FLAGS, stored, side.quorum, asked, looked, side.data, side.waiting,
         ))  # fmt: skip
-    strays = tuple((stray.node, stray.verb, rank[stray.term]) for stray in world.strays)
+    strays = tuple((stray.node, stray.verb, stray.verb is Verb.RELEASE and stray.term == now) for stray in world.strays)
     return (
-        *sides, world.linked, world.lease.holder, rank[world.lease.term], strays, world.answered, world.writes,
+        *sides, world.linked, world.lease.holder, strays, world.answered, world.writes,
         world.cuts, world.crashes, world.disks, world.losses,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""All states of two nodes and a witness, within bounds; where a rule is wrong, the shortest way to what it breaks."""
+"""The states of two nodes and a witness, nearest first; where a rule is wrong, the shortest way to what it breaks."""
 
 from __future__ import annotations
 
