@@ -1,4 +1,4 @@
-"""Two nodes, their disks and a witness in all their states: every order in which links, machines, disks, words fail.
+"""Two nodes, their disks and a witness in their states, the nearest first: every order in which links, machines, disks, words fail.
 
 The deciding parts are ours as they are: core/quorum, core/lease, core/promotion, core/fencing, core/changes and its
 tables, core/peer_state, core/disk_events, and how a resync begins and ends. What carries (sockets, disks, clients,
@@ -766,7 +766,7 @@ def walk(seed: int, steps: int, *, io_error: bool = False) -> list[str]:
 
 
 def explore_quorum(*, io_error: bool = False, bounds: QuorumBounds | None = None, first: Sequence[str] = ()) -> Found:
-    """All states that can be reached, or the shortest way to the first one that breaks a promise.
+    """The states that can be reached, up to bounds.states, or the shortest way to the first one that breaks a promise.
 
     `first`: what has happened before; the bounds count from there on.
     """
