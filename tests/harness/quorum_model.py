@@ -1,4 +1,4 @@
-"""Two nodes, their disks and a witness in their states, the nearest first: every order in which links, machines, disks, words fail.
+"""Two nodes, their disks and a witness in their nearest states: every order in which links, disks and words fail.
 
 The deciding parts are ours as they are: core/quorum, core/lease, core/promotion, core/fencing, core/changes and its
 tables, core/peer_state, core/disk_events, and how a resync begins and ends. What carries (sockets, disks, clients,
