@@ -118,8 +118,13 @@ uint64_t pydrbd_pwrite_records(int fd, uint64_t base, const uint8_t *buffer, con
 uint64_t pydrbd_pread_records(int fd, uint64_t base, uint8_t *buffer, const struct pydrbd_record *records,
                               uint32_t count, uint64_t mask, int *first_errno);
 
-/* --- channel.c: an error number of NBD's, or 0; E_LENGTH: the stream has ended; E_MAGIC: not a simple reply --- */
-int64_t pydrbd_channel_call(int fd, uint16_t command, uint16_t flags, uint64_t offset, uint32_t length, uint8_t *data);
+/* --- channel.c: an error number of NBD's, or 0; E_LENGTH: the stream has ended; E_MAGIC: an answer to nothing --- */
+struct pydrbd_channel;
+size_t pydrbd_channel_size(void); /* of the memory that the caller gives */
+void pydrbd_channel_open(struct pydrbd_channel *channel, int fd);
+void pydrbd_channel_close(struct pydrbd_channel *channel);
+int64_t pydrbd_channel_call(struct pydrbd_channel *channel, uint16_t command, uint16_t flags, uint64_t offset,
+                            uint32_t length, uint8_t *data);
 
 /* --- lane.c, lane_disk.c, lane_flush.c, lane_read.c, lane_peer.c: the way of plain writes, reads and flushes while
  * nothing has to be decided ---

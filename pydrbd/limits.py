@@ -95,7 +95,6 @@ __all__ = [
     "SEQUENCE_WAIT_S",
     "STOP_TIMEOUT_S",
     "SYSTEMD_SOCKETS_MAX",
-    "THREAD_CHANNELS_MAX",
     "TLS_CLOSE_TIMEOUT_S",
     "TLS_NAMES_MAX",
     "TLS_PIECE_BYTES",
@@ -231,9 +230,6 @@ LANE_CLIENTS_MAX: Final = 64
 
 LANE_REPLY_BYTES: Final = MIB + 64 * KIB
 """Replies of a lane that one client has not read; beyond it the client is not served."""
-
-THREAD_CHANNELS_MAX: Final = 16
-"""Requests of one client of another program's threads (nbdkit's) that the engine sees at a time; others wait."""
 
 AHEAD_S: Final = 1.0
 """How long a node stays Ahead after its peer has confirmed all that it was sent."""

@@ -43,7 +43,7 @@ from pydrbd.native.bits import (
     vli_decode,
     vli_encode,
 )
-from pydrbd.native.channel import channel_call
+from pydrbd.native.channel import Channel
 from pydrbd.native.frames import (
     NbdCommands,
     drbd_acks,
@@ -100,6 +100,7 @@ __all__ = [
     "LANE_SPILL",
     "Batch",
     "Buffer",
+    "Channel",
     "ClientLane",
     "LaneFlush",
     "LaneFlushed",
@@ -119,7 +120,6 @@ __all__ = [
     "bitmap_pieces",
     "bitmap_set",
     "bitmap_set_records",
-    "channel_call",
     "crc32c",
     "crc32c_is_hardware",
     "crc32c_raw",

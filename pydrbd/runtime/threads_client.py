@@ -1,11 +1,11 @@
 """Requests of other threads for an export: how nbdkit's threads reach the engine, which lives in Trio's.
 
-    a thread   call(...)  ->  an idle channel, a socket pair whose other end is an NBD connection like any other
-    Trio       runtime/nbd_connection, or the lane (runtime/lane), which reads all channels in native code
+    a thread   call(...)  ->  a channel (native/channel.c): a socket pair whose other end is an NBD connection
+    Trio       runtime/nbd_connection, or the lane (runtime/lane), which reads it in native code
 
 A hand-over between threads costs far more than a request. A channel needs none: while there is nothing to decide, a
-lane answers it without Python, and the thread waits in the kernel meanwhile. What several threads ask at the same time
-is in as many sockets when the lane looks, and the work of one look.
+lane answers without Python, and the threads wait in native code meanwhile. What several of them ask at the same time
+is sent by one of them, arrives as one batch, and is answered as one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from queue import Empty, SimpleQueue
 from struct import Struct
 from typing import Final
 
 import trio
 
 from pydrbd import native
-from pydrbd.limits import NBD_REQUEST_BYTES_MAX, THREAD_CHANNELS_MAX
+from pydrbd.limits import NBD_REQUEST_BYTES_MAX
 from pydrbd.runtime.engine import Client, Engine, ExportInfo, ExportUnavailable, Session
 from pydrbd.runtime.nbd_connection import NbdConnection, NbdStatistics
 from pydrbd.runtime.nbd_handshake import Admission
@@ -70,31 +69,24 @@ async def open_channel(
 
 
 class ThreadsClient:
-    """One client with many threads. `connect` gives a channel; at most THREAD_CHANNELS_MAX are open."""
+    """One client with many threads: all their requests go by one channel, but for BLOCK_STATUS, which has its own."""
 
     def __init__(self, connect: Callable[[], tuple[socket.socket, ExportInfo]]) -> None:
-        """Raises what `connect` does."""
+        """`connect` gives a socket for a channel. Raises what it does."""
         self._connect = connect
-        self._channels: list[socket.socket] = []
-        self._idle: SimpleQueue[socket.socket] = SimpleQueue()
-        self._room = threading.Semaphore(THREAD_CHANNELS_MAX - 1)
-        channel, self.info = connect()
-        self._channels.append(channel)
-        self._idle.put(channel)
-
-    @property
-    def channel_count(self) -> int:
-        """As many as there were requests under way at the same time."""
-        return len(self._channels)
+        self._socket, self.info = connect()
+        self._channel = native.Channel(self._socket.fileno())
+        self._for_status: socket.socket | None = None
+        self._asks_status = threading.Lock()
 
     def close(self) -> None:
         """No thread calls any more."""
         goodbye = _REQUEST.pack(_MAGIC, 0, Command.DISC, 0, 0, 0)
-        for channel in self._channels:
+        for channel in filter(None, (self._socket, self._for_status)):
             with contextlib.suppress(OSError):  # the node has ended
                 channel.sendall(goodbye)
             channel.close()
-        self._channels.clear()
+        self._channel.close()
 
     def call(self, command: int, offset: int, length: int, flags: int = 0, buffer: memoryview | None = None) -> int:
         """Carry out a request and wait for it: 0 or the protocol's error number; ESHUTDOWN if the node has ended.
@@ -110,15 +102,9 @@ class ThreadsClient:
                     return error
             return 0
         try:
-            channel = self._take()
-        except ExportUnavailable:
+            return self._channel.call(command, flags, offset, length, data)
+        except ConnectionError:
             return _ESHUTDOWN
-        try:
-            return native.channel_call(channel.fileno(), command, flags, offset, length, data)
-        except OSError:
-            return _ESHUTDOWN
-        finally:
-            self._idle.put(channel)  # a dead one, too: it says so at once to whoever takes it
 
     def read(self, offset: int, buffer: memoryview) -> int:
         """READ of any bytes, whatever the export's least block is: 0 or the error number, as `call`."""
@@ -134,33 +120,14 @@ class ThreadsClient:
 
     def extents(self, offset: int, length: int, flags: int) -> tuple[int, Extents]:
         """BLOCK_STATUS of base:allocation: 0 or the error number, and the extents from `offset` on."""
-        try:
-            channel = self._take()
-        except ExportUnavailable:
-            return _ESHUTDOWN, []
-        try:
-            channel.sendall(_REQUEST.pack(_MAGIC, flags, Command.BLOCK_STATUS, 0, offset, length))
-            return _receive_status(channel)
-        except OSError:
-            return _ESHUTDOWN, []
-        finally:
-            self._idle.put(channel)
-
-    def _take(self) -> socket.socket:
-        """A channel that is idle; a new one, if there may be more. Raises ExportUnavailable."""
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            pass
-        if not self._room.acquire(blocking=False):
-            return self._idle.get()
-        try:
-            channel, _info = self._connect()
-        except BaseException:
-            self._room.release()
-            raise
-        self._channels.append(channel)
-        return channel
+        with self._asks_status:
+            try:
+                if self._for_status is None:
+                    self._for_status, _info = self._connect()
+                self._for_status.sendall(_REQUEST.pack(_MAGIC, flags, Command.BLOCK_STATUS, 0, offset, length))
+                return _receive_status(self._for_status)
+            except (ExportUnavailable, OSError):
+                return _ESHUTDOWN, []
 
 
 def _receive_status(channel: socket.socket) -> tuple[int, Extents]:

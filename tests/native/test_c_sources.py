@@ -15,6 +15,9 @@ STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-
 MAY_NEED = {
     *["memcpy", "memmove", "memset", "pread", "pread64", "pwrite", "pwrite64", "__errno_location"],
     *["clock_gettime", "ppoll", "preadv64v2", "preadv2", "recv", "send", "recvmsg", "sendmsg"],
+    *["shutdown", "pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_unlock", "pthread_mutex_destroy"],
+    "pthread_cond_destroy",
+    *["pthread_cond_init", "pthread_cond_wait", "pthread_cond_signal", "pthread_cond_broadcast"],
     *["fdatasync", "sync_file_range", "fstat", "fstat64", "syscall"],
     *["__popcountdi2", "__cpu_model", "__cpu_indicator_init", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"],
 }

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
-from pydrbd.limits import THREAD_CHANNELS_MAX
+from pydrbd.limits import BATCH_RECORDS_MAX
 from pydrbd.runtime.nbd_connection import NbdStatistics
 from pydrbd.runtime.threads_client import ThreadsClient, open_channel
 from pydrbd.wire.nbd import Command, CommandFlag, ExportUnavailable, NbdError, ReplyType
@@ -64,6 +65,11 @@ async def in_threads(client, requests):
     return await trio.to_thread.run_sync(all_of_them)
 
 
+def held_count(engine):
+    """Requests that have arrived and are not answered."""
+    return sum(batch.count for _session, batch in engine.held)
+
+
 async def test_each_thread_gets_its_own_answer(client, engine):
     """Sixteen writes, then sixteen reads of the same blocks, into the memory that the threads gave."""
     blocks = [memoryview(bytes([number]) * BLOCK) for number in range(THREADS)]
@@ -76,21 +82,39 @@ async def test_each_thread_gets_its_own_answer(client, engine):
     assert engine.contents(0, BLOCK) == bytes(BLOCK) and engine.contents(BLOCK, 1) == b"\1"
 
 
-async def test_channels_are_as_many_as_requests_at_a_time_but_bounded(client, engine):
-    """One after the other they share one; many at a time have one each, up to the limit, and the rest wait."""
-    for _ in range(3):
-        assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == 0
-    assert client.channel_count == 1
-    many = 2 * THREAD_CHANNELS_MAX
+async def test_many_are_under_way_at_a_time_but_not_all(client, engine):
+    """As many as a batch has members; the rest waits in its threads, and has its turn. One channel is enough."""
+    many = 2 * BATCH_RECORDS_MAX
     engine.held = []
     with ThreadPoolExecutor(many) as pool:
         waiting = [pool.submit(client.call, Command.FLUSH, 0, 0) for _ in range(many)]
-        while len(engine.held) < THREAD_CHANNELS_MAX:
+        while held_count(engine) < BATCH_RECORDS_MAX:
             await trio.lowlevel.checkpoint()
-        assert client.channel_count == THREAD_CHANNELS_MAX
+        await trio.testing.wait_all_tasks_blocked()
+        assert held_count(engine) == BATCH_RECORDS_MAX
         engine.carry_out_held()
         assert await trio.to_thread.run_sync(lambda: [future.result(30) for future in waiting]) == [0] * many
-    assert client.channel_count == THREAD_CHANNELS_MAX
+
+
+async def test_answers_in_another_order_find_their_threads(client, engine):
+    """Reads of different lengths, held back and answered last come first: nobody gets another one's bytes."""
+    data = bytes(number % 251 for number in range(1 << 20))
+    assert await trio.to_thread.run_sync(client.call, Command.WRITE, 0, len(data), 0, memoryview(data)) == 0
+    engine.held = []
+    places = [(512 * number, 512 * (1 + 7 * number % 40)) for number in range(THREADS)]
+    found = [memoryview(bytearray(length)) for _offset, length in places]
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = [
+            pool.submit(client.call, Command.READ, offset, length, 0, buffer)
+            for (offset, length), buffer in zip(places, found, strict=True)
+        ]
+        while held_count(engine) < THREADS:
+            await trio.lowlevel.checkpoint()
+        engine.held.reverse()
+        engine.carry_out_held()
+        assert await trio.to_thread.run_sync(lambda: [future.result(30) for future in waiting]) == [0] * THREADS
+    for (offset, length), buffer in zip(places, found, strict=True):
+        assert buffer == data[offset : offset + length]
 
 
 async def test_errors_are_the_protocols(client, engine):
@@ -137,15 +161,13 @@ async def test_nobody_waits_for_a_node_that_has_ended(engine):
 
 
 async def test_what_cannot_be_opened_any_more_is_an_error_of_the_request(engine, nursery):
-    """A second request at a time needs a second channel: an export that has closed meanwhile says ESHUTDOWN."""
+    """BLOCK_STATUS has a channel of its own: an export that has closed meanwhile says ESHUTDOWN."""
     client = await open_client(engine, nursery)
-    busy = client._take()
 
     def connect():
         raise ExportUnavailable("Secondary now", ReplyType.ERR_POLICY)
 
     client._connect = connect
-    assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == NbdError.ESHUTDOWN
-    client._idle.put(busy)
+    assert await trio.to_thread.run_sync(client.extents, 0, BLOCK, 0) == (NbdError.ESHUTDOWN, [])
     assert await trio.to_thread.run_sync(client.call, Command.FLUSH, 0, 0) == 0
     client.close()
