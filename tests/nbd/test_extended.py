@@ -132,7 +132,7 @@ async def test_it_is_not_offered_unless_asked_for(connect):
 
 
 async def test_more_than_4_gib_at_once_on_a_node(short_tmp):
-    """One TRIM of 5 GiB, and the map of all of it, by both contexts or by one."""
+    """One TRIM and one WRITE_ZEROES of 5 GiB, and the map of all of it, by both contexts or by one."""
     config = make_pair(short_tmp)
     (short_tmp / "pydrbd.toml").write_text("[resource.r0]\nnbd-extended-headers = true\n")
     size_bytes = 6 * GIB
@@ -150,6 +150,10 @@ async def test_more_than_4_gib_at_once_on_a_node(short_tmp):
         assert await client.ask(Command.WRITE, 0, data=b"x" * MIB, flags=PAYLOAD) == ok
         assert await client.ask(Command.TRIM, 0, 5 * GIB) == ok
         assert await client.ask(Command.CACHE, 0, 5 * GIB) == ok
+        there = 4 * GIB + 4096
+        assert await client.ask(Command.WRITE, there, data=b"y" * 4096, flags=PAYLOAD) == (*ok[:2], there, b"")
+        assert await client.ask(Command.WRITE_ZEROES, 0, 5 * GIB) == ok
+        assert (await client.ask(Command.READ, there, 4096))[3][8:] == bytes(4096)
         assert await client.ask(Command.READ, 0, 512) == (1, ChunkType.OFFSET_DATA, 0, bytes(8 + 512))
         await client.say(Command.BLOCK_STATUS, 0, 5 * GIB)
         found = [await client.hear() for _ in range(2)]
