@@ -175,6 +175,7 @@ struct pydrbd_lane_disk {
     uint64_t context;       /* of pydrbd_lane_aio_open; 0: one request after the other */
     uint32_t block;         /* that direct I/O goes by; 0: through the page cache */
     uint32_t pending;       /* requests that are waited for */
+    uint64_t done;          /* those that were carried out whole */
     uint32_t slow_us;       /* a disk that takes longer for one group is slow */
     int32_t fd;
 };
@@ -187,6 +188,15 @@ void pydrbd_lane_disk_begin_write(struct pydrbd_lane_disk *disk, const uint8_t *
 uint64_t pydrbd_lane_disk_end_write(struct pydrbd_lane_disk *disk, const uint8_t *buffer,
                                     const struct pydrbd_record *records, uint32_t count, int *first_errno);
 uint64_t pydrbd_lane_disk_read(struct pydrbd_lane_disk *disk, const struct pydrbd_record *records, uint32_t count);
+
+/* With direct I/O as pydrbd_pwrite_records and pydrbd_pread_records, all at the same time: the members are whole
+ * blocks, and fit the bounce memory together. `wait`: how many requests are not done yet; `end` waits for them. */
+void pydrbd_direct_begin(struct pydrbd_lane_disk *disk, int is_write, const uint8_t *buffer,
+                         const struct pydrbd_record *records, uint32_t count, uint64_t mask);
+uint32_t pydrbd_direct_wait(struct pydrbd_lane_disk *disk, const struct pydrbd_record *records, uint32_t count,
+                            uint64_t mask, uint32_t wait_us);
+uint64_t pydrbd_direct_end(struct pydrbd_lane_disk *disk, int is_write, uint8_t *buffer,
+                           const struct pydrbd_record *records, uint32_t count, uint64_t mask, int *first_errno);
 
 /* What a lane may do about flushes, and what has come of it. */
 struct pydrbd_lane_flush {

@@ -44,6 +44,7 @@ from pydrbd.native.bits import (
     vli_encode,
 )
 from pydrbd.native.channel import Channel
+from pydrbd.native.direct import DirectMemory
 from pydrbd.native.frames import (
     NbdCommands,
     drbd_acks,
@@ -102,6 +103,7 @@ __all__ = [
     "Buffer",
     "Channel",
     "ClientLane",
+    "DirectMemory",
     "LaneFlush",
     "LaneFlushed",
     "LaneGroup",

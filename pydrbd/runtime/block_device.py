@@ -18,7 +18,7 @@ from pydrbd.errors import DiskError
 from pydrbd.native import Batch, Buffer
 from pydrbd.runtime import block_zero
 from pydrbd.runtime.block_open import IoMode, current_size_bytes, open_disk, open_durable
-from pydrbd.runtime.direct_io import DirectIo
+from pydrbd.runtime.direct_io import BOUNCE_BYTES, DirectIo, DirectJob
 
 __all__ = ["BlockDevice", "DiskIOError", "FileDevice"]
 
@@ -152,6 +152,11 @@ class FileDevice:
         """For who reads and writes without asking (a lane), by the rules of direct I/O if that is what it is."""
         return None if self._fd < 0 else self._fd
 
+    @property
+    def batch_bytes(self) -> int:
+        """How much of a batch the disk is given at the same time, in one call; 0: its members one after the other."""
+        return BOUNCE_BYTES if self._direct is not None and self._direct.at_once else 0
+
     def read_at(self, offset_bytes: int, length: int) -> bytes:
         """Exactly `length` bytes; raises DiskIOError."""
         self._check_range(offset_bytes, length)
@@ -190,6 +195,15 @@ class FileDevice:
         if self._direct is not None:
             return self._direct.read_records(batch, mask, base_bytes, buffer)
         return native.pread_records(self._fd, base_bytes=base_bytes, batch=batch, mask=mask, buffer=buffer)
+
+    def begin_records(
+        self, batch: Batch, mask: int, base_bytes: int, buffer: bytearray | memoryview, *, is_write: bool
+    ) -> DirectJob | None:
+        """Hand the disk all members at the same time, and don't wait; None if that can't be done."""
+        self._check_records(batch, mask, base_bytes)
+        if self._direct is None:
+            return None
+        return self._direct.begin_records(batch, mask, base_bytes, buffer, is_write=is_write)
 
     def flush(self) -> None:
         """Make every completed write durable; one flush may serve several callers that wait for one.

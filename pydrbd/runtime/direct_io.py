@@ -2,38 +2,51 @@
 
 A descriptor with O_DIRECT takes whole blocks in aligned memory only. What our callers have is neither: payloads lie
 where the network put them. So everything is copied once, into or out of pages of our own; a write that covers a block
-in part reads that block first. Members of a batch that follow each other on the disk become one request.
+in part reads that block first. A batch is one native call: members that follow each other on the disk become one
+request, and the disk has all of them at the same time.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from pydrbd import native
-from pydrbd.native import Batch, Buffer, indices
+from pydrbd.native import Batch, Buffer, DirectMemory, indices
 from pydrbd.units import MIB
 
-__all__ = ["BOUNCE_BYTES", "DirectIo"]
+__all__ = ["BOUNCE_BYTES", "DirectIo", "DirectJob"]
 
 BOUNCE_BYTES: Final = MIB
 """The longest single request: what one bounce buffer holds."""
 
 
-class _Bounce:
-    """BOUNCE_BYTES of page-aligned memory, and a batch on it for the native calls."""
+@dataclass(frozen=True, slots=True)
+class DirectJob:
+    """A batch that the disk is at work on. Its records stay as they are, and its buffer where it is, until `end`."""
 
-    __slots__ = ("batch", "view")
+    memory: DirectMemory
+    batch: Batch
+    mask: int
+    payload: memoryview
+    is_write: bool
+    give_back: Callable[[DirectMemory], None]
 
-    def __init__(self) -> None:
-        self.view = memoryview(mmap.mmap(-1, BOUNCE_BYTES))
-        records = native.new_records()
-        self.batch = Batch(self.view, records, len(records))
+    def wait(self, wait_us: int) -> bool:
+        """Whether the disk has done with it, within this time at the latest."""
+        return self.memory.wait(self.batch, self.mask, wait_us)
+
+    def end(self) -> tuple[int, int]:
+        """Once: wait for the disk, however long it takes: (mask of who failed, first errno)."""
+        found = self.memory.end(self.batch, self.mask, self.payload, is_write=self.is_write)
+        self.payload.release()
+        self.give_back(self.memory)
+        return found
 
 
 class DirectIo:
@@ -46,7 +59,11 @@ class DirectIo:
         assert block_bytes > 0 and BOUNCE_BYTES % block_bytes == 0
         self._fd = fd
         self._block_bytes = block_bytes
-        self._idle: list[_Bounce] = []
+        self._idle: list[DirectMemory] = []
+        self.at_once = False
+        """Whether all of a batch is with the disk at the same time; else several threads may each take a part of it."""
+        with self._bounce() as bounce:
+            self.at_once = bounce.at_once
         # One lock for all blocks: writes that need it are rare (clients write whole blocks), and each is brief.
         self._edge_lock = threading.Lock()
 
@@ -82,22 +99,40 @@ class DirectIo:
         with memoryview(batch.buffer) as payload:
             return self._do_records(batch, mask, base_bytes, payload, is_write=True)
 
+    def begin_records(
+        self, batch: Batch, mask: int, base_bytes: int, buffer: bytearray | memoryview, *, is_write: bool
+    ) -> DirectJob | None:
+        """Hand the disk all of a batch, and don't wait for it; None if it can't have all of it at the same time."""
+        if (
+            not self.at_once
+            or native.records_length_sum(batch, mask) > BOUNCE_BYTES
+            or self._lone(batch, mask, base_bytes)
+        ):
+            return None
+        memory = self._idle.pop() if self._idle else DirectMemory(BOUNCE_BYTES)
+        job = DirectJob(memory, batch, mask, memoryview(buffer), is_write, self._idle.append)
+        memory.begin(self._fd, base_bytes, batch, mask, job.payload, is_write=is_write)
+        return job
+
+    def _lone(self, batch: Batch, mask: int, base_bytes: int) -> int:
+        """The members that have to go alone."""
+        if base_bytes % self._block_bytes:
+            return mask
+        unaligned = native.records_unaligned(batch, mask, self._block_bytes)
+        return unaligned | native.records_longer(batch, mask, BOUNCE_BYTES)
+
     def _do_records(
         self, batch: Batch, mask: int, base_bytes: int, payload: memoryview, *, is_write: bool
     ) -> tuple[int, int]:
-        lone = mask if base_bytes % self._block_bytes else native.records_unaligned(batch, mask, self._block_bytes)
-        if native.records_length_sum(batch, mask) > BOUNCE_BYTES:
-            lone |= sum(1 << index for index in indices(mask & ~lone) if batch.records[index].length > BOUNCE_BYTES)
+        lone = self._lone(batch, mask, base_bytes)
         failed, number = 0, 0
         if lone != mask:
             with self._bounce() as bounce:
                 for lot in _lots(batch, mask & ~lone):
-                    lot_failed, lot_number, again = self._do_lot(
-                        batch, lot, base_bytes, payload, bounce, is_write=is_write
-                    )
+                    bounce.begin(self._fd, base_bytes, batch, lot, payload, is_write=is_write)
+                    lot_failed, lot_number = bounce.end(batch, lot, payload, is_write=is_write)
                     failed |= lot_failed
-                    number = number or (lot_number if lot_failed else 0)
-                    lone |= again
+                    number = number or lot_number
         for index in indices(lone):
             record = batch.records[index]
             place = payload[record.data : record.data + record.length]
@@ -111,55 +146,13 @@ class DirectIo:
                 number = number or error.errno or errno.EIO
         return failed, number
 
-    def _do_lot(
-        self, batch: Batch, lot: list[int], base_bytes: int, payload: memoryview, bounce: _Bounce, *, is_write: bool
-    ) -> tuple[int, int, int]:
-        """Transfer members that fit the bounce buffer together, in as few requests as can be.
-
-        Returns who failed, with which errno, and who must go alone: of a run that failed, nobody knows who is to blame.
-        """
-        runs: list[int] = []
-        used = 0
-        end = -1
-        for index in lot:
-            record = batch.records[index]
-            offset_bytes, length, data = base_bytes + record.offset, record.length, record.data
-            if is_write:
-                bounce.view[used : used + length] = payload[data : data + length]
-            if offset_bytes == end:
-                bounce.batch.records[len(runs) - 1].length += length
-                runs[-1] |= 1 << index
-            else:
-                run = bounce.batch.records[len(runs)]
-                run.offset, run.data, run.length = offset_bytes, used, length
-                runs.append(1 << index)
-            end = offset_bytes + length
-            used += length
-        all_runs = (1 << len(runs)) - 1
-        if is_write:
-            failed_runs, number = native.pwrite_records(self._fd, base_bytes=0, batch=bounce.batch, mask=all_runs)
-        else:
-            failed_runs, number = native.pread_records(
-                self._fd, base_bytes=0, batch=bounce.batch, mask=all_runs, buffer=bounce.view
-            )
-        failed = sum(runs[run] for run in indices(failed_runs))
-        again = sum(runs[run] for run in indices(failed_runs) if runs[run].bit_count() > 1)
-        if not is_write:
-            used = 0
-            for index in lot:
-                record = batch.records[index]
-                if not failed >> index & 1:
-                    payload[record.data : record.data + record.length] = bounce.view[used : used + record.length]
-                used += record.length
-        return failed & ~again, number, again
-
     @contextmanager
-    def _bounce(self) -> Iterator[_Bounce]:
+    def _bounce(self) -> Iterator[DirectMemory]:
         """A bounce buffer for one user at a time; there come to be as many as there are threads."""
         try:
             bounce = self._idle.pop()
         except IndexError:
-            bounce = _Bounce()
+            bounce = DirectMemory(BOUNCE_BYTES)
         try:
             yield bounce
         finally:
@@ -203,16 +196,18 @@ class DirectIo:
         return -(-offset_bytes // self._block_bytes) * self._block_bytes
 
 
-def _lots(batch: Batch, mask: int) -> Iterator[list[int]]:
+def _lots(batch: Batch, mask: int) -> Iterator[int]:
     """The members, none of them longer than a bounce buffer, in lots that fit one."""
-    lot: list[int] = []
-    used = 0
+    if native.records_length_sum(batch, mask) <= BOUNCE_BYTES:
+        yield mask
+        return
+    lot = used = 0
     for index in indices(mask):
         length = batch.records[index].length
         if lot and used + length > BOUNCE_BYTES:
             yield lot
-            lot, used = [], 0
-        lot.append(index)
+            lot = used = 0
+        lot |= 1 << index
         used += length
     if lot:
         yield lot

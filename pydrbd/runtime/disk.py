@@ -5,7 +5,9 @@ A few threads do the work. Two shortcuts keep the common cases cheap:
 * with a page cache below us, a small batch is done at once inside `submit`: copying some pages takes microseconds,
   handing over to a thread takes tens. When the kernel throttles writers such a copy can take long, and pings must
   not wait for it: after one slow copy the threads are used for a while;
-* with direct I/O, a batch is cut into parts for several threads, so that the disk has a queue to work on.
+* with direct I/O, one call hands the disk all of a batch (direct_io.py), and nobody else has to be woken if it is done
+  within a moment; if not, a thread waits for the rest of it. A long batch, and any batch where the kernel has no such
+  call, is cut into parts for several threads.
 
 Operations run in parallel and in any order. A Flush covers every write that was done before the flush was submitted,
 no other. Operations that overlap are the submitter's to order.
@@ -19,24 +21,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EIO
+from typing import Final, cast
 
 import trio
 
 from pydrbd import native
 from pydrbd.limits import (
+    BATCH_RECORDS_MAX,
     DISK_INLINE_BYTES_MAX,
     DISK_INLINE_PAUSE_MAX_S,
     DISK_INLINE_PAUSE_S,
     DISK_INLINE_SLOW_S,
     DISK_QUEUE_OPS_MAX,
     DISK_THREADS,
+    LANE_DIRECT_SLOW_S,
 )
 from pydrbd.native import LaneFlushed
-from pydrbd.runtime.block_device import BlockDevice, DiskIOError
+from pydrbd.runtime.block_device import BlockDevice, DiskIOError, FileDevice
 from pydrbd.runtime.disk_ops import BatchOp, DiskOp, WriteBatch
 from pydrbd.runtime.workers import Workers
+from pydrbd.units import BIT_SIZE_BYTES
 
-__all__ = ["Disk", "DiskStatistics", "OnDone", "split_mask"]
+__all__ = ["DIRECT_INLINE_BYTES_MAX", "Disk", "DiskStatistics", "OnDone", "split_mask"]
+
+DIRECT_INLINE_BYTES_MAX: Final = BATCH_RECORDS_MAX * BIT_SIZE_BYTES
+"""The largest batch that is waited for here with direct I/O: longer ones go side by side."""
+
+_DIRECT_SLOW_US: Final = round(LANE_DIRECT_SLOW_S * 1e6)
 
 OnDone = Callable[[DiskOp], None]
 """Called in the Trio thread when an operation is done."""
@@ -86,6 +97,7 @@ class Disk:
         self._workers: Workers[tuple[DiskOp, int], DiskOp] = Workers(self._work, thread_count, "disk")
         self._parts_lock = threading.Lock()
         self._waiting: dict[DiskOp, OnDone] = {}
+        self._batches_waiting = 0
         self._failed_errno = 0
         self._is_closed = False
         self._run_ended: trio.Event | None = None
@@ -157,13 +169,15 @@ class Disk:
                 self._bytes_written += byte_count
             else:
                 self._bytes_read += byte_count
-            if byte_count <= DISK_INLINE_BYTES_MAX and not self._is_direct and not op.waits_for_disk:
+            most = DIRECT_INLINE_BYTES_MAX if self._is_direct else DISK_INLINE_BYTES_MAX
+            if byte_count <= most and not op.waits_for_disk:
                 now = self._clock()
-                if now >= self._inline_from:
-                    self._do_inline(op, now)
+                may = now >= self._inline_from and (not self._is_direct or self._began(op))
+                if may and self._do_inline(op, now):
                     return True
         assert len(self._waiting) < DISK_QUEUE_OPS_MAX, "submit only while has_room()"
         self._waiting[op] = on_done
+        self._batches_waiting += isinstance(op, BatchOp)
         self._queue_depth_max = max(self._queue_depth_max, len(self._waiting))
         parts = self._parts(op)
         op.parts_left = len(parts)
@@ -203,6 +217,8 @@ class Disk:
         """
         self.fail()
         for op, mask in self._workers.take_queued():
+            if isinstance(op, BatchOp) and op.job is not None and op.job.wait(0):
+                op.job.end()  # if the disk is not done, its memory is never used again; the buffers are not involved
             if self._end_part(op, mask, mask, self._failed_errno):
                 self._call_back(op)
         if not self._is_closed:
@@ -233,15 +249,25 @@ class Disk:
             wakeups=self._workers.wakeups,
         )
 
-    def _do_inline(self, op: BatchOp, begun: float) -> None:
-        op.failed_mask, op.errno = self._execute(op, op.mask)
+    def _began(self, op: BatchOp) -> bool:
+        """Give a disk with direct I/O all of this; not while it is late with others: if it hangs, so would we."""
+        may = self._batches_waiting == 0 and bool(getattr(self.device, "batch_bytes", 0))
+        return may and op.begin(cast(FileDevice, self.device), self._base_bytes)
+
+    def _do_inline(self, op: BatchOp, begun: float) -> bool:
+        """Do it here and now; False: the disk is at work on it still, and a thread is to wait for that."""
+        is_done = op.job is None or op.job.wait(_DIRECT_SLOW_US)
+        if is_done:
+            op.failed_mask, op.errno = self._execute(op, op.mask)
         ended = self._clock()
-        if ended - begun > DISK_INLINE_SLOW_S:
+        if ended - begun > (LANE_DIRECT_SLOW_S if self._is_direct else DISK_INLINE_SLOW_S):
             self._pause_inline(ended)
         else:
             self._inline_pause_s = DISK_INLINE_PAUSE_S
-        self._inline_ops += 1
-        self._failed_ops += op.failed_mask != 0
+        if is_done:
+            self._inline_ops += 1
+            self._failed_ops += op.failed_mask != 0
+        return is_done
 
     def _pause_inline(self, now: float) -> None:
         """One slow copy may only mean that another program had the processor; a disk that throttles stays slow."""
@@ -250,14 +276,20 @@ class Disk:
         self._inline_pauses += 1
 
     def _parts(self, op: DiskOp) -> list[int]:
-        if self._is_direct and isinstance(op, BatchOp):
-            return split_mask(op.mask, self._thread_count)
+        if self._is_direct and isinstance(op, BatchOp) and op.job is None:
+            at_once: int = getattr(self.device, "batch_bytes", 0)
+            calls = -(-native.records_length_sum(op.batch, op.mask) // at_once) if at_once else self._thread_count
+            return split_mask(op.mask, max(1, min(calls, self._thread_count)))
         return [op.whole_mask]
 
     def _work(self, job: tuple[DiskOp, int]) -> DiskOp | None:
         """In a thread: do one part; the operation if it was the last."""
         op, mask = job
-        if self._failed_errno:
+        if isinstance(op, BatchOp) and op.job is not None:
+            failed_mask, errno = self._execute(op, mask)  # also if nobody wants it any more: its memory is used again
+            if self._failed_errno:
+                failed_mask, errno = mask, self._failed_errno
+        elif self._failed_errno:
             failed_mask, errno = mask, self._failed_errno
         else:
             failed_mask, errno = self._execute(op, mask)
@@ -291,6 +323,7 @@ class Disk:
     def _call_back(self, op: DiskOp) -> None:
         on_done = self._waiting.pop(op, None)
         if on_done is not None:  # else it came back after `stop` had given it up
+            self._batches_waiting -= isinstance(op, BatchOp)
             self._account(op)
             on_done(op)
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from errno import EIO
 
 from pydrbd.native import Batch
-from pydrbd.runtime.block_device import BlockDevice, DiskIOError
+from pydrbd.runtime.block_device import BlockDevice, DiskIOError, FileDevice
+from pydrbd.runtime.direct_io import DirectJob
 
 __all__ = [
     "BatchOp",
@@ -75,7 +76,7 @@ class DiskOp(ABC):
 class BatchOp(DiskOp):
     """A read or write of a batch's members."""
 
-    __slots__ = ("batch", "mask")
+    __slots__ = ("batch", "job", "mask")
 
     waits_for_disk = False
     """Whether it is done only when the disk itself has it."""
@@ -85,6 +86,21 @@ class BatchOp(DiskOp):
         assert mask != 0 and mask & ~batch.all == 0
         self.batch = batch
         self.mask = mask
+        self.job: DirectJob | None = None
+        """The disk is at work on it already: whoever executes it waits for that."""
+
+    @abstractmethod
+    def begin(self, device: FileDevice, base_bytes: int) -> bool:
+        """Whether the disk could be given all of it at the same time, and was."""
+
+    def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+        if self.job is not None:
+            return self.job.end()
+        return self._transfer(device, base_bytes, mask)
+
+    @abstractmethod
+    def _transfer(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+        """Read or write these members: (mask of what failed, errno)."""
 
     @property
     def whole_mask(self) -> int:  # type: ignore[override]
@@ -104,7 +120,11 @@ class WriteBatch(BatchOp):
     def waits_for_disk(self) -> bool:  # type: ignore[override]
         return self.fua
 
-    def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+    def begin(self, device: FileDevice, base_bytes: int) -> bool:
+        self.job = device.begin_records(self.batch, self.mask, base_bytes, self.batch.buffer, is_write=True)
+        return self.job is not None
+
+    def _transfer(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
         return device.write_records(self.batch, mask, base_bytes)
 
     def finish(self, device: BlockDevice) -> None:
@@ -121,7 +141,11 @@ class ReadBatch(BatchOp):
         super().__init__(batch, mask)
         self.buffer = buffer
 
-    def execute(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
+    def begin(self, device: FileDevice, base_bytes: int) -> bool:
+        self.job = device.begin_records(self.batch, self.mask, base_bytes, self.buffer, is_write=False)
+        return self.job is not None
+
+    def _transfer(self, device: BlockDevice, base_bytes: int, mask: int) -> tuple[int, int]:
         return device.read_records(self.batch, mask, base_bytes, self.buffer)
 
 
