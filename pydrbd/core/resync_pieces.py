@@ -54,6 +54,9 @@ class PieceBuffers:
 
 def read_groups(batch: Batch, mask: int) -> Iterator[int]:
     """The members in groups that are read, or written, together: of one piece's length, or one member alone."""
+    if native.records_length_sum(batch, mask) <= RESYNC_PIECE_BYTES:
+        yield mask
+        return
     members = taken = 0
     for index in native.indices(mask):
         length = batch.records[index].length
