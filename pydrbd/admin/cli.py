@@ -174,7 +174,7 @@ def _dispatch(context: Context, verb: str, arguments: Namespace) -> int:
             return verbs_witness.witness(arguments.listen, arguments.state, arguments.key_file, arguments.forget)
         case "nbd-attach" | "nbd-detach":
             return _on_block_device(context, verb, arguments)
-        case "proc-drbd" | "dump":
+        case "proc" | "proc-drbd" | "dump":
             from pydrbd.admin import verbs_show
 
             show = verbs_show.dump if verb == "dump" else verbs_show.proc_drbd

@@ -255,4 +255,4 @@ def test_as_the_kernel_and_drbdsetup_show_it(process, run, place):
         "    ns:0 nr:0 dw:0 dr:0 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:20",
     ]
     process.answer("status", data=a_snapshot())
-    assert place("proc-drbd").out == proc_text([a_snapshot()])
+    assert place("proc").out == place("proc-drbd").out == proc_text([a_snapshot()])

@@ -12,7 +12,7 @@ VERBS = [
     ("status", "--json"),
     ("events2", "--now"),
     ("events", "--now"),
-    ("proc-drbd",),
+    ("proc",),
     ("metrics", "--once"),
     ("metrics", "--listen", "tcp:127.0.0.1:0"),
     ("top", "--once"),
