@@ -50,6 +50,7 @@ class PydrbdPair(NbdPeer):
         self._direct = direct
         io = "direct" if direct else "buffered"
         self._pair = LocalPair(directory, size_bytes=size_bytes + _META_ROOM_BYTES, io=io, disk=disk, net=_NET)
+        self._prepare()
         stack.callback(self._pair.stop_all, orderly=True)
         self._primary, self._secondary = self._pair
         if delay_s is not None:
@@ -59,6 +60,9 @@ class PydrbdPair(NbdPeer):
             self._bring_up(size_bytes)
         except (PydrbdError, CommandFailed) as error:
             raise ServerError(f"the pair does not come up: {error}") from error
+
+    def _prepare(self) -> None:
+        """Before anything is started: another kind of pair has other nodes."""
 
     def _lengthen_the_wire(self, delay_s: float, stack: ExitStack) -> None:
         """Each node finds the other one behind a relay."""

@@ -18,6 +18,7 @@ from benchmarks.lab_pairs import KernelPair, NbdPair
 from benchmarks.outcome import Outcome
 from benchmarks.pair import PydrbdPair
 from benchmarks.places import PLACES, Ground
+from benchmarks.plugin import PluginPair
 from benchmarks.qemu import QemuMirror, QemuQuorum
 from benchmarks.rows import Row
 from benchmarks.single import DirectQemuNbd, NbdkitFile, QemuNbd
@@ -88,6 +89,8 @@ PEERS: dict[str, PeerKind] = {
     ),
     "log-small": PeerKind("67 extents (268 MiB)", (), _here(partial(PydrbdPair, disk="al-extents 67;")), (), "log"),
     "log-large": PeerKind("1237 extents (all)", (), _here(PydrbdPair), (), "log"),
+    "plugin-nbdkit": PeerKind("node in nbdkit", ("nbdkit",), _here(PluginPair), (), "plugin"),
+    "plugin-own": PeerKind("server of its own", (), _here(PydrbdPair), (), "plugin"),
     "lab-pydrbd": PeerKind("pydrbd pair, by the kernel's nbd", (), _in_guests(NbdPair), _RESYNCS, "lab"),
     "lab-kernel": PeerKind("kernel DRBD pair", (), _in_guests(KernelPair), _RESYNCS, "lab"),
 }

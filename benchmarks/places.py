@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks import lab
+from benchmarks import lab, plugin
 from benchmarks.machine import versions
 
 __all__ = ["KINDS", "PLACES", "Ground", "Place", "picture"]
@@ -71,6 +71,13 @@ PLACES: dict[str, Place] = {
         "fio's nbd engine on Unix sockets, all files in the page cache.",
         ("write-4k-1", "write-4k-32"),
         versions=lambda _: versions("fio"),
+    ),
+    "plugin": Place(
+        "on a pydrbd pair whose Primary lives in nbdkit, and on one that serves itself",
+        "fio's nbd engine on Unix sockets, all files in the page cache; nbdkit with its usual 16 threads.",
+        ("write-4k-1", "write-4k-32", "read-4k-32"),
+        why_not=plugin.why_not,
+        versions=lambda _: versions("fio", "nbdkit"),
     ),
     "lab": Place(
         "in two guests of the lab",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import plugin
 from benchmarks.pair import PydrbdPair
 from benchmarks.peers import PEERS
 from benchmarks.places import Ground
@@ -104,10 +105,12 @@ def test_the_pairs_of_qemu_keep_both_copies_the_same(need, short_tmp):
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("name", ["direct-pydrbd", "direct-qemu-nbd", "log-small"])
-def test_peers_past_the_page_cache_or_with_a_small_log_work(name, need, processes, monkeypatch, short_tmp):
+@pytest.mark.parametrize("name", ["direct-pydrbd", "direct-qemu-nbd", "log-small", "plugin-nbdkit"])
+def test_peers_past_the_page_cache_with_a_small_log_or_in_nbdkit_work(name, need, processes, monkeypatch, short_tmp):
     """They are started as their names say, written to, and compared."""
     need("fio", "qemu-nbd")
+    if name == "plugin-nbdkit" and (reason := plugin.why_not()):
+        pytest.skip(reason)
     monkeypatch.setattr("os.environ", processes.env)
     monkeypatch.chdir(ROOT)
     row = ROWS["write-4k-32"]
