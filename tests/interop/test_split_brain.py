@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.interop.pair import PEER_IS_GONE
+from tests.lab.kernel_node import KernelNode
 from tests.lab.load import Op
+from tests.lab.nodes import Refused
 
 pytestmark = pytest.mark.interop
 
@@ -83,3 +86,42 @@ def test_split_brain_with_one_primary_is_solved_by_policy(pair, seed, policy):
         node.connect()
     pair.assert_same()
     assert pair.first.states().role == "Primary"
+
+
+def test_split_brain_of_two_primaries_goes_on_without_the_one_that_lost(pair, seed):
+    """after-sb-2pri call-pri-lost-after-sb: the victim, whose disk nobody has open, gives up its role and its changes.
+
+    Where two Primaries may not be, the winner leaves before it hears of that, a kernel as well. A kernel as the victim
+    can't be demoted in the middle of a handshake: it leaves everything to its handler, and stands alone.
+    """
+    net = "protocol C; allow-two-primaries; after-sb-0pri discard-least-changes; after-sb-2pri call-pri-lost-after-sb;"
+    split_apart(pair, seed, net=net)
+    pair.allow("gave up the Primary role", "pri-lost-after-sb", *PEER_IS_GONE)
+    for node in pair:
+        node.connect()
+    if isinstance(pair.second, KernelNode):
+        pair.second.wait(conn="StandAlone")
+        assert "helper command: /sbin/drbdadm pri-lost-after-sb" in pair.second.log()
+        assert [node.states().role for node in pair] == ["Primary", "Primary"]
+        return
+    pair.assert_same()
+    assert [node.states().role for node in pair] == ["Primary", "Secondary"]
+
+
+def test_split_brain_of_two_primaries_stays_one(pair, seed):
+    """after-sb-2pri disconnect, the default: whatever the other policies say, both stand alone, and stay Primary."""
+    split_apart(pair, seed, net="protocol C; after-sb-0pri discard-least-changes;")
+    for node in pair:
+        node.connect()
+    for node in pair:
+        node.wait(conn="StandAlone")
+        assert "Split-Brain detected" in node.log()
+        assert (node.states().role, node.states().disk) == ("Primary", "UpToDate")
+
+
+def test_a_primary_is_not_made_to_discard_its_data(split):
+    """Its users have it: whoever wants that demotes it first."""
+    for node in split:
+        with pytest.raises(Refused, match="--discard-my-data not allowed when primary"):
+            node.connect(discard_my_data=True)
+        assert (node.states().role, node.states().disk, node.states().conn) == ("Primary", "UpToDate", "StandAlone")
