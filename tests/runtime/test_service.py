@@ -330,7 +330,8 @@ async def test_a_cancelled_node_does_not_call_its_own_end_a_disk_error(
         return execute(self, *arguments)
 
     monkeypatch.setattr(WriteBatch, "execute", slow)
-    monkeypatch.setattr("pydrbd.runtime.disk.DISK_INLINE_BYTES_MAX", 0)
+    for limit in ("DISK_INLINE_BYTES_MAX", "DIRECT_INLINE_BYTES_MAX"):
+        monkeypatch.setattr(f"pydrbd.runtime.disk.{limit}", 0)
     service, ready = Service(blueprint(make_pair(short_tmp), "r0", "a"), short_tmp), trio.Event()
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
