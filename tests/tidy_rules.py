@@ -55,7 +55,7 @@ TRIO_PARTS = {"runtime", "admin", "api"}
 TOP_FILES = {
     *(".dockerignore", ".gitignore", "Containerfile", "LICENSE", "MANIFEST.in", "Makefile"),
     *("pyproject.toml", "setup.py"),
-    *("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
+    *("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "RELIABILITY.json", "SECURITY.md"),
 }
 
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")) + r")\b")
