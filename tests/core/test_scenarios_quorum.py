@@ -112,15 +112,21 @@ def test_a_node_that_was_not_there_stays_refused_after_everybody_restarts() -> N
     assert order(world, world.a, "primary") == 1, "its own lease is no obstacle"
 
 
-def test_a_primary_that_is_cut_off_from_both_stops_and_the_other_one_takes_over() -> None:
-    """With suspend-io nothing is answered, and with a peer that has gone on nothing ever is."""
-    world, client, witness = trio()
+def overtake(world: World, client: Client, witness: Witness) -> int:
+    """The Primary sees nobody; its peer is promoted, and writes: the request that a client of the first waits for."""
     witness.cut_off.add("a")
     part(world)
     cookie = client.write(0, b"x" * BLOCK)
     assert order(world, world.b, "primary") == 1
     assert write(Client(world, world.b), BLOCK, b"y" * BLOCK) == 0
     world.run(WITNESS_TIMEOUT_S * 3)
+    return cookie
+
+
+def test_a_primary_that_is_cut_off_from_both_stops_and_the_other_one_takes_over() -> None:
+    """With suspend-io nothing is answered, and with a peer that has gone on nothing ever is."""
+    world, client, witness = trio()
+    cookie = overtake(world, client, witness)
     assert cookie not in client.replies and standing(world.a) in (Standing.NONE, Standing.ASKING)
     witness.cut_off.clear()
     world.run(WITNESS_TIMEOUT_S * 3)
@@ -135,12 +141,7 @@ def test_a_primary_that_is_cut_off_from_both_stops_and_the_other_one_takes_over(
 def test_a_frozen_primary_whose_peer_went_on_gives_up_its_role_if_it_is_told_to() -> None:
     """on-suspended-primary-outdated force-secondary: what waits fails, and the two meet without anybody's help."""
     world, client, witness = trio(dataclasses.replace(SUSPEND, force_secondary=True))
-    witness.cut_off.add("a")
-    part(world)
-    cookie = client.write(0, b"x" * BLOCK)
-    assert order(world, world.b, "primary") == 1
-    assert write(Client(world, world.b), BLOCK, b"y" * BLOCK) == 0
-    world.run(WITNESS_TIMEOUT_S * 3)
+    cookie = overtake(world, client, witness)
     assert cookie not in client.replies and state(world.a).startswith("WFConnection Primary"), "it does not know yet"
     witness.cut_off.clear()
     assert wait(client, cookie) != [0]
