@@ -1,8 +1,8 @@
 """The units of a block device: sectors, bits, activity-log extents, and the conversions between them.
 
-sector   512 bytes: what DRBD counts in on the wire and on disk
-bit      4096 bytes (8 sectors): what one bit of the out-of-sync bitmap stands for
-extent   4 MiB (8192 sectors, 1024 bits): what one slot of the activity log stands for
+    sector   512 bytes: what DRBD counts in on the wire and on disk
+    bit      4096 bytes (8 sectors): what one bit of the out-of-sync bitmap stands for
+    extent   4 MiB (8192 sectors, 1024 bits): what one slot of the activity log stands for
 """
 
 from __future__ import annotations

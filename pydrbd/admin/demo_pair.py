@@ -210,7 +210,7 @@ class LocalPair:
         ports = [free_port()]
         ports.append(free_port(ports))
         hosts = "".join(
-            f'    on {node.name} {{\n        device    minor {minor};\n        disk      "{node.disk_path}";\n'
+            f"    on {node.name} {{\n        device    minor {minor};\n        disk      \"{node.disk_path}\";\n"
             f"        meta-disk internal;\n        address   127.0.0.1:{port};\n    }}\n"
             for minor, (node, port) in enumerate(zip(self.nodes, ports, strict=True))
         )

@@ -1,6 +1,6 @@
 """NBD URIs of the servers of an export, and connections to them that a kernel's device can be made of.
 
-nbd+unix:///r0?socket=/run/pydrbd/r0.nbd.sock        nbd://10.0.0.1:10809/r0        nbd://[fd00::1]/r0
+    nbd+unix:///r0?socket=/run/pydrbd/r0.nbd.sock        nbd://10.0.0.1:10809/r0        nbd://[fd00::1]/r0
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class _InFlight:
     on_reply: OnReply | None
 
 
+
 class NbdClient:
     """One connection to one export. Not for several threads at once."""
 

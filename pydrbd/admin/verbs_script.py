@@ -134,3 +134,4 @@ def _become_primary(context: Context, target: Target) -> int:
     if "both" in wanted or any(name in wanted for name in me.names):
         return request(context, target.resource, "primary", {"force": False})
     return 0
+

@@ -22,7 +22,9 @@ from pydrbd.errors import PydrbdError
 
 __all__ = ["top"]
 
-_HINT: Final = "q ends it.  busy: requests of clients / at the disk / at the peer.  log: how full the activity log is."
+_HINT: Final = (
+    "q ends it.  busy: requests of clients / at the disk / at the peer.  log: how full the activity log is."
+)
 _PIPE_COLUMNS: Final = 140
 _QUIT: Final = b"qQ\x04"
 

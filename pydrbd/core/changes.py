@@ -1,10 +1,10 @@
 """The funnel of all state changes of a volume, and what each change brings with it.
 
-sanitise -> store -> consequences, in this order:
-    a new current UUID (a Primary that goes on without its peer's disk; WIRE 8)
-    the superblock, if what it says has changed      (a fence: everything later waits until it is durable)
-    P_UUIDS and P_STATE to the peer, where the protocol asks for them (WIRE 5.6)
-    clients that were held back are let in again
+    sanitise -> store -> consequences, in this order:
+        a new current UUID (a Primary that goes on without its peer's disk; WIRE 8)
+        the superblock, if what it says has changed      (a fence: everything later waits until it is durable)
+        P_UUIDS and P_STATE to the peer, where the protocol asks for them (WIRE 5.6)
+        clients that were held back are let in again
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """NBD clients at the door: what is let in, what is refused with which error, what must wait.
 
-not Primary, or being demoted        ESHUTDOWN; a read-only client is served by an UpToDate disk here (core/readers)
-outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
-unknown command or flag              EINVAL
-not whole sectors                    EINVAL if the client asked for our block sizes; else core/unaligned
-length 0                             success, nothing done; EINVAL for BLOCK_STATUS
-FAST_ZERO where our disk would write     ENOTSUP, at once
-no quorum, on-no-quorum io-error     EIO
-I/O frozen (WIRE 5.5)                held until it thaws
+    not Primary, or being demoted        ESHUTDOWN; a read-only client is served by an UpToDate disk here (core/readers)
+    outside the device                   EINVAL for READ and others, ENOSPC for WRITE, TRIM and WRITE_ZEROES
+    unknown command or flag              EINVAL
+    not whole sectors                    EINVAL if the client asked for our block sizes; else core/unaligned
+    length 0                             success, nothing done; EINVAL for BLOCK_STATUS
+    FAST_ZERO where our disk would write     ENOTSUP, at once
+    no quorum, on-no-quorum io-error     EIO
+    I/O frozen (WIRE 5.5)                held until it thaws
 """
 
 from __future__ import annotations

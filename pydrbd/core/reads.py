@@ -1,10 +1,10 @@
 """Reads: from the local disk where its data is good, else from the peer, else an error; never stale data (A3).
 
-local disk UpToDate                    local, or the peer (core/read_balancing)
-local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
-anything else                          the peer if it is UpToDate, else EIO
-a reader of a Secondary's             local, or EIO: the peer is asked for nothing (core/readers)
-beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
+    local disk UpToDate                    local, or the peer (core/read_balancing)
+    local disk Inconsistent (sync target)  local where no out-of-sync bit covers the range, else the peer
+    anything else                          the peer if it is UpToDate, else EIO
+    a reader of a Secondary's             local, or EIO: the peer is asked for nothing (core/readers)
+    beyond the end by now (a shrink)       EINVAL, as at the door: the peer would take it for a broken protocol
 """
 
 from __future__ import annotations

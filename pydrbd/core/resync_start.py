@@ -1,7 +1,7 @@
 """How a resync begins: the handlers that may forbid it, then the target's new state (WIRE 12.1).
 
-source   both bitmaps are one -> before-resync-source -> SyncSource, P_SYNC_UUID (resync_source.py)
-target   P_SYNC_UUID -> before-resync-target -> durably Inconsistent -> SyncTarget, and it asks (resync.py)
+    source   both bitmaps are one -> before-resync-source -> SyncSource, P_SYNC_UUID (resync_source.py)
+    target   P_SYNC_UUID -> before-resync-target -> durably Inconsistent -> SyncTarget, and it asks (resync.py)
 """
 
 from __future__ import annotations

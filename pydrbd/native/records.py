@@ -160,3 +160,4 @@ def pread_records(
     _assert_inside(batch, mask, batch.size_bytes if buffer is None else len(buffer))
     failed = lib.pydrbd_pread_records(descriptor, base_bytes, pointer, batch.records, batch.count, mask, error)
     return failed, error[0]
+

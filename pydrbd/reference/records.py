@@ -143,7 +143,9 @@ def records_zero(buffer: bytes, records: Sequence[Record], mask: int) -> int:
     return mask_where(records, mask, lambda record: not any(buffer[record.data : record.data + record.length]))
 
 
-def records_lay_out(records: Sequence[Record], mask: int, first_bytes: int, gap_bytes: int) -> tuple[list[Record], int]:
+def records_lay_out(
+    records: Sequence[Record], mask: int, first_bytes: int, gap_bytes: int
+) -> tuple[list[Record], int]:
     """The members' places and names once more, with their data one behind the other; and where that ends."""
     laid_out: list[Record] = []
     place = first_bytes

@@ -1,9 +1,9 @@
 """Locks that keep other processes from a disk, or from a part of it.
 
-a regular file                  flock, exclusive (shared by those who only read)
-a block device                  O_EXCL when it is opened: no lock of ours
-an index of a meta-data device  flock, shared, and a record lock on the index's bytes: volumes with other indexes,
-                                of this process or another one, use the device at the same time
+    a regular file                  flock, exclusive (shared by those who only read)
+    a block device                  O_EXCL when it is opened: no lock of ours
+    an index of a meta-data device  flock, shared, and a record lock on the index's bytes: volumes with other indexes,
+                                    of this process or another one, use the device at the same time
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Zeroer:
         if stat.S_ISBLK(os.fstat(self._fd).st_mode):
             return self._granularity_bytes > 0 or _queue_number(self._fd, "write_zeroes_max_bytes") > 0
         try:
-            self._fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, os.fstat(self._fd).st_size, ZEROES_CHUNK_BYTES)
+            self._fallocate(
+                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, os.fstat(self._fd).st_size, ZEROES_CHUNK_BYTES
+            )
         except OSError:
             return False
         return True

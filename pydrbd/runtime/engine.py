@@ -42,6 +42,7 @@ class Client(Protocol):
         """Drop the connection, unsent replies included. A kernel client then waits for a reconnect."""
         ...
 
+
     @property
     def fits_lane(self) -> bool:
         """Whether a lane may take this connection over now (runtime/lane.py)."""

@@ -1,7 +1,7 @@
 """Digests over blocks as DRBD puts them on the wire: a plain hash of the data alone, by the kernel's name for it.
 
-crc32c    CRC-32C (Castagnoli), 4 bytes, little-endian (WIRE 9.2)
-others    the hash as it is
+    crc32c    CRC-32C (Castagnoli), 4 bytes, little-endian (WIRE 9.2)
+    others    the hash as it is
 """
 
 from __future__ import annotations

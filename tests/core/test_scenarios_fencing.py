@@ -48,7 +48,9 @@ def current(machine: Machine) -> int:
 # --- a Primary loses its peer ---
 
 
-@pytest.mark.parametrize(("code", "disks"), [(3, INCONSISTENT), (4, OUTDATED), (5, OUTDATED), (7, OUTDATED)])
+@pytest.mark.parametrize(
+    ("code", "disks"), [(3, INCONSISTENT), (4, OUTDATED), (5, OUTDATED), (7, OUTDATED)]
+)
 def test_io_is_frozen_until_a_good_verdict(code: int, disks: str) -> None:
     """C8: nothing is answered before; then a new generation is on disk first, and everything is answered."""
     world, client = pair(**STONITH)

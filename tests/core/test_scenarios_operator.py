@@ -116,12 +116,7 @@ def test_what_a_diskless_primary_wrote_survives_the_crash_of_its_peer(seed: int)
     world, client = pair(seed, size_bytes=40 * MIB)
     assert order(world, world.a, "detach") == 1
     cookies = [client.write(n * 2 * MIB, bytes([n + 2]) * BLOCK) for n in range(15)]
-    assert set(
-        wait(
-            client,
-            *cookies,
-        )
-    ) == {0} and wait(client, client.flush()) == [0]
+    assert set(wait(client, *cookies, )) == {0} and wait(client, client.flush()) == [0]
     world.b.lose_power(world.rng)
     world.a.lose_power(world.rng)
     for machine in (world.a, world.b):

@@ -227,3 +227,5 @@ def test_where_two_primaries_may_be_nothing_is_rewritten() -> None:
     client = Careless(world, world.a)
     assert wait(client, client.write(1, b"x"), client.zero(1, 1), client.trim(1, 1)) == [22, 22, 22]
     assert read(client, 1, 3) == bytes(3)
+
+

@@ -181,3 +181,4 @@ def refused(action, *arguments: object, **named: object) -> str:
     except Refused as error:
         return str(error)
     raise AssertionError(f"{action.__qualname__} was granted")
+

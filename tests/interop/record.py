@@ -37,12 +37,9 @@ Story = Callable[[Pair], None]
 def recording(network: Network, path: Path) -> Iterator[None]:
     """What passes by on DRBD's port goes into a pcap file."""
     words = ["tshark", "-q", "-i", BRIDGE, "-f", f"tcp port {PORT}", "-F", "pcap", "-w", str(path)]
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(
-            network.inside(words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
-        ) as process,
-    ):
+    with tempfile.TemporaryFile() as said, subprocess.Popen(
+        network.inside(words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+    ) as process:
         try:
             wait_until(lambda: path.exists() and path.stat().st_size, "the capture to begin")
             yield

@@ -140,7 +140,9 @@ def on_volumes(guest, request):
     machine = Machine(guest)
     guest.write_file("/etc/lvm/lvm.conf", LVM_CONF % '"a|.*|"')
     for number, disk in enumerate(("ubda", "ubdb")):
-        guest.shell(f"pvcreate -q /dev/{disk}; vgcreate -q -s 1M vg{number} /dev/{disk}; {request.param(number)}")
+        guest.shell(
+            f"pvcreate -q /dev/{disk}; vgcreate -q -s 1M vg{number} /dev/{disk}; {request.param(number)}"
+        )
         machine.res = machine.res.replace(f"/dev/{disk}", DATA.format(number=number))
     handler = f'handlers {{ before-resync-target "{here(machine, "snapshot-resync-target")}"; '
     handler += f'after-resync-target "{here(machine, "unsnapshot-resync-target", "--keep", "1")}"; }}\n  disk {{ size'

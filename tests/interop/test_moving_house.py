@@ -35,6 +35,8 @@ def dump_md(node: Node) -> dict[str, str]:
     return found
 
 
+
+
 def resynced_kib(node: Node) -> int:
     """How much the last resync was about, by a node's log."""
     return int(re.findall(r"will sync (\d+) KB", node.log())[-1])

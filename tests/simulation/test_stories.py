@@ -1,7 +1,7 @@
 """Stories of two nodes, drawn from seeds: clients, faults, operators, and every checker watching (RELIABILITY T1).
 
-pytest tests/simulation --rounds 1000 --seed 7      8000 stories from seed 7 on
-pytest tests/simulation -k stories --seed 7 --rounds 0     story 7 alone
+    pytest tests/simulation --rounds 1000 --seed 7      8000 stories from seed 7 on
+    pytest tests/simulation -k stories --seed 7 --rounds 0     story 7 alone
 """
 
 from __future__ import annotations
