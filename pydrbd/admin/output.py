@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import ClassVar
 
 from pydrbd.errors import PydrbdError
 
-__all__ = ["OutputError", "complain", "say"]
+__all__ = ["OutputError", "complain", "say", "warn"]
 
 
 class OutputError(PydrbdError):
@@ -29,3 +30,9 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line about what is wrong."""
     print(f"pydrbd: {' '.join(text.splitlines())}", file=sys.stderr)
+
+
+def warn(notices: Iterable[object]) -> None:
+    """What a configuration says that is no mistake, and not what it seems."""
+    for notice in notices:
+        complain(str(notice))

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient
 from pydrbd.admin.exit_codes import CommandFailed
-from pydrbd.admin.output import complain, say
+from pydrbd.admin.output import complain, say, warn
 from pydrbd.admin.verbs_state import request
 
 __all__ = ["Wishes", "adjust", "changes_of", "say_changes", "take_over"]
@@ -73,8 +73,7 @@ def changes_of(context: Context, client: ControlClient, *, dry_run: bool = True)
 def take_over(context: Context, client: ControlClient, *, dry_run: bool = False) -> None:
     """Have a running process take over the configuration, and say what that changes. Raises CommandFailed."""
     changes = changes_of(context, client, dry_run=dry_run)
-    for notice in context.config.notices:
-        complain(str(notice))
+    warn(context.config.notices)
     restart = [change["text"] for change in changes if change["when"] == "restart"]
     if restart and not dry_run:
         words = "; ".join(restart)

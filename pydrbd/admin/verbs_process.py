@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydrbd.admin.context import Context
 from pydrbd.admin.control_client import ControlClient, Limit
 from pydrbd.admin.exit_codes import CommandFailed
-from pydrbd.admin.output import complain, say
+from pydrbd.admin.output import complain, say, warn
 from pydrbd.admin.verbs_adjust import take_over
 from pydrbd.errors import NotRunningError, PydrbdError
 from pydrbd.runtime.run_directory import make_run_directory
@@ -54,8 +54,7 @@ def up(context: Context, resource: str) -> int:
     if context.running(resource) is not None:
         take_over(context, client)
         return _wait_attached(context, client)
-    for notice in context.config.notices:
-        complain(str(notice))
+    warn(context.config.notices)
     with _Start(context, resource, client) as start:
         try:
             start.wait_answer()

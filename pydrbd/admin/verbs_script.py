@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from pydrbd.admin.context import Context, Target
-from pydrbd.admin.output import complain, say
+from pydrbd.admin.output import complain, say, warn
 from pydrbd.config.model import Host, Resource, VolumeConfig
 from pydrbd.errors import UsageError
 
@@ -108,6 +108,7 @@ def _dump_xml(context: Context, names: list[str]) -> int:
     """The configuration as drbdadm's dump-xml prints it."""
     from pydrbd.config.dump_xml import config_xml, resource_xml
 
+    warn(context.config.notices)
     if not names or names == ["all"]:
         say(config_xml(context.config))
     else:

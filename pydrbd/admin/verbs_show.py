@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pydrbd.admin.context import Context, Target
-from pydrbd.admin.output import say
+from pydrbd.admin.output import say, warn
 from pydrbd.admin.running import names_here
 from pydrbd.admin.status_json import status_json
 from pydrbd.admin.status_kernel import proc_text
@@ -79,6 +79,7 @@ def dump(context: Context, names: list[str]) -> int:
     """The configuration as it was understood, in drbdadm's layout."""
     from pydrbd.config.dump import dump_config, dump_resource
 
+    warn(context.config.notices)
     if not names or names == ["all"]:
         say(dump_config(context.config))
         return 0
