@@ -20,8 +20,9 @@ from tests.lab.waiting import wait_until
 RUN_DIR = "/run/node"
 """Not the usual place: what is kept for a reboot would go to a folder that the host does not have."""
 
+CONFIG = f"/run/{RESOURCE}.res"
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_CONFIG = f"/run/{RESOURCE}.res"
 _HOLDER = "/run/holder"
 _VERB_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 40.0
@@ -47,7 +48,7 @@ class GuestPydrbdNode(PydrbdVerbs):
 
     def command(self, verb: str, *words: str) -> str:
         """A pydrbd command line, as a user of the guest types it; its output. Raises Refused."""
-        where = ("-c", _CONFIG, "--node", self.name, "--run-dir", RUN_DIR)
+        where = ("-c", CONFIG, "--node", self.name, "--run-dir", RUN_DIR)
         argv = self._python("pydrbd", verb, *words, RESOURCE, *where)
         done = self.guest.run(*argv, timeout_s=_VERB_TIMEOUT_S, check=False)
         if done.code != 0:
@@ -65,7 +66,7 @@ class GuestPydrbdNode(PydrbdVerbs):
 
     def configure(self, text: str) -> None:
         self._config = text
-        self.guest.write_file(_CONFIG, text)
+        self.guest.write_file(CONFIG, text)
 
     def create_md(self) -> None:
         self.command("create-md", "--force")
