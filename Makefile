@@ -34,7 +34,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h native/build
 # A .venv of another place, of a Python that is gone, or without the extension is no .venv.
 STALE := $(shell tools/setup check || rm -f $(VENV)/*.stamp)
 
-.PHONY: help venv demo test test-all prove fuzz rounds endurance soak devices lint bench growth lab man pictures install dist deb uninstall clean
+.PHONY: help venv demo test test-all prove fuzz rounds endurance soak devices lint bench growth lab man pictures install dist deb image uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1 /p' Makefile | \
@@ -56,7 +56,7 @@ test: $(VENV)/dev.stamp ## all tests but the slow ones
 	@$(PY) -m pytest -m "not slow" tests/cluster -o faulthandler_timeout=0 $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ]
 
 test-all: $(VENV)/dev.stamp ## all tests
-	@tools/setup packages test
+	@tools/setup packages test-all
 	@$(PY) -m pytest --ignore=tests/interop $(ARGS)
 	@$(PY) -m pytest $(GUESTS) $(TWO) $(ARGS) || [ $$? -eq $(NO_TEST_CHOSEN) ] || $(PY) -m pytest $(GUESTS) $(ALONE) $(ARGS)
 
@@ -78,7 +78,7 @@ soak: $(VENV)/dev.stamp ## the native code under the sanitizers, for MINUTES=10,
 
 devices: $(VENV)/dev.stamp ## file systems, LVM and a machine in QEMU on a kernel's device, and what may happen below (needs root)
 	@tools/setup packages test
-	@$(PY) -m pytest tests/interop/test_nbd_attach.py tests/interop/test_lvm.py -v $(ARGS)
+	@$(PY) -m pytest tests/interop/test_nbd_attach.py tests/interop/test_lvm.py -v -o faulthandler_timeout=0 $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy --strict, and the repository's own rules
 	@$(PY) -m ruff check .
@@ -120,6 +120,10 @@ dist: $(VENV)/dev.stamp ## a source archive, and from it a wheel, in dist (built
 
 deb: man ## a Debian package for this machine's Python, in build/deb
 	@tools/deb
+
+image: ## an image for containers, by podman or buildah (tools/image says what else it may be told, as BASE=apt)
+	@tools/setup packages image
+	@tools/image
 
 uninstall: ## remove what make install has made, with the same DESTDIR and PREFIX
 	@$(PLACES) tools/install uninstall
