@@ -173,8 +173,7 @@ def _check_netlink() -> None:
         if not (error.name or "").startswith("pyroute2"):
             raise
         raise NotInstalled(
-            "pyroute2 is missing, which speaks netlink: pip install 'pydrbd[attach]', or apt-get install "
-            "python3-pyroute2"
+            "pyroute2 is missing, which speaks netlink: pip install pyroute2, or apt-get install python3-pyroute2"
         ) from None
 
 

@@ -162,7 +162,7 @@ def test_what_speaks_netlink_is_not_installed(place, monkeypatch, words):
     for name in ("pydrbd.admin.nbd_netlink", "pydrbd.admin.nbd_keeper", "pyroute2.netlink"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "pyroute2", None)
-    place(*words).complains(69, "pip install 'pydrbd[attach]'")
+    place(*words).complains(69, "pip install pyroute2, or apt-get install python3-pyroute2")
 
 
 def test_a_running_process_blames_the_same_as_the_command_line(node):

@@ -76,15 +76,20 @@ def install(machine: Machine) -> None:
 
     All that lies in that directory stays in sight; pydrbd itself is a copy, for the plugin looks where it really lies.
     """
-    packages = f"/usr/local/lib/pydrbd/venv/lib/python{sysconfig.get_python_version()}/site-packages"
+    place = "/usr/local/lib/pydrbd/venv"
+    packages = f"{place}/lib/python{sysconfig.get_python_version()}/site-packages"
+    interpreter = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
     carry_out(
         machine,
         f"""mkdir /run/local; mount --bind /usr/local/lib /run/local; mount -t tmpfs none /usr/local/lib
         find /run/local -mindepth 1 -maxdepth 1 ! -name pydrbd -exec ln -s {{}} /usr/local/lib \\;
         mkdir -p {packages}
         ln -s {sysconfig.get_path("purelib")}/* {packages}
-        rm -f {packages}/pydrbd; cp -r {ROOT}/pydrbd {packages}/pydrbd""",
+        rm -f {packages}/pydrbd; cp -r {ROOT}/pydrbd {packages}/pydrbd
+        mkdir {place}/bin""",
     )
+    machine.write(f"{place}/bin/python", interpreter)
+    carry_out(machine, f"chmod +x {place}/bin/python")
 
 
 @pytest.mark.usefixtures("nbdkit_command")
@@ -116,8 +121,11 @@ def python(machine: Machine, block: str) -> str:
 def test_from_python(pair):
     """A node in a program becomes Primary and says where it serves; one of another process is waited for."""
     alpha, _beta = pair
-    run, control = indented("From Python")
+    run, control, watch = indented("From Python")
     carry_out(alpha, "pydrbd down r0")
     assert URI in python(alpha, run)
     carry_out(alpha, "pydrbd up r0")
     assert "peer_disk='UpToDate'" in python(alpha, control)
+    install(alpha)
+    shown = carry_out(alpha, f"cd {ROOT}; PYTHONPATH={ROOT} {watch}")
+    assert shown.splitlines()[-1] == "Secondary Connected UpToDate/UpToDate"

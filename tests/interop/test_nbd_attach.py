@@ -173,7 +173,7 @@ def test_udev_makes_the_link(machine):
 
 def serve_by_network(machine):
     """Each node has one of README's addresses."""
-    machine.guest.shell("ip link set lo up; mount -t tmpfs none /srv; mkdir /srv/files")
+    machine.guest.shell("ip link set lo up; mount -t tmpfs none /srv")
     for number, node in enumerate(NODES, 1):
         place = f"/run/etc-{node}"
         machine.guest.shell(f"mkdir -p {place}; ip address replace 10.0.0.{number}/32 dev lo")
