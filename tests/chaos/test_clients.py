@@ -231,18 +231,25 @@ def test_qemu_img_sees_both_contexts_and_keeps_an_image_of_its_own_there(export,
 
 
 @pytest.mark.slow
-def test_the_nbd_projects_own_tester_is_content(synced_pair, run, need):
-    """nbd-tester-client, and the recorded session that lies beside it in NBD's sources: `make -C tests/run` makes both.
+def test_the_nbd_projects_own_tester_is_content(make_pair, run, need):
+    """nbd-tester-client, and the recorded session that lies beside it in NBD's sources; docs/clients.md says how.
 
-    Left out: -o, which asks for bytes that are no whole sectors, and waits for data behind an error.
+    The other session there (integrityhuge-test.tr) has requests of more than the 32 MiB that an export says it takes.
     """
     tester = Path(need("nbd-tester-client")).resolve()
     recorded = tester.with_name("integrity-test.tr")
     if not recorded.exists():
         pytest.skip(f"{recorded} is not there")
-    pair = synced_pair(size_bytes=SIZE_BYTES)
-    where = ("-u", pair.nodes[0].nbd_socket, "-N", "r0")
-    run(tester, "-i", "-t", recorded, *where)  # it takes a disk of zeroes for granted
+    pair = make_pair(size_bytes=SIZE_BYTES)
+    (pair.directory / "pydrbd.toml").write_text("[resource.r0]\nnbd-read-only = true\n")
+    for node in pair:
+        node.start()
+    pair.nodes[0].grant("primary", force=True)
+    pair.wait_until(pair.in_sync, "the first sync")
+    place = ("-u", pair.nodes[0].nbd_socket, "-N")
+    run(tester, "-i", "-t", recorded, *place, "r0")  # it takes a disk of zeroes for granted
     for words in (["-h"], [], ["-w"], ["-w", "-f"]):
-        assert "complete" in run(tester, *words, *where)
+        assert "complete" in run(tester, *words, *place, "r0")
+    assert run(tester, "-o", *place, "r0").count("OK\n") == 3
+    run(tester, "-w", "-F", *place, "r0@ro")
     assert_same_on_both(pair, SIZE_BYTES - MIB)
