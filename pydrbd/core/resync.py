@@ -148,6 +148,8 @@ class Resync:
 
     def next_deadline(self) -> float | None:
         """When more may be asked for, or be served, if anybody waits for that."""
+        if not self._running:
+            return None
         steps = [running.pace.next_step for _volume, running in self._waits_for_pace()]
         return min([*steps, *self._node.resync_source.deadlines()], default=None)
 

@@ -32,10 +32,13 @@ from pydrbd.metadata.superblock import MdFlag, Superblock
 from tests.harness import cluster
 from tests.harness.checkers import Violation
 from tests.harness.disk import MemoryDisk
+from tests.harness.plots import PlottedSimulation
 from tests.harness.simulation import Simulation, SimulationFailed
 
 __all__ = ["CANARIES", "Canary", "caught"]
 
+LOSES_A_NODE = 0.7
+"""The ending of a story in which one node is gone for ever."""
 LOSES_POWER = 0.9
 """The ending of a story in which both nodes lose power, and one comes back."""
 
@@ -273,6 +276,7 @@ class Canary:
     promises: frozenset[str]
     first: int
     options: dict[str, Any]
+    story: type[Simulation] = Simulation
 
     @property
     def name(self) -> str:
@@ -285,21 +289,23 @@ def caught(canary: Canary, seeds: Iterable[int]) -> tuple[int, str] | None:
         canary.mutant(patch)
         for seed in seeds:
             try:
-                Simulation(seed, **{"steps": 80, **canary.options}).run()
+                canary.story(seed, **{"steps": 80, **canary.options}).run()
             except SimulationFailed as failure:
                 if isinstance(failure.error, Violation) and failure.error.promise in canary.promises:
                     return seed, failure.error.promise
     return None
 
 
-def _canary(mutant: Mutant, promises: set[str], first: int, **options: Any) -> Canary:
-    return Canary(mutant, frozenset(promises), first, options)
+def _canary(
+    mutant: Mutant, promises: set[str], first: int, story: type[Simulation] = Simulation, **options: Any
+) -> Canary:
+    return Canary(mutant, frozenset(promises), first, options, story)
 
 
 _STONITH = Fencing.RESOURCE_AND_STONITH
 
 CANARIES = (
-    _canary(reply_before_the_peer_has_it, COPIES | {"C6"}, 15),
+    _canary(reply_before_the_peer_has_it, COPIES | {"C6"}, 0, PlottedSimulation, ending=LOSES_A_NODE),
     _canary(write_before_the_activity_log, {"B3"}, 0),
     _canary(forget_an_extent_before_its_barrier, {"B2", "B4"}, 4),
     _canary(clear_a_bit_when_asking_for_its_block, COPIES | {"C6", "D5"}, 30),
@@ -320,8 +326,8 @@ CANARIES = (
     _canary(keep_the_generation_when_the_peer_is_lost, {"C6", "C5", "C1"} | COPIES, 0),
     _canary(forget_that_the_peer_has_gone_on, {"C1", "C5"}, 55),
     _canary(take_old_news_for_an_answer, {"C1", "C5"}, 902037, fencing=Fencing.RESOURCE_ONLY, lanes=True, steps=120),
-    _canary(write_a_bitmap_before_its_data, {"B5"}, 23, ending=LOSES_POWER, hasty=True),
-    _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 5, ending=LOSES_POWER),
+    _canary(write_a_bitmap_before_its_data, {"B2", "B4", "B5"}, 0, ending=LOSES_POWER, hasty=True, busy=True),
+    _canary(forget_an_extent_whose_data_is_in_the_cache, COPIES, 0, ending=LOSES_POWER, busy=True),
     _canary(go_on_after_a_failed_flush, {"A9"}, 10),
     _canary(never_freeze, {"C8"}, 3, fencing=_STONITH),
     _canary(answer_what_was_under_way_when_io_froze, {"C8"}, 3, fencing=_STONITH),

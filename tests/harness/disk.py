@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import mmap
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydrbd.core.effects import Stage
 from pydrbd.limits import DRBD_PAYLOAD_BYTES_MAX
-from pydrbd.metadata import al_replay
+from pydrbd.metadata import al_replay, apply_al
+from pydrbd.metadata.al_replay import ReplayResult
 from pydrbd.metadata.create import plan_create
 from pydrbd.metadata.layout import Layout, MetaKind
 from pydrbd.metadata.opening import KnownSize, OpenedMetaData, open_meta_data
@@ -22,15 +23,29 @@ from pydrbd.metadata.superblock import Superblock
 from pydrbd.native import Batch, indices
 from pydrbd.units import SECTOR_SIZE_BYTES
 
-__all__ = ["MemoryDisk"]
+__all__ = ["MemoryDisk", "replay"]
 
 _BLOCK_BYTES = 4096
 _SEEN_BLOCKS_MAX = 256
+_SEEN_LOGS_MAX = 16
 _ZEROES = memoryview(bytes(DRBD_PAYLOAD_BYTES_MAX))
 
 # A log is read again and again, each time with one new block: the others need not be summed and unpacked again.
 al_replay.decode_block = functools.lru_cache(_SEEN_BLOCKS_MAX)(al_replay.decode_block)  # type: ignore[assignment]
 al_replay.is_initialised = functools.lru_cache(_SEEN_BLOCKS_MAX)(al_replay.is_initialised)  # type: ignore[assignment]
+
+
+@functools.lru_cache(_SEEN_LOGS_MAX)
+def _replay_once(blocks: tuple[bytes, ...], primary_indicator: bool, al_stripes: int) -> ReplayResult:
+    return al_replay.replay(blocks, primary_indicator, al_stripes)
+
+
+def replay(blocks: Sequence[bytes | memoryview], primary_indicator: bool, al_stripes: int = 1) -> ReplayResult:
+    """The same of whole logs: several who look on ask for each."""
+    return _replay_once(tuple(map(bytes, blocks)), primary_indicator, al_stripes)
+
+
+apply_al.replay = replay  # type: ignore[attr-defined]
 
 
 class MemoryDisk:

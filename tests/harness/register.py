@@ -213,6 +213,10 @@ class History:
 
     def cells(self, sector: int, count: int) -> list[tuple[Register, int]]:
         """The registers of a range as (register, its first sector inside the range); whole blocks stay whole."""
+        if count == self.SECTORS and not sector % self.SECTORS:  # one block, as a rule
+            registers = self.blocks.get(sector // self.SECTORS)
+            if registers is not None and len(registers) == 1:
+                return [(registers[0], 0)]
         found: list[tuple[Register, int]] = []
         position = sector
         while position < sector + count:

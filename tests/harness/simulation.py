@@ -82,7 +82,10 @@ class _SimClient(Client):
         for cookie, (command, flags, offset, payload), op in zip(cookies, requests, self.next_ops, strict=True):
             sector, count, begun = offset >> 9, len(payload) >> 9, 0
             if command != _FLUSH:
-                overlaps = any(sector < first + length and first < sector + count for first, length in places)
+                # Once is enough, until the copies are compared.
+                overlaps = oracle.overlapped or any(
+                    sector < first + length and first < sector + count for first, length in places
+                )
                 sightings.on_request(offset, len(payload), fua=bool(flags & _FUA), overlaps=overlaps)
                 oracle.overlapped |= overlaps
                 places.append((sector, count))
@@ -132,7 +135,7 @@ class Simulation:
     def __init__(
         self, seed: int, *, steps: int = 120, ending: float | None = None, protocol: WireProtocol = WireProtocol.C,
         lanes: bool = False, fencing: Fencing = Fencing.DONT_CARE, thin: bool = False, busy: bool = False,
-        hasty: bool = False,
+        hasty: bool = False, wide: bool = False,
     ) -> None:  # fmt: skip
         self.seed = seed
         rng = self.rng = random.Random(f"story/{seed}")
@@ -180,6 +183,14 @@ class Simulation:
             self.blocks = sorted(
                 {borders[n % 5] + near if n % 4 else anywhere for n, (near, anywhere) in enumerate(places)}
             )
+        self.flush_share, self.fua_share, self.alike_share = 0.06, 0.1, 0.0
+        if wide:  # large batches, most of them of one kind and all over the disk, so that they stay whole on their way
+            self.alike_share, self.fua_share = 0.8, more.choice((0.0, 0.1))
+            world.al_extents = more.choice((5, 67, 67))
+            self.outstanding_max, self.batch_max = more.choice(((128, 64), (256, 64), (512, 64)))
+            near = [border + more.choice((-1, 0, 1)) for border in borders]
+            self.blocks = sorted({*near, *more.sample(range(6000), more.choice((600, 2000, 5000)))})
+            self.flush_share = more.choice((0.003, 0.02))
         self.persist_s = more.choice((0.0, 0.01, 0.1)) if hasty else RESYNC_PERSIST_S
         """A bitmap is written out during a resync after so long: few resyncs last for two seconds here."""
         world.observer = Observers(self.oracle, self.disk_checks, self.sightings, self.moments)
@@ -287,15 +298,17 @@ class Simulation:
             return
         requests = []
         client.next_ops = []
+        alike = rng.uniform(self.flush_share, 1.0) if self.alike_share and rng.random() < self.alike_share else None
         for _ in range(rng.randint(1, self.batch_max)):
-            request = self._draw_request()
+            request = self._draw_request(alike)
             client.next_ops.append(self._next_op)
             requests.append(request)
         if requests:
             self.stats["ops"] += len(requests)
             client.submit(*requests)
 
-    def _draw_request(self) -> tuple[int, int, int, bytes]:
+    def _draw_request(self, alike: float | None = None) -> tuple[int, int, int, bytes]:
+        """The next one; `alike` is what decides on the kind of all in a batch."""
         rng = self.rng
         self._next_op += 1
         sector = rng.choice(self.blocks) * 8
@@ -306,14 +319,14 @@ class Simulation:
             count = rng.randint(1, 8)
         elif shape < 0.3:
             count = rng.choice((16, 24, 64))
-        draw = rng.random()
-        if draw < 0.06:
+        draw = rng.random() if alike is None else alike
+        if draw < self.flush_share:
             return _FLUSH, 0, 0, b""
         if draw < 0.3:
             return _READ, 0, sector << 9, bytes(count << 9)
         if draw < 0.34 and not self.no_write_zeros:
             return _TRIM, 0, sector << 9, bytes(count << 9)
-        flags = _FUA if rng.random() < 0.1 else 0
+        flags = _FUA if rng.random() < self.fua_share else 0
         if draw < 0.38 and not self.no_write_zeros:
             return _ZEROES, flags | rng.choice((0, 2)), sector << 9, bytes(count << 9)
         return _WRITE, flags, sector << 9, fill(self._next_op, sector, count)
@@ -615,8 +628,9 @@ class Simulation:
         assert client is not None
         errors = self.stats["error replies"]
         blocks = sorted(self.oracle.history.blocks)
-        for first in range(0, len(blocks), 16):
-            chosen = blocks[first : first + 16]
+        most = 16 if len(blocks) < 1024 else 64
+        for first in range(0, len(blocks), most):
+            chosen = blocks[first : first + most]
             client.next_ops = []
             for _ in chosen:
                 self._next_op += 1

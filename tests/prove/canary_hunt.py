@@ -44,4 +44,4 @@ def describe(outcome: Outcome) -> list[str]:
     return lines
 
 
-RUNGS = (Rung("canaries", 1, hunt),)
+RUNGS = (Rung("canaries", 2, hunt),)

@@ -6,6 +6,7 @@ A rung is a function of a seed that counts what it has done into a Counter: "che
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import platform
@@ -99,20 +100,32 @@ def run(rungs: Sequence[Rung], seconds: float, first: int, step: int = 1) -> Out
     outcome = Outcome()
     following = dict.fromkeys((rung.name for rung in rungs), first)
     began, spent = time.monotonic(), time.process_time()
-    while not outcome.seeds or (time.monotonic() - began < seconds and len(outcome.failures) < FAILURES_MAX):
-        rung = min(rungs, key=lambda one: outcome.seconds[one.name] / one.weight)
-        seed = following[rung.name]
-        following[rung.name] += step
-        start = time.monotonic()
-        try:
-            rung.work(seed, outcome.figures)
-        except Exception as error:  # each is a finding, and the run goes on
-            outcome.failures.append(_failure(rung.name, seed, error))
-            print(f"FAIL {outcome.failures[-1].promise} {outcome.failures[-1].replay}", file=sys.stderr, flush=True)
-        outcome.seconds[rung.name] += time.monotonic() - start  # type: ignore[assignment]
-        outcome.seeds[rung.name] += 1
+    gc.freeze()
+    gc.disable()  # a seed's worlds are full of circles: they are taken away when it is over, and not while it runs
+    try:
+        while not outcome.seeds or (time.monotonic() - began < seconds and len(outcome.failures) < FAILURES_MAX):
+            rung = min(rungs, key=lambda one: outcome.seconds[one.name] / one.weight)
+            seed = following[rung.name]
+            following[rung.name] += step
+            _work(rung, seed, outcome)
+    finally:
+        gc.enable()
+        gc.unfreeze()
     outcome.cpu_s = time.process_time() - spent
     return outcome
+
+
+def _work(rung: Rung, seed: int, outcome: Outcome) -> None:
+    """One seed of one rung, with all that it takes."""
+    start = time.monotonic()
+    try:
+        rung.work(seed, outcome.figures)
+    except Exception as error:  # each is a finding, and the run goes on
+        outcome.failures.append(_failure(rung.name, seed, error))
+        print(f"FAIL {outcome.failures[-1].promise} {outcome.failures[-1].replay}", file=sys.stderr, flush=True)
+    gc.collect()
+    outcome.seconds[rung.name] += time.monotonic() - start  # type: ignore[assignment]
+    outcome.seeds[rung.name] += 1
 
 
 def _failure(rung: str, seed: int, error: Exception) -> Failure:

@@ -19,13 +19,12 @@ from typing import Any
 
 from pydrbd.core.effects import Persist
 from pydrbd.errors import MetaDataError
-from pydrbd.metadata.activity_log import replay
 from pydrbd.metadata.apply_al import split_blocks
 from pydrbd.metadata.layout import MetaKind
 from pydrbd.metadata.opening import OpenedMetaData, open_meta_data
 from pydrbd.units import SECTOR_SIZE_BYTES
 from tests.harness.checkers import Violation
-from tests.harness.disk import MemoryDisk
+from tests.harness.disk import MemoryDisk, replay
 from tests.harness.simulation import Simulation, SimulationFailed
 from tests.harness.world import Machine
 from tests.prove.run import Broken, Rung
