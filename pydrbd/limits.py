@@ -85,6 +85,7 @@ __all__ = [
     "READ_CONGESTED_REQUESTS",
     "RECEIVE_BUFFER_BYTES",
     "RESYNC_AFTER_LOOK_S",
+    "RESYNC_AFTER_RETRY_S",
     "RESYNC_BUSY_BYTES_MAX",
     "RESYNC_HEAD_BYTES_MAX",
     "RESYNC_IN_FLIGHT_BYTES_MAX",
@@ -262,7 +263,10 @@ READ_CONGESTED_REQUESTS: Final = 112
 """Requests under way on a disk that `when-congested-remote` spares: as many as a queue of 128 calls congested."""
 
 RESYNC_AFTER_LOOK_S: Final = 1.0
-"""How often, and for how long, a resource that `resync-after` names is asked how it is."""
+"""How long a command that may begin a resync waits for the word of the resources that `resync-after` names."""
+
+RESYNC_AFTER_RETRY_S: Final = 1.0
+"""How soon such a resource is looked for again that does not run, or whose answer is not understood."""
 
 RESYNC_IN_FLIGHT_BYTES_MAX: Final = 8 * MIB
 """What a sync target has asked for and not yet written."""

@@ -204,3 +204,4 @@ async def _take_over(service: Service, new: Blueprint) -> None:
         use_processors(new.me.options.cpu_mask, service.usual_processors)
     service.link.configure(new.endpoints, new.times)
     await service.control.command_node("reconfigure", {"options": new.node})
+    service.resync_after.renew()

@@ -59,6 +59,7 @@ _NODE_VERBS = frozenset(
         "resize",
     }
 )
+_MAY_BEGIN_RESYNC = frozenset({"connect", "attach", "invalidate", "invalidate-remote", "resume-sync"})
 
 Response = dict[str, Any]
 
@@ -209,6 +210,8 @@ class ControlServer:
             failures.clear()
         if verb == "secondary" and not arguments.get("force"):
             await self._service.exports.goodbyes(NBD_GOODBYE_S)
+        if verb in _MAY_BEGIN_RESYNC:
+            await self._service.resync_after.look()
         self._service.feed(Command(answer, verb, arguments))
         await answered.wait()
         if failures and verb == "attach" and response["code"] < 1:

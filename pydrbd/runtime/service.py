@@ -353,10 +353,9 @@ class Service:
             if self.owns_process:
                 nursery.start_soon(self._signals)
             nursery.start_soon(self._serve_clients)
+            await nursery.start(self.resync_after.follow)
             nursery.start_soon(self.control.serve)
             nursery.start_soon(self.fence_priority.follow, self._states, self.wait_for)
-            await self.resync_after.look()
-            nursery.start_soon(self.resync_after.follow)
             for verb in () if bare else ("attach", "connect"):
                 await self.control.command(verb, {})
             on_ready()
