@@ -151,7 +151,7 @@ class _Source:
             raise NotRunningError(f"{self.name} has stopped")
         *lines, self._pending = (self._pending + received).split(b"\n")
         if len(self._pending) > CONTROL_RESPONSE_BYTES_MAX:
-            raise CommandFailed(f"{self.name}: sends more than an answer may hold")
+            raise CommandFailed(f"{self.name}: sends a longer line than an event may be")
         return [self._decode(line) for line in lines]
 
     def _decode(self, line: bytes) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_wait_tells_that_copies_differ(place, process):
 def test_wait_tells_that_the_link_broke(place, process):
     """10: nobody knows yet."""
     follow(process, a_snapshot(a_volume(cstate="WFConnection")))
-    place("verify", "--wait", "r0").complains(10, "the connection was lost")
+    place("verify", "--wait", "r0").complains(10, "the connection was lost: start it again and it goes on where it was")
 
 
 def test_status_shows_how_far_a_verify_is():

@@ -176,6 +176,7 @@ def test_wrong_parameters_are_named_at_once(pair):
     for words, code, said in (
         (("colour=red",), 64, "unknown parameter 'colour'"),
         (("primary=perhaps",), 64, "primary is true or false"),
+        (("resource=",), 64, "resource=... is missing"),
         (("resource=r9",), 78, "r9"),
     ):
         done = subprocess.run(
