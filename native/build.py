@@ -19,7 +19,7 @@ from cffi import FFI
 
 NATIVE = Path(__file__).resolve().parent
 SOURCES = ["crc32c.c", "bitmap.c", "vli.c", "frames_nbd.c", "frames_drbd.c", "records.c", "io.c"]
-SOURCES += ["lane.c", "lane_disk.c", "lane_flush.c", "lane_read.c", "lane_peer.c", "channel.c"]
+SOURCES += ["lane.c", "lane_disk.c", "lane_flush.c", "lane_read.c", "lane_peer.c", "channel.c", "threads.c"]
 HEADERS = ["pydrbd.h", "internal.h", "lane_io.h", "crc32c_tables.h"]
 EXTENSION = "_native.abi3.so"  # as setuptools names it, so that neither build hides the other
 SANITIZE = os.environ.get("PYDRBD_SANITIZE") == "1"

@@ -26,7 +26,7 @@ try:
     from pydrbd.errors import PydrbdError, UsageError, exit_code_of
     from pydrbd.runtime.build import Blueprint, blueprint
     from pydrbd.runtime.embedded import EmbeddedNode
-    from pydrbd.runtime.threads_client import ThreadsClient
+    from pydrbd.runtime.threads_client import ThreadsClient, keep_thread
     from pydrbd.wire.nbd import Command, CommandFlag, NbdError
 except ImportError as error:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -40,6 +40,7 @@ __all__ = ["API_VERSION"]
 API_VERSION: Final = 2
 
 _PARAMETERS: Final = {"config": "", "resource": "", "node": "", "run-dir": "", "primary": "false"}
+_WRITE: Final = int(Command.WRITE)
 _FUA: Final = int(CommandFlag.FUA)
 _ERRNO: Final = {
     NbdError.EPERM: errno.EPERM,
@@ -236,13 +237,15 @@ def can_extents(client: ThreadsClient) -> bool:
 
 def pread(client: ThreadsClient, buffer: memoryview, offset: int, flags: int) -> None:
     """nbdkit's. Its filters heed no least block: luks reads a header of 592 bytes."""
+    keep_thread()
     if error := client.read(offset, buffer):
         _fail(error)
 
 
 def pwrite(client: ThreadsClient, buffer: memoryview, offset: int, flags: int) -> None:
     """nbdkit's."""
-    if error := client.call(Command.WRITE, offset, len(buffer), _fua(flags), buffer):
+    keep_thread()
+    if error := client.call(_WRITE, offset, len(buffer), _fua(flags), buffer):
         _fail(error)
 
 

@@ -43,7 +43,7 @@ from pydrbd.native.bits import (
     vli_decode,
     vli_encode,
 )
-from pydrbd.native.channel import Channel
+from pydrbd.native.channel import Channel, keep_thread
 from pydrbd.native.direct import DirectMemory
 from pydrbd.native.frames import (
     NbdCommands,
@@ -132,6 +132,7 @@ __all__ = [
     "drbd_requests",
     "drbd_split",
     "indices",
+    "keep_thread",
     "nbd_commands",
     "nbd_read_header_bytes",
     "nbd_read_replies",

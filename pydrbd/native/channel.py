@@ -1,13 +1,21 @@
-"""Requests of another program's threads, all on one socket: channel.c."""
+"""Requests of another program's threads, all on one socket: channel.c; and those threads themselves: threads.c."""
 
 from __future__ import annotations
 
 from pydrbd._native import ffi, lib
 from pydrbd.native.batch import E_LENGTH, Buffer, readable
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "keep_thread"]
 
 _call = lib.pydrbd_channel_call
+
+
+def keep_thread() -> None:
+    """Keep what the interpreter knows of this thread, its `threading.local` values too, until the thread ends.
+
+    For a thread that Python has not made, and only for such a one: it is forgotten after each call otherwise.
+    """
+    lib.pydrbd_keep_thread()
 
 
 class Channel:

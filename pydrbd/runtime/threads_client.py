@@ -27,7 +27,7 @@ from pydrbd.runtime.nbd_handshake import Admission
 from pydrbd.units import SECTOR_SIZE_BYTES
 from pydrbd.wire.nbd import REPLY_SIZE_BYTES, ChunkType, Command, NbdError, NbdMagic
 
-__all__ = ["Extents", "ThreadsClient", "open_channel"]
+__all__ = ["Extents", "ThreadsClient", "keep_thread", "open_channel"]
 
 Extents = list[tuple[int, int]]
 """(length in bytes, flags of base:allocation), one behind the other."""
@@ -41,7 +41,20 @@ _EXTENT: Final = Struct(">II")
 
 # Plain numbers: an enum's members are slow to reach for what is done for every request.
 _MAGIC: Final = int(NbdMagic.REQUEST)
+_READ: Final = int(Command.READ)
 _ESHUTDOWN: Final = int(NbdError.ESHUTDOWN)
+
+_thread = threading.local()
+
+
+def keep_thread() -> None:
+    """For a thread that Python has not made: what it knows of such a one goes with each call, and is costly to make.
+
+    Keep it until the thread ends, which pays if it asks often. What is kept says so itself: it is the thread's.
+    """
+    if not hasattr(_thread, "is_kept"):
+        native.keep_thread()
+        _thread.is_kept = True
 
 
 async def open_channel(
@@ -94,7 +107,6 @@ class ThreadsClient:
         `buffer` is where a READ's data goes, and where a WRITE's comes from. What is longer than a request may be goes
         in pieces.
         """
-        data: memoryview | bytes = b"" if buffer is None else buffer
         if buffer is not None and length > NBD_REQUEST_BYTES_MAX:
             for position in range(0, length, NBD_REQUEST_BYTES_MAX):
                 piece = buffer[position : position + NBD_REQUEST_BYTES_MAX]
@@ -102,18 +114,18 @@ class ThreadsClient:
                     return error
             return 0
         try:
-            return self._channel.call(command, flags, offset, length, data)
+            return self._channel.call(command, flags, offset, length, b"" if buffer is None else buffer)
         except ConnectionError:
             return _ESHUTDOWN
 
     def read(self, offset: int, buffer: memoryview) -> int:
         """READ of any bytes, whatever the export's least block is: 0 or the error number, as `call`."""
         length = len(buffer)
+        if not (offset | length) % SECTOR_SIZE_BYTES:
+            return self.call(_READ, offset, length, 0, buffer)
         before, behind = offset % SECTOR_SIZE_BYTES, -(offset + length) % SECTOR_SIZE_BYTES
-        if not before and not behind:
-            return self.call(Command.READ, offset, length, 0, buffer)
         whole = memoryview(bytearray(before + length + behind))
-        error = self.call(Command.READ, offset - before, len(whole), 0, whole)
+        error = self.call(_READ, offset - before, len(whole), 0, whole)
         if not error:
             buffer[:] = whole[before : before + length]
         return error
