@@ -126,7 +126,7 @@ void pydrbd_channel_close(struct pydrbd_channel *channel);
 int64_t pydrbd_channel_call(struct pydrbd_channel *channel, uint16_t command, uint16_t flags, uint64_t offset,
                             uint32_t length, uint8_t *data);
 
-/* --- threads.c: for a thread that the interpreter has not made, called as cffi does, without the interpreter's lock --- */
+/* --- threads.c: for a thread that the interpreter has not made; without its lock, as cffi calls --- */
 void pydrbd_keep_thread(void);
 
 /* --- lane.c, lane_disk.c, lane_flush.c, lane_read.c, lane_peer.c: the way of plain writes, reads and flushes while
