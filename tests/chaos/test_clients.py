@@ -231,12 +231,15 @@ def test_qemu_img_sees_both_contexts_and_keeps_an_image_of_its_own_there(export,
 
 
 @pytest.mark.slow
-def test_the_nbd_projects_own_tester_is_content(make_pair, run, need):
+def test_the_nbd_projects_own_tester_is_content(make_pair, run):
     """nbd-tester-client, and the recorded session that lies beside it in NBD's sources; docs/clients.md says how.
 
     The other session there (integrityhuge-test.tr) has requests of more than the 32 MiB that an export says it takes.
     """
-    tester = Path(need("nbd-tester-client")).resolve()
+    found = shutil.which("nbd-tester-client")
+    if found is None:
+        pytest.skip("there is no nbd-tester-client: docs/clients.md says how it is built")
+    tester = Path(found).resolve()
     recorded = tester.with_name("integrity-test.tr")
     if not recorded.exists():
         pytest.skip(f"{recorded} is not there")
