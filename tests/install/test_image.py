@@ -52,7 +52,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         probe = ["mmdebstrap", "--quiet", "--simulate", "--variant=minbase", "bookworm", os.devnull]
         if subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S).returncode != 0:
             pytest.skip("Debian's packages can't be fetched here")
-        done = subprocess.run(["make", "-C", ROOT, "image"], env=env, capture_output=True, text=True, timeout=LIMIT_S)
+        build = ["make", "-C", ROOT, "image"]
+        done = subprocess.run(build, env=env, capture_output=True, text=True, timeout=2 * LIMIT_S)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         yield Image(env)
     finally:
