@@ -110,6 +110,8 @@ class Changes:
             volume.disk.crashed_primary = False
         if volume.disk is None and new.role == Role.Primary and new.connected and _peer_begins_to_serve(old, new):
             volume.exposed_moves = True  # in a generation that we will hear of; with quorum, only after its lease
+        if Role.Primary in (new.role, new.peer) and new.connected:
+            node.resync_source.on_target_heard(volume)
         if old.conn >= ConnState.SyncSource and (new.conn < ConnState.SyncSource or new.conn >= ConnState.Ahead):
             node.resync.stop(volume)
         if old.conn == ConnState.Ahead != new.conn:

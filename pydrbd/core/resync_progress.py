@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydrbd import native
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pace import Pace, Yielding
+from pydrbd.core.uuids import UuidSet
 from pydrbd.native import Batch
 from pydrbd.wire.digests import DigestAlg
 
@@ -59,6 +60,8 @@ class ResyncProgress:
     waits_for_ping: int = 0
     """Number of the ping whose answer ends the resync; an earlier one may be older than our last acknowledgements."""
     notified: bool = False
+    tentative: UuidSet | None = None
+    """The source's set as soon as it has heard of the target (ResyncSource.on_target_heard)."""
 
     def void_overlapping(self, batch: Batch, mask: int) -> None:
         """Somebody writes there: what the source has read may be older."""

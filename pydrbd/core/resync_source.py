@@ -6,6 +6,7 @@ It holds the range of a request still, reads, answers; it clears its bits when t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from errno import EAGAIN
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ from pydrbd.core.effects import DiskSend, Send, Socket
 from pydrbd.core.ranges import Hold
 from pydrbd.core.resync_pieces import read_groups
 from pydrbd.core.resync_progress import ResyncProgress
-from pydrbd.core.states import ConnState, DiskState
+from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.core.uuids import UuidSet
 from pydrbd.core.volume import Volume
 from pydrbd.errors import PeerProtocolError, errno_text
@@ -67,16 +68,37 @@ class ResyncSource:
         """Become SyncSource and give the target the sync UUID, which is durable here first."""
         node, disk = self._node, volume.disk
         assert disk is not None
-        theirs = volume.peer.uuids
-        if theirs is not None and (theirs.set.current ^ volume.uuids.current) & ~1 == 0:
+        theirs, state = volume.peer.uuids, volume.state
+        same = theirs is not None and (theirs.set.current ^ volume.uuids.current) & ~1 == 0
+        tentative = same and state.role == state.peer == Role.Secondary
+        if same:
             # Until it has the sync UUID the target is UpToDate on disk, and would be so with our generation.
             volume.uuids = uuids.clear_bitmap_uuid(volume.uuids)
-            node.changes.new_current_uuid(volume)
+            if not tentative:
+                node.changes.new_current_uuid(volume)
         volume.uuids, sync_uuid = self._sync_uuid(volume)
-        node.resync.begin(volume)
+        running = node.resync.begin(volume)
+        if tentative:
+            # It may have left already, to go on alone: a generation of ours in which nobody has written would look like
+            # a split brain. If it gets the sync UUID, our history tells that all of its data is to come from here.
+            running.tentative = volume.uuids
+            volume.uuids = uuids.clear_bitmap_uuid(volume.uuids)
         node.change(volume, conn=ConnState.SyncSource, pdsk=DiskState.Inconsistent)
         node.changes.write_superblock(volume, node.changes.bitmap_stage(volume, flush_data=False))
         node.send_data(Packet.P_SYNC_UUID, SyncUuid(sync_uuid).encode(), volume.vnr)
+
+    def on_target_heard(self, volume: Volume) -> None:
+        """The target has begun, or there is a Primary: the generation of this resync stands."""
+        running = self._node.resync.progress(volume)
+        if running is None or running.tentative is None:
+            return
+        found, running.tentative = running.tentative, None
+        if Role.Primary in (volume.state.role, volume.state.peer):
+            volume.uuids = replace(found, bitmap=0)
+            self._node.changes.new_current_uuid(volume)
+            found = replace(uuids.clear_bitmap_uuid(volume.uuids), bitmap=found.bitmap)
+        volume.uuids = found
+        self._node.changes.write_superblock(volume)
 
     def _sync_uuid(self, volume: Volume) -> tuple[UuidSet, int]:
         """Our set and the sync UUID of the resync that begins.
@@ -103,6 +125,7 @@ class ResyncSource:
         ):
             raise PeerProtocolError(f"volume {volume.vnr}: a resync request for what can't be asked for")
         node, running = self._node, self._node.resync.progress(volume)
+        self.on_target_heard(volume)
         if running is None or volume.state.disk != DiskState.UpToDate:
             node.send_acks(Packet.P_NEG_RS_DREPLY, volume, batch, mask)
             return
@@ -252,6 +275,7 @@ class ResyncSource:
             running = volume.state.conn in (ConnState.SyncSource, ConnState.PausedSyncS)
             if running and volume.disk is not None and not volume.disk.bitmap.count:
                 ending = True
+                self.on_target_heard(volume)
                 volume.uuids = uuids.finish_sync_source(volume.uuids)
                 changes.write_superblock(volume, changes.flush_stage(volume))
         return ending

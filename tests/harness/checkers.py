@@ -306,7 +306,7 @@ class Oracle:
             self.ending.add(machine)
         if old.role == Role.Primary != new.role and self._author is machine and new.conn == ConnState.Connected:
             self._author = None  # demoted in good order, beside its peer
-        if new.conn in _SOURCES and old.conn not in _SOURCES:
+        if new.conn in _SOURCES and old.conn not in _SOURCES and not self._left_behind(machine):
             self._takes_over(machine, "C5", "became sync source")
         if new.role == Role.Primary and not new.susp_fen:
             alone = new.conn < ConnState.Connected or new.pdsk != DiskState.UpToDate
@@ -333,6 +333,12 @@ class Oracle:
             DiskState.UpToDate
         }:
             self._in_sync()
+
+    def _left_behind(self, machine: Machine) -> bool:
+        """Its peer has left this link already, and nothing will be copied over it. What it says when it learns that is
+        another matter: C3 and D5, at the next meeting."""
+        link = self.world.link
+        return link is None or not link.up[self.world.other(machine)]
 
     def _shares_generation(self, machine: Machine, other: Machine) -> bool:
         """A Primary that has just let go of its disk: until the peer begins a generation, both have the same."""

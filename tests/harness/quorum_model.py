@@ -104,6 +104,8 @@ class Side(NamedTuple):
     looked: Asked | None
     data: int
     waiting: int
+    tentative: UuidSet | None = None
+    """A source that has not heard of its target yet."""
 
 
 class World(NamedTuple):
@@ -212,7 +214,7 @@ class _Node(Node):
             "verify", "csums", "digests", "packets", "operator", "peer_writes", "log",
         ):  # fmt: skip
             setattr(self, part, nothing)
-        progress = SimpleNamespace(failed_bits=0, notified=False, csums=False)
+        self.running = progress = SimpleNamespace(failed_bits=0, notified=False, csums=False, tentative=None)
         self.operator = _Nothing(ask_peer=self._ask_peer)
         self.writes = _Nothing(fail_waiting=self.drop_waiting)
         self.resync = _Nothing(progress=lambda _volume: progress, begin=lambda _volume: progress)
@@ -290,6 +292,8 @@ class _Model:
                 node.peers.on_state(node.volume, payload)
             elif packet is Packet.P_SYNC_UUID:
                 node.resync_start.start_target(node.volume, SyncUuid.decode(payload).uuid)
+                source = self.other(node)  # that is asked for data at once
+                source.resync_source.on_target_heard(source.volume)
             if any(each.gave_up for each in self.nodes):
                 self.part()
 
@@ -569,6 +573,7 @@ class _Model:
             volume.consider_resync, node.marks,
         ) = side.flags  # fmt: skip
         node.cstate, node.stored, node.waiting, node.gave_up = side.state.conn, side.stored, side.waiting, ""
+        node.running.tentative = side.tentative
         if side.disk is not None:
             volume.disk = _disk(side.stored, *side.disk)
         quorum._equal, quorum._lease, again, look = side.quorum
@@ -631,7 +636,7 @@ class _Model:
             volume.state, volume.uuids, volume.exposed, volume.peer.uuids, flags, kept,
             node.stored if disk is None else disk.superblock,
             (quorum._equal, quorum._lease, *timers), asked, looked, self.data[me],
-            node.waiting,
+            node.waiting, node.running.tentative if volume.state.conn == ConnState.SyncSource else None,
         )  # fmt: skip
 
     def after(self, world: World, act: Callable[[], None]) -> World:
@@ -717,6 +722,7 @@ def _canonical(world: World) -> tuple[Any, ...]:
         sides.append((
             side.state, generation(side.uuids), generation(side.exposed), peer, side.flags, side.disk,
             sb.flags & _FLAGS, stored, side.quorum, asked, looked, side.data, side.waiting,
+            side.tentative and generation(side.tentative),
         ))  # fmt: skip
     strays = tuple((stray.node, stray.verb, stray.verb is Verb.RELEASE and stray.term == now) for stray in world.strays)
     return (

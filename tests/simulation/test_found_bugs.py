@@ -326,6 +326,38 @@ def test_a_diskless_primary_keeps_its_old_disk_out_when_the_peers_disk_goes_mean
     assert world.copies_equal() and world.a.disks[0].data[0] == 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_full_sync_of_whom_has_left_is_no_split_brain(seed: int, crashes: bool) -> None:
+    """C3, D5 (wide stories, seed 50089): a Secondary asks for it, loses the link, and is promoted; the other one grants
+    it before it sees that. It has no writes of its own, and must not look as if it had."""
+    world = pair(seed)
+    assert granted(world, world.a, "secondary")
+    world.run(1.0)
+    world.link_latency_s = 0.05
+    world.a.command("invalidate")
+    world.run(0.001)
+    link = world.link
+    assert link is not None
+    world.link_allowed = False
+    link.drop(world.a, ConnState.NetworkFailure)
+    assert granted(world, world.a, "primary")
+    world.run_until(lambda: world.b.volume.state.conn == ConnState.SyncSource)
+    assert write(world, Client(world, world.a), 0, 1) == 0
+    link.broken = True
+    if crashes:
+        world.run(0.5)
+        world.b.stop()
+        world.b.start()
+    else:
+        link.drop(world.b, ConnState.NetworkFailure)
+    world.run(1.0)
+    world.link_allowed = True
+    world.try_link()
+    world.run_until(world.is_in_sync)
+    assert world.copies_equal() and world.b.disks[0].data[0] == 1
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_disk_that_is_being_compared_is_not_the_source_of_a_full_sync(seed: int) -> None:
     """C5: the peer has asked for it when that disk was good; attached again, it may have the older data."""
