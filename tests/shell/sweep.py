@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import struct
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Final
 
 import trio
 
+from pydrbd.admin.progress import Progress, format_duration
 from pydrbd.core.states import ConnState, DiskState, Role
 from pydrbd.runtime.service import Service
 from pydrbd.wire.nbd import Command, CommandFlag
@@ -257,6 +259,15 @@ def _play(seed: int, at: int, action: str, **how: bool) -> int:
     return steps.count
 
 
+class Interruptions(Progress):
+    """How many of them have been played: a bar on a terminal, else a line now and then."""
+
+    def line(self) -> str:
+        left_s = (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s else 0
+        left = f"  {format_duration(left_s)} left" if left_s else ""
+        return f"{self.percent:5.1f}%  {self.done_bytes} of {self.total_bytes} interruptions{left}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.shell.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
@@ -266,15 +277,20 @@ def main() -> int:
     parser.add_argument("--lanes", action="store_true", help="native lanes, which are not deterministic")
     options = parser.parse_args()
     how = {"inline": options.inline, "lanes": options.lanes}
+    logging.lastResort = None  # nodes that are interrupted complain of each other
     count, began, failures, played = count_steps(options.seed, **how), time.monotonic(), 0, 0
-    for action in options.action or ACTIONS:
-        for at in range(0, count, options.every):
-            played += 1
-            try:
-                interrupt(options.seed, at, action, **how)
-            except Exception:
-                failures += 1
-                print(f"{action} at {at}, seed {options.seed}:\n{traceback.format_exc(limit=-4)}", flush=True)
+    actions, steps = options.action or ACTIONS, range(0, count, options.every)
+    with Interruptions(f"seed {options.seed}", len(actions) * len(steps)) as progress:
+        for action in actions:
+            for at in steps:
+                progress.update(played)
+                played += 1
+                try:
+                    interrupt(options.seed, at, action, **how)
+                except Exception:
+                    failures += 1
+                    progress.clear()
+                    print(f"{action} at {at}, seed {options.seed}:\n{traceback.format_exc(limit=-4)}", flush=True)
     print(f"{count} steps, {played} interruptions in {time.monotonic() - began:.0f} s: {failures} failures")
     return int(failures > 0)
 
