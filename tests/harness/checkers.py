@@ -549,9 +549,9 @@ class Oracle:
         self._count("B2")
         a, b = self._peek(self.world.a), self._peek(self.world.b)
         if self._met[0] is not a or self._met[1] is not b:
-            verdict = _verdict(a.superblock, b.superblock)
-            self._check_mirror(verdict, _verdict(b.superblock, a.superblock, resolves=False))
-            self._met = a, b, decide(verdict, _situation(a.superblock, b.superblock)).outcome
+            verdict = verdict_of(a.superblock, b.superblock)
+            self._check_mirror(verdict, verdict_of(b.superblock, a.superblock, resolves=False))
+            self._met = a, b, decide(verdict, situation_of(a.superblock, b.superblock)).outcome
         outcome = self._met[2]
         if isinstance(outcome, Abort):
             self._fail("B2", f"after a crash the nodes could not connect: {outcome.reason}")
@@ -614,7 +614,7 @@ class Oracle:
         return known[1]
 
 
-def _verdict(mine: Superblock, theirs: Superblock, *, resolves: bool = True) -> uuids.Verdict:
+def verdict_of(mine: Superblock, theirs: Superblock, *, resolves: bool = True) -> uuids.Verdict:
     return uuids.compare(
         _set(mine), _set(theirs), i_crashed=mine.attach_state().crashed_primary,
         peer_crashed=theirs.attach_state().crashed_primary, my_role=Role.Secondary, peer_role=Role.Secondary,
@@ -626,7 +626,7 @@ def _set(superblock: Superblock) -> uuids.UuidSet:
     return uuids.UuidSet(superblock.current_uuid, superblock.bitmap_uuid, *superblock.history_uuids)
 
 
-def _situation(mine: Superblock, theirs: Superblock) -> Situation:
+def situation_of(mine: Superblock, theirs: Superblock) -> Situation:
     def disk(superblock: Superblock) -> DiskState:
         found = DiskState(int(superblock.attach_state().disk))
         return DiskState.UpToDate if found == DiskState.Consistent else found

@@ -12,7 +12,7 @@ from typing import Any
 from pydrbd.admin.control_client import Answer
 from pydrbd.errors import NotRunningError
 from tests.lab import load
-from tests.lab.guest import Guest, GuestFailed
+from tests.lab.guest import Guest, GuestFailed, Running
 from tests.lab.nodes import RESOURCE, STRESS, Refused
 from tests.lab.pydrbd_node import PydrbdVerbs
 from tests.lab.waiting import wait_until
@@ -116,6 +116,11 @@ class GuestPydrbdNode(PydrbdVerbs):
     def load(self, plan: load.Plan) -> None:
         words = ("tests.lab.nbd_load", f"{RUN_DIR}/{RESOURCE}.nbd.sock", RESOURCE)
         self.guest.run(*self._python(*words), text=load.to_text(plan), timeout_s=_LOAD_TIMEOUT_S)
+
+    def begin_answered(self, plan: load.Plan, answers: str) -> Running:
+        """Begin a plan of answered_load.py; `answers` is its file in the guest. It may end with the guest."""
+        words = ("tests.lab.answered_load", f"{RUN_DIR}/{RESOURCE}.nbd.sock", RESOURCE, answers)
+        return self.guest.begin(*self._python(*words), text=load.to_text(plan), timeout_s=_LOAD_TIMEOUT_S)
 
     def stress(self, seconds: int = 3) -> None:
         uri = f"nbd+unix:///{RESOURCE}?socket={RUN_DIR}/{RESOURCE}.nbd.sock"
