@@ -110,6 +110,8 @@ class Oracle:
         """That Primary has lost its link since: what was on its way may never have arrived."""
         self._bereft = False
         """A node takes over that has not got all of the last Primary's writes for sure."""
+        self._forgetful: set[Machine] = set()
+        """Killed since both were in sync: in protocol B, what they had in memory only had been answered."""
         self.dead_below = 0
         self.checks: dict[str, int] = {}
         self._states: dict[Machine, State] = {}
@@ -275,9 +277,12 @@ class Oracle:
         return machine.volume.state.connected and other.volume.state.connected
 
     def _adopt(self, machine: Machine) -> None:
-        """From here on its data counts. What power took from it is gone, unless a flush covered it; so is, in protocol
-        A, what was only on its way when the peer took over: that much a write's answer promises there (README)."""
-        late = self._bereft and self.world.net.protocol is WireProtocol.A
+        """From here on its data counts. What power took from it is gone, unless a flush covered it; so is, where the
+        Primary's own disk does not hold it, what was only on its way in protocol A, and in B what was only in the
+        memory of a process that was killed: that much a write's answer promises there (README)."""
+        protocol = self.world.net.protocol
+        in_memory = protocol is WireProtocol.B and machine in self._forgetful
+        late = self._bereft and (protocol is WireProtocol.A or in_memory)
         if machine not in self.whole or late:
             self._lose_volatile()
             self.whole = {machine}
@@ -358,6 +363,7 @@ class Oracle:
             self._lose_volatile()
         self.fresh, self.whole = set(both), set(both)
         self.tainted.clear()
+        self._forgetful.clear()
         self.ending.clear()  # both speak of it: from here on it must outlive everything
         self._parted = False
         self.given_up.clear()
@@ -431,6 +437,7 @@ class Oracle:
         it must (B7): its peer had not been told, still counts it as Inconsistent, and has everything.
         """
         self._settle_claim(machine)
+        self._forgetful.add(machine)
         if machine in self.ending:
             self.ending.discard(machine)
             self.fresh.discard(machine)

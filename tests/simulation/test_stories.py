@@ -95,6 +95,11 @@ def test_the_judge_of_a_resync_whose_source_is_dead() -> None:
     assert Simulation(1260117764, hasty=True).run()["checked B6"]
 
 
+def test_the_judge_of_a_write_that_was_in_memory_only() -> None:
+    """A1 in protocol B: a Primary without a disk was answered for what its peer had in memory, and that was killed."""
+    assert Simulation(366468829, protocol=WireProtocol.B).run()["checked A1"]
+
+
 def test_an_operator_who_lets_go_of_a_disk_does_not_lose_the_other_node_meanwhile() -> None:
     """A2 counted a disk that was being detached as the one that is left."""
     assert Simulation(1997785913, lanes=True).run()["checked A2"]
