@@ -97,6 +97,8 @@ class Writes:
         if self.refusing:
             node.reply(volume, session, batch, mask, _EIO if volume.fails else _ESHUTDOWN)
             volume.ranges.release(hold, mask)
+            node.on_write_finished()  # a demotion may have waited for just this one
+            node.resync.on_range_free(volume)
             return
         node.congestion.before_write(volume)
         write = WriteBatch(self.next_serial, volume, session, batch, mask, hold)
@@ -351,9 +353,7 @@ class Writes:
         disk = write.volume.disk
         clean = done & write.in_sync & ~(write.local_failed | write.peer_failed)
         if clean and disk is not None:
-            for index in native.indices(clean):
-                record = write.batch.records[index]
-                disk.bitmap.clear_range(record.offset, record.length)
+            disk.bitmap.clear_records(write.batch, clean)
 
     def forgive_waiting(self, now: float) -> None:
         """The peer is being left for its silence, or has just come: what waits begins to wait for it now."""

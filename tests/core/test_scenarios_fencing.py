@@ -19,6 +19,8 @@ STONITH = {"fencing": Fencing.RESOURCE_AND_STONITH, "handlers": ("fence-peer", "
 RESOURCE = {**STONITH, "fencing": Fencing.RESOURCE_ONLY}
 OUTDATED, INCONSISTENT = "UpToDate/Outdated", "UpToDate/Inconsistent"
 VERDICT_S = 1.0
+COLD_BYTES = 8 << 20
+"""Nothing has been written there: its extent is not in the activity log."""
 
 
 def says(machine: Machine, code: int | None, seconds: float = VERDICT_S) -> None:
@@ -241,6 +243,21 @@ def test_a_frozen_primary_can_be_demoted_by_force(taken_over: bool) -> None:
     assert world.copies_equal() and not world.protocol_errors
     if taken_over:
         assert world.a.disks[0].data[: 2 * BLOCK] == b"1" * BLOCK + b"3" * BLOCK
+
+
+def test_a_demotion_by_force_ends_with_the_write_that_waits_for_the_activity_log() -> None:
+    """It is refused when its transaction is on disk: the last thing that the demotion waits for."""
+    world, client = pair(**STONITH)
+    says(world.a, 1)
+    assert write(client, 0, b"1" * BLOCK) == 0
+    world.a.slow_s = 2.0
+    cookie = client.write(COLD_BYTES, b"2" * BLOCK)
+    world.run(0.01)
+    part(world)
+    world.run(0.5)
+    assert is_frozen(world.a) and cookie not in client.replies
+    assert order(world, world.a, "secondary", force=True) == 1
+    assert 0 not in wait(client, cookie) and state(world.a) == "WFConnection Secondary/Unknown UpToDate/DUnknown"
 
 
 # --- promotion ---

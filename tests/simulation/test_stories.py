@@ -74,7 +74,7 @@ def test_stories_with_fencing(fencing: Fencing, rounds: int) -> None:
     "seed",
     [
         1, 2, 3, 4, 70114, 70177, 900017, 900037, 900449, 900542, 901003, 901004, 901027, 901706, 902037, 902244,
-        1997785623,
+        1598485433, 1997785623,
     ],
 )
 def test_stories_with_lanes_and_fencing(seed: int, fencing: Fencing) -> None:
