@@ -315,6 +315,8 @@ class Operator:
             change.peer is Role.Primary and (compares or old.conn is ConnState.WFBitMapS)
         ):
             code = StateCode.SS_IN_TRANSIENT_STATE  # ours may be the newer data, and the peer does not know it yet
+        elif change.conn in _FULL_SYNC and old.pdsk < DiskState.Inconsistent:
+            code = StateCode.SS_NO_REMOTE_DISK  # it has told since it began to ask that it lets go of its disk
         if change.pdsk is DiskState.Failed and old.peer is Role.Primary and old.disk < DiskState.UpToDate is old.pdsk:
             code = StateCode.SS_NO_UP_TO_DATE_DISK  # it counts on ours, and does not know yet that we have let go of it
         # A detach is made when the peer's P_STATE says that it is: a new generation for one that does not happen,

@@ -359,6 +359,21 @@ def test_a_full_sync_of_whom_has_left_is_no_split_brain(seed: int, crashes: bool
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_a_disk_that_is_let_go_of_is_not_the_target_of_a_full_sync(seed: int) -> None:
+    """D2 (stories with lanes, seed 1598485604): a grant could not be used, or its sync UUID came when the disk, attached
+    again, was being compared, and that cost the connection."""
+    world = pair(seed)
+    world.link_latency_s = 0.02
+    detach, invalidate = world.b.command("detach"), world.b.command("invalidate")
+    world.run_until(lambda: detach in world.b.answers)
+    world.b.command("attach")
+    world.run_until(lambda: invalidate in world.b.answers)
+    world.run_until(world.is_in_sync)
+    assert world.b.answers[invalidate][0] < 0 and "connection lost" not in world.report()
+    assert not world.protocol_errors and world.copies_equal()
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_a_disk_that_is_being_compared_is_not_the_source_of_a_full_sync(seed: int) -> None:
     """C5: the peer has asked for it when that disk was good; attached again, it may have the older data."""
     world = pair(seed)
