@@ -360,8 +360,8 @@ def test_a_full_sync_of_whom_has_left_is_no_split_brain(seed: int, crashes: bool
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_disk_that_is_let_go_of_is_not_the_target_of_a_full_sync(seed: int) -> None:
-    """D2 (stories with lanes, seed 1598485604): a grant could not be used, or its sync UUID came when the disk, attached
-    again, was being compared, and that cost the connection."""
+    """D2 (stories with lanes, seed 1598485604): a grant could not be used, or its sync UUID came when the disk was
+    attached again and compared, and that cost the connection."""
     world = pair(seed)
     world.link_latency_s = 0.02
     detach, invalidate = world.b.command("detach"), world.b.command("invalidate")
