@@ -53,8 +53,10 @@ SETTINGS_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "tls-key": "A PEM file with its key, without a password.",
         "tls-authority": "A PEM file with the authority's certificates: clients must then show a valid one of it."
         " Without, TLS only hides what is said, and anybody may come in.",
+        "tls-psk": "A file with a line USER:KEY for each client, as GnuTLS's psktool writes it, which only its owner"
+        " may open: clients come by such a key, and no longer by a certificate. Needs Python 3.13 or later.",
         "tls-clients": "A list of names: only clients whose certificate has one of them as its common name or as a DNS"
-        " name may come in. Needs tls-authority.",
+        " name may come in, or whose key is that of such a user. Needs tls-authority or tls-psk.",
         "link-tls": "off (default), or require: the two nodes speak TLS with each other, both with a certificate of"
         " tls-authority. A kernel can't; both nodes must say the same.",
         "link-tls-peer": "The name that the peer's certificate must have; without, the one behind on in the .res file.",
@@ -99,6 +101,7 @@ class TlsSettings:
     clients: tuple[str, ...] = ()
     link: bool = False
     link_peer: str = ""
+    psk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,29 +213,31 @@ def _read_tls(key: str, table: Mapping[str, object], file: str) -> TlsSettings:
     if link not in ("off", "require"):
         raise _error(file, f"{key}.link-tls can't be {link!r} (but off or require)")
     paths: dict[str, str] = {}
-    for name in ("certificate", "key", "authority"):
+    for name in ("psk", "certificate", "key", "authority"):
         path = table.get(f"tls-{name}", "")
         if not isinstance(path, str) or "\0" in path:
             raise _error(file, f"{key}.tls-{name} must be the path of a file")
         paths[name] = str(Path(file).parent / path) if path else ""
-        if mode != "off" and not path and name != "authority":
-            raise _error(file, f"{key}.tls is {mode}: it needs tls-{name}")
-        if link != "off" and not path:
+        if mode != "off" and not path and name in ("certificate", "key") and not paths["psk"]:
+            raise _error(file, f"{key}.tls is {mode}: it needs tls-{name}, or tls-psk")
+        if mode != "off" and path and name != "psk" and paths["psk"] and link == "off":
+            raise _error(file, f"{key}.tls-psk takes the place of tls-{name}, which only link-tls could use")
+        if link != "off" and not path and name != "psk":
             raise _error(file, f"{key}.link-tls is {link}: it needs tls-{name}")
     clients = table.get("tls-clients", [])
     if not isinstance(clients, list) or not all(isinstance(name, str) and name for name in clients):
         raise _error(file, f"{key}.tls-clients must be a list of names")
     if len(clients) > TLS_NAMES_MAX:
         raise _error(file, f"{key}.tls-clients has more than {TLS_NAMES_MAX} names")
-    if clients and not paths["authority"]:
-        raise _error(file, f"{key}.tls-clients needs tls-authority, which says whose word names are")
+    if clients and not paths["authority"] and not paths["psk"]:
+        raise _error(file, f"{key}.tls-clients needs tls-authority or tls-psk, which says whose word names are")
     if "tls-clients" in table and not clients:
         raise _error(file, f"{key}.tls-clients is empty: nobody could come in")
     peer = table.get("link-tls-peer", "")
     if not isinstance(peer, str):
         raise _error(file, f"{key}.link-tls-peer must be a name")
     files = (paths["certificate"], paths["key"], paths["authority"])
-    return TlsSettings(str(mode), *files, tuple(clients), link == "require", peer)
+    return TlsSettings(str(mode), *files, tuple(clients), link == "require", peer, paths["psk"])
 
 
 def _read_nbd(entry: object, key: str, file: str) -> Listen:

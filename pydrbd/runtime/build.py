@@ -24,7 +24,8 @@ from pydrbd.metadata.layout import INDEXED_SLOT_SECTORS, MetaKind
 from pydrbd.runtime.link_tls import LinkTls
 from pydrbd.runtime.nbd_handshake import Admission
 from pydrbd.runtime.rendezvous import Endpoints, LinkTimes
-from pydrbd.runtime.tls import TlsFiles, TlsIdentity
+from pydrbd.runtime.tls import Identity, TlsFiles, TlsIdentity
+from pydrbd.runtime.tls_keys import KeyIdentity
 from pydrbd.units import SECTOR_SIZE_BYTES, sectors_to_bytes
 from pydrbd.wire.digests import DIGEST_NAMES, digest_alg
 from pydrbd.wire.nbd_negotiation import Policy, TlsMode
@@ -159,10 +160,12 @@ def _quorum(resource: Resource, me: Host, peer: Host, settings: ResourceSettings
 
 
 def admission(settings: ResourceSettings) -> Admission:
-    """How NBD clients get in. Raises ConfigError if a certificate can't be used."""
+    """How NBD clients get in. Raises ConfigError if a certificate or a file of keys can't be used."""
     tls, mode = settings.tls, TlsMode(settings.tls.mode)
-    identity = None
-    if mode is not TlsMode.OFF:
+    identity: Identity | None = None
+    if mode is not TlsMode.OFF and tls.psk:
+        identity = KeyIdentity(tls.psk, tls.clients)
+    elif mode is not TlsMode.OFF:
         identity = TlsIdentity(TlsFiles(tls.certificate, tls.key, tls.authority), tls.clients)
     return Admission(Policy(mode, settings.nbd_list, settings.nbd_extended_headers), identity)
 

@@ -18,7 +18,7 @@ import trio
 from pydrbd.errors import ClientProtocolError
 from pydrbd.limits import NBD_HANDSHAKE_TIMEOUT_S
 from pydrbd.runtime.nbd_extended import speak_extended
-from pydrbd.runtime.tls import TlsFailed, TlsIdentity, accept_tls
+from pydrbd.runtime.tls import Identity, TlsFailed, accept_tls
 from pydrbd.units import KIB
 from pydrbd.wire.nbd import ExportUnavailable
 from pydrbd.wire.nbd_extended import ExtendedTranslator
@@ -48,13 +48,13 @@ class Admission:
     """How clients of one listening socket get in."""
 
     policy: Policy = field(default_factory=Policy)
-    identity: TlsIdentity | None = None
+    identity: Identity | None = None
     """What TLS shows to clients and asks of them; there unless TLS is off."""
     timeout_s: float = NBD_HANDSHAKE_TIMEOUT_S
     """How long a client may take for the whole handshake."""
 
     def __post_init__(self) -> None:
-        assert self.policy.tls is TlsMode.OFF or self.identity is not None, "TLS needs a certificate"
+        assert self.policy.tls is TlsMode.OFF or self.identity is not None, "TLS needs a certificate or keys"
 
 
 class PatientSource(ExportSource, Protocol):

@@ -1,4 +1,4 @@
-"""TLS with certificates, in front of code that knows nothing of it.
+"""TLS in front of code that knows nothing of it; with certificates here, with keys shared beforehand in tls_keys.
 
 `accept_tls` and `connect_tls` shake hands on a connected socket and give one end of a socket pair back: what is written
 there goes out encrypted, what comes in is read there in the clear. A task between the two ends does the work, so that
@@ -16,22 +16,42 @@ import logging
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from pydrbd.errors import ConfigError
 from pydrbd.limits import TLS_CLOSE_TIMEOUT_S, TLS_PIECE_BYTES, TLS_SHOWN_NAMES_MAX
 
-__all__ = ["TlsFailed", "TlsFiles", "TlsIdentity", "accept_tls", "connect_tls"]
+__all__ = ["Identity", "TlsFailed", "TlsFiles", "TlsIdentity", "Visit", "accept_tls", "connect_tls"]
 
 _log = logging.getLogger(__name__)
 
 
 class TlsFailed(Exception):
     """The other side is not let in, or does not let us in: why, for humans. Its socket is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What one handshake goes by."""
+
+    context: ssl.SSLContext
+    check: Callable[[dict[str, Any] | None], list[str]]
+    """The other side's names, by the certificate that it showed. Raises TlsFailed if none of them is allowed."""
+    blame: Callable[[], str] = str
+    """What is known of the other side when the handshake has failed, to follow the reason."""
+
+
+class Identity(Protocol):
+    """Who we are, and whom we believe: by certificates or by keys."""
+
+    def visit(self, *, server_side: bool) -> Visit:
+        """For the next handshake."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +78,10 @@ class TlsIdentity:
         self._allowed_names = frozenset(allowed_names)
         self._contexts: dict[bool, ssl.SSLContext] = {}
         self._stamp = self._read()
+
+    def visit(self, *, server_side: bool) -> Visit:
+        """See Identity."""
+        return Visit(self.context(server_side=server_side), self.check)
 
     def context(self, *, server_side: bool) -> ssl.SSLContext:
         """What a connection begins with."""
@@ -128,7 +152,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def accept_tls(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, half_close: bool = False
+    sock: socket.socket, identity: Identity, nursery: trio.Nursery, *, half_close: bool = False
 ) -> tuple[socket.socket, list[str]]:
     """Shake hands as the server: the socket to go on with, and the client's names. Raises TlsFailed.
 
@@ -139,26 +163,25 @@ async def accept_tls(
 
 
 async def connect_tls(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, half_close: bool = False
+    sock: socket.socket, identity: Identity, nursery: trio.Nursery, *, half_close: bool = False
 ) -> tuple[socket.socket, list[str]]:
     """Likewise as the client."""
     return await _begin(sock, identity, nursery, server_side=False, half_close=half_close)
 
 
 async def _begin(
-    sock: socket.socket, identity: TlsIdentity, nursery: trio.Nursery, *, server_side: bool, half_close: bool
+    sock: socket.socket, identity: Identity, nursery: trio.Nursery, *, server_side: bool, half_close: bool
 ) -> tuple[socket.socket, list[str]]:
     plain = trio.socket.from_stdlib_socket(socket.socket(fileno=sock.detach()))
-    outside = trio.SSLStream(
-        trio.SocketStream(plain), identity.context(server_side=server_side), server_side=server_side
-    )
+    visit = identity.visit(server_side=server_side)
+    outside = trio.SSLStream(trio.SocketStream(plain), visit.context, server_side=server_side)
     try:
         await outside.do_handshake()
-        names = identity.check(outside.getpeercert())
+        names = visit.check(outside.getpeercert())
         inside, given = socket.socketpair()
     except trio.BrokenResourceError as broken:
         plain.close()
-        raise TlsFailed(f"the TLS handshake failed: {_reason(broken.__cause__ or broken)}") from None
+        raise TlsFailed(f"the TLS handshake failed: {_reason(broken.__cause__ or broken)}{visit.blame()}") from None
     except OSError as error:
         plain.close()
         raise TlsFailed(f"it can't be served: {_reason(error)}") from None

@@ -45,6 +45,17 @@ def test_tls_has_files_and_names(tmp_path):
     assert settings.resource("r1").tls.mode == "off"
 
 
+def test_keys_take_the_place_of_certificates(tmp_path):
+    """For clients; between the nodes certificates go on."""
+    (tmp_path / "pydrbd.toml").write_text(
+        '[resource.r0]\ntls = "allow"\ntls-psk = "keys.psk"\ntls-clients = ["backup"]\n[resource.r1]\ntls = "require"\n'
+        'tls-psk = "/k"\nlink-tls = "require"\ntls-certificate = "/c"\ntls-key = "/k"\ntls-authority = "/a"\n'
+    )
+    settings = load_settings(tmp_path / "drbd.conf")
+    assert settings.resource("r0").tls == TlsSettings("allow", clients=("backup",), psk=str(tmp_path / "keys.psk"))
+    assert settings.resource("r1").tls == TlsSettings("require", "/c", "/k", "/a", link=True, psk="/k")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -52,8 +63,13 @@ def test_tls_has_files_and_names(tmp_path):
         ("resource.r0.tls = 'allow'", "resource.r0.tls is allow: it needs tls-certificate"),
         ("resource.r0 = {tls = 'require', tls-certificate = 'c'}", "resource.r0.tls is require: it needs tls-key"),
         ("resource.r0.tls-key = 1", "resource.r0.tls-key must be the path of a file"),
+        (
+            "resource.r0 = {tls = 'allow', tls-psk = 'k', tls-key = 'k'}",
+            "resource.r0.tls-psk takes the place of tls-key, which only link-tls could use",
+        ),
+        ("resource.r0.tls-psk = 1", "resource.r0.tls-psk must be the path of a file"),
         ("resource.r0.tls-clients = ['']", "resource.r0.tls-clients must be a list of names"),
-        ("resource.r0.tls-clients = ['a']", "resource.r0.tls-clients needs tls-authority"),
+        ("resource.r0.tls-clients = ['a']", "resource.r0.tls-clients needs tls-authority or tls-psk"),
         ("resource.r0 = {tls-authority = 'a', tls-clients = []}", "resource.r0.tls-clients is empty"),
         ("resource.r0.link-tls = 'allow'", "resource.r0.link-tls can't be 'allow' (but off or require)"),
         (
