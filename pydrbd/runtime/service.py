@@ -16,6 +16,7 @@ import secrets
 import signal
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -219,7 +220,9 @@ class Service:
         try:
             io = cast(IoMode, self.plan.settings.io)
             known = self._known_sizes.read(place)
-            data, meta, opened = await trio.to_thread.run_sync(open_volume_disk, place, io, known)
+            flushes = self.node.volumes[vnr].options.disk_flushes
+            opener = partial(open_volume_disk, place, io, known, disk_flushes=flushes)
+            data, meta, opened = await trio.to_thread.run_sync(opener)
         except (PydrbdError, OSError) as error:
             self.attach_failures[vnr] = exit_code_of(error)
             words = str(error)
@@ -228,7 +231,7 @@ class Service:
             return
         if data.buffered_reason:
             _log.info("%s is used through the page cache: %s", place.path, data.buffered_reason)
-        if words := unheeded(place, data, meta, disk_flushes=self.node.volumes[vnr].options.disk_flushes):
+        if words := unheeded(place, data, meta, disk_flushes=flushes):
             _log.warning("%s: volume %d: %s", self.plan.resource.name, vnr, words)
         for note in opened.applied.notes:
             _log.info("%s: volume %d: %s", self.plan.resource.name, vnr, note)

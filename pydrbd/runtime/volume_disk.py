@@ -40,9 +40,12 @@ _ALL = (1 << 64) - 1
 
 
 def open_volume_disk(
-    place: DiskPlace, io: IoMode, known: Iterable[KnownSize] = ()
+    place: DiskPlace, io: IoMode, known: Iterable[KnownSize] = (), *, disk_flushes: bool = True
 ) -> tuple[FileDevice, FileDevice, OpenedMetaData]:
     """Open data and meta-data devices, apply the activity log, follow a disk that has grown: blocking, for a thread.
+
+    What a process before us has written, and answered for, may be in the system's cache only. Nobody will flush that on
+    purpose any more: it is durable before we say that we have it, unless `disk_flushes` are not wanted.
 
     Raises DiskError, BusyError, MetaDataError; nothing stays open then.
     """
@@ -63,6 +66,8 @@ def open_volume_disk(
             for offset, block in stage:
                 meta.write_at(offset, block)
             meta.flush()
+        if disk_flushes:
+            data.flush()
     except BaseException:
         if meta is not data:
             meta.close()

@@ -338,6 +338,7 @@ class Machine:
         except MetaDataError as error:
             self.feed(DiskNotOpened(vnr, str(error)))
             return
+        self.disks[vnr].flush()  # runtime/volume_disk: what a process before it has left in the cache
         self.attached.add(vnr)
         self._attachments[vnr] += 1
         self.feed(

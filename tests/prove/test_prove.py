@@ -37,6 +37,11 @@ def test_every_target_takes_strange_bytes() -> None:
     assert figures["fuzz inputs"] == fuzz.INPUTS_PER_SEED * len(fuzz.TARGETS)
 
 
+def test_a_flush_covers_what_the_peers_last_process_had_in_the_cache() -> None:
+    """A1, A4: answered, then that process was killed; the next one had to flush it before it was Secondary again."""
+    torn.tear(1598485911, Counter())
+
+
 def test_a_log_whose_checksum_nobody_looks_at_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """D10: half of a transaction is neither the old nor the new one."""
     monkeypatch.setattr(al_transaction, "_checksum", lambda _block: 0)
