@@ -42,6 +42,11 @@ def test_a_flush_covers_what_the_peers_last_process_had_in_the_cache() -> None:
     torn.tear(1598485911, Counter())
 
 
+def test_the_judge_of_a_flush_that_fails_while_all_is_read() -> None:
+    """A2 took it for a read: its peer, which had had the only good disk, was gone before it was answered."""
+    torn.tear(1598486850, Counter())
+
+
 def test_a_log_whose_checksum_nobody_looks_at_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """D10: half of a transaction is neither the old nor the new one."""
     monkeypatch.setattr(al_transaction, "_checksum", lambda _block: 0)
